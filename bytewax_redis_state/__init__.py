@@ -1,0 +1,32 @@
+"""Redis as the durable home of Bytewax's keyed state.
+
+Names are loaded on first use: the replicator's process needs neither Bytewax nor the rest.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bytewax_redis_state.config import RedisConfig
+    from bytewax_redis_state.dataflow.rewrite import shard_stateful_steps
+    from bytewax_redis_state.recovery.session import RedisRecovery
+
+__all__ = ["RedisConfig", "RedisRecovery", "shard_stateful_steps"]
+
+_HOMES = {
+    "RedisConfig": "bytewax_redis_state.config",
+    "RedisRecovery": "bytewax_redis_state.recovery.session",
+    "shard_stateful_steps": "bytewax_redis_state.dataflow.rewrite",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""The only place that knows Bytewax's Python side: the step tree, sharding, wrapping."""

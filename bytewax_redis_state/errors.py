@@ -1,0 +1,136 @@
+"""The exceptions of this package: one tree, and each says what to do next.
+
+    StateError
+    ├── ConfigError            the set-up is wrong: an option, a URL, the environment
+    ├── ServerError            Redis can't be used as it is
+    │   ├── ServerUnavailableError   not reachable now; trying again may help
+    │   ├── ServerAccessError        wrong password, or a command the user may not run
+    │   └── ServerUnfitError         its version, policy or role rules it out
+    ├── CodecError             a value can't become bytes, or bytes can't become a value
+    │   ├── EncodeError
+    │   └── DecodeError
+    ├── FlowError              the flow and what Redis holds of it don't fit together
+    │   ├── FlowRunningError         another execution owns the flow
+    │   ├── JoinTimeoutError         a process of the cluster never came
+    │   ├── StepMissingError         state of a step that the flow no longer has
+    │   ├── PartitionMissingError    state of a source or sink partition no longer listed
+    │   └── FormatError              written by a newer version, or with other settings
+    ├── StateLostError         Redis lost writes that it had acknowledged
+    ├── FencedError            another execution took the flow over
+    ├── ReplicatorError        the replicator can't go on, or can't be kept alive
+    └── ScratchError           the scratch folder can't hold the outbox
+
+Whether to try again, whether data is bad, whether the set-up is wrong: the class answers.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CodecError",
+    "ConfigError",
+    "DecodeError",
+    "EncodeError",
+    "FencedError",
+    "FlowError",
+    "FlowRunningError",
+    "FormatError",
+    "JoinTimeoutError",
+    "PartitionMissingError",
+    "ReplicatorError",
+    "ScratchError",
+    "ServerAccessError",
+    "ServerError",
+    "ServerUnavailableError",
+    "ServerUnfitError",
+    "StateError",
+    "StateLostError",
+    "StepMissingError",
+]
+
+
+class StateError(Exception):
+    """Base of all errors of this package.
+
+    :arg message: What is wrong; names the thing and the value. One line.
+    :arg hint: What to do next. One line, may be empty.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
+
+
+class ConfigError(StateError):
+    """The set-up is wrong: an option, a URL or the environment."""
+
+
+class ServerError(StateError):
+    """Redis can't be used as it is."""
+
+
+class ServerUnavailableError(ServerError):
+    """Redis can't be reached now, or refuses work for now; trying again may help."""
+
+
+class ServerAccessError(ServerError):
+    """Redis wants other credentials, or the user may not run a command."""
+
+
+class ServerUnfitError(ServerError):
+    """The server's version, eviction policy or role rules it out."""
+
+
+class CodecError(StateError):
+    """A value can't become bytes, or bytes can't become a value."""
+
+
+class EncodeError(CodecError):
+    """A value can't be encoded; the message names its type and the path to it."""
+
+
+class DecodeError(CodecError):
+    """Bytes are damaged, foreign, or of a kind that the settings forbid."""
+
+
+class FlowError(StateError):
+    """The flow and what Redis holds of it don't fit together."""
+
+
+class FlowRunningError(FlowError):
+    """Another execution owns the flow."""
+
+
+class JoinTimeoutError(FlowError):
+    """A process of the cluster never came."""
+
+
+class StepMissingError(FlowError):
+    """Redis holds state of a step that the flow no longer has."""
+
+
+class PartitionMissingError(FlowError):
+    """Redis holds state of a source or sink partition that is no longer listed."""
+
+
+class FormatError(FlowError):
+    """The flow was written by a newer version or with settings that can't change."""
+
+
+class StateLostError(StateError):
+    """Redis lost writes that it had acknowledged."""
+
+
+class FencedError(StateError):
+    """Another execution took the flow over; this one may not write any more."""
+
+
+class ReplicatorError(StateError):
+    """The replicator can't go on, or can't be kept alive."""
+
+
+class ScratchError(StateError):
+    """The scratch folder can't hold the outbox."""

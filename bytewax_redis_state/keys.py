@@ -1,0 +1,132 @@
+"""The keyspace: the only module that builds or parses a Redis key.
+
+====================================================  ======  ============================
+key                                                   type    holds
+====================================================  ======  ============================
+``<ns>:{<flow>}:generation``                          string  counter, never deleted
+``<ns>:{<flow>}:manifest``                            hash    what a generation is made of
+``<ns>:{<flow>}:lease:<process>``                     string  who runs this process (PX)
+``<ns>:{<flow>/p<i>}:journal:<generation>``           stream  deltas of outbox partition i
+``<ns>:{<flow>/p<i>}:progress:<generation>``          hash    how far partition i is
+``<ns>:{<flow>/s<j>}:state:<step>:<state key>``       string  the envelope of one state
+``<ns>:{<flow>/s<j>}:applied:<step>``                 hash    how far a cell is folded
+====================================================  ======  ============================
+
+``<ns>``, ``<flow>`` and ``<step>`` are percent-escaped where they hold a character of the scheme
+(braces would capture the hash tag); the state key comes last and raw. Keys are bytes.
+
+Invariant: two different (namespace, flow, step, state key) never share a key, also when one name
+is a prefix of another.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from urllib.parse import unquote
+from zlib import crc32
+
+__all__ = ["FlowKeys", "shard_of"]
+
+_SCHEME = re.compile(r"[%:{}/\s\x00-\x1f]")
+_GLOB = re.compile(rb"([*?\[\]\\])")
+
+
+def shard_of(state_key: str, shards: int) -> int:
+    """Tell the shard of a state key.
+
+    :arg state_key: As the flow has it.
+    :arg shards: Number of shards of the flow; fixed for its life.
+    :returns: ``crc32(state_key as UTF-8) % shards``.
+    """
+    return crc32(state_key.encode()) % shards
+
+
+def _escape(name: str) -> str:
+    # An empty name would make an empty hash tag, which Redis ignores; "%" alone is no escape.
+    escaped = _SCHEME.sub(lambda m: "".join(f"%{byte:02X}" for byte in m[0].encode()), name)
+    return escaped or "%"
+
+
+def _unescape(name: str) -> str:
+    return "" if name == "%" else unquote(name)
+
+
+def _glob_literal(key: bytes) -> bytes:
+    return _GLOB.sub(rb"\\\1", key)
+
+
+@dataclass(frozen=True)
+class FlowKeys:
+    """Build and parse the keys of one flow in one namespace.
+
+    :arg namespace: Separates users of one Redis; any non-control text.
+    :arg flow_id: Bytewax's flow ID.
+    """
+
+    namespace: str
+    flow_id: str
+
+    @cached_property
+    def _stem(self) -> bytes:
+        return f"{_escape(self.namespace)}:{{{_escape(self.flow_id)}".encode()
+
+    @cached_property
+    def generation(self) -> bytes:
+        """The generation counter."""
+        return self._stem + b"}:generation"
+
+    @cached_property
+    def manifest(self) -> bytes:
+        """The manifest of the current generation."""
+        return self._stem + b"}:manifest"
+
+    def lease(self, process: int) -> bytes:
+        """The lease of one process of the flow."""
+        return self._stem + b"}:lease:%d" % process
+
+    def journal(self, partition: int, generation: int) -> bytes:
+        """The journal of one outbox partition in one generation."""
+        return self._stem + b"/p%d}:journal:%d" % (partition, generation)
+
+    def progress(self, partition: int, generation: int) -> bytes:
+        """The progress of one outbox partition in one generation."""
+        return self._stem + b"/p%d}:progress:%d" % (partition, generation)
+
+    def applied(self, step: str, shard: int) -> bytes:
+        """The fold state of one cell."""
+        return self._stem + b"/s%d}:applied:%b" % (shard, _escape(step).encode())
+
+    def state_prefix(self, step: str, shard: int) -> bytes:
+        """What every state key of one cell starts with; append the raw state key."""
+        return self._stem + b"/s%d}:state:%b:" % (shard, _escape(step).encode())
+
+    def state(self, step: str, shard: int, state_key: str) -> bytes:
+        """The keyed state of one state key."""
+        return self.state_prefix(step, shard) + state_key.encode()
+
+    @cached_property
+    def state_pattern(self) -> bytes:
+        """SCAN pattern for all keyed state of the flow."""
+        return _glob_literal(self._stem + b"/s") + b"*}:state:*"
+
+    @cached_property
+    def patterns(self) -> tuple[bytes, bytes]:
+        """SCAN patterns for every key of the flow."""
+        return _glob_literal(self._stem + b"}:") + b"*", _glob_literal(self._stem + b"/") + b"*"
+
+    def parse_state(self, key: bytes) -> tuple[str, int, str] | None:
+        """Take a keyed-state key apart.
+
+        :arg key: A key found by ``state_pattern``.
+        :returns: ``(step, shard, state key)``, or ``None`` if it is no such key.
+        """
+        match = self._state_form.fullmatch(key)
+        if match is None:
+            return None
+        return _unescape(match[2].decode()), int(match[1]), match[3].decode()
+
+    @cached_property
+    def _state_form(self) -> re.Pattern[bytes]:
+        return re.compile(re.escape(self._stem) + rb"/s(\d+)\}:state:([^:]*):(.*)", re.DOTALL)

@@ -1,0 +1,1 @@
+"""Lua, one atomic operation per file, with a typed method each."""

@@ -1,0 +1,1 @@
+"""Redis servers: a client, the embedded server, what a server can do, its errors as ours."""
