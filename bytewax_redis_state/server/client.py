@@ -1,0 +1,93 @@
+"""A client that answers in bytes, waits no longer than told, and never repeats a command.
+
+Invariant: a command is sent once. Whether it may be sent again is known to its caller only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import redis
+from redis.backoff import NoBackoff
+from redis.connection import parse_url
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from bytewax_redis_state.config import RedisConfig
+from bytewax_redis_state.errors import ConfigError
+from bytewax_redis_state.server.translation import translated
+
+__all__ = ["CLIENT_NAME", "Client", "address_of", "connect"]
+
+Client = redis.Redis
+CLIENT_NAME = "bytewax-redis-state"
+"""What ``CLIENT LIST`` shows for our connections."""
+
+_OF_THE_URL = {"connection_class", "db", "host", "password", "path", "port", "username"}
+
+
+def _options(config: RedisConfig) -> dict[str, Any]:
+    options: dict[str, Any] = parse_url(config.url)  # type: ignore[no-untyped-call]
+    foreign = [n for n in options if n not in _OF_THE_URL and not n.startswith("ssl_")]
+    if foreign:
+        raise ConfigError(
+            f"the URL of Redis at {config.address} sets {min(foreign)!r}",
+            "a URL may set db and ssl_… only; timeouts are fields of RedisConfig",
+        )
+    return options | {
+        "socket_connect_timeout": config.connect_timeout.total_seconds(),
+        "socket_timeout": config.command_timeout.total_seconds(),
+        "client_name": CLIENT_NAME,
+        "decode_responses": False,
+        "health_check_interval": 0,
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+    }
+
+
+def _pool(config: RedisConfig) -> redis.ConnectionPool:
+    try:
+        options = _options(config)
+        kind = options.pop("connection_class", redis.Connection)
+        kind(**options)  # Connects to nothing yet, but refuses options it does not know.
+        return redis.ConnectionPool(connection_class=kind, **options)
+    except (RedisError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"the URL of Redis at {config.address} has an option that can't be used: {error}",
+            "a URL may set db, and with rediss:// also ssl_…",
+        ) from None
+
+
+def connect(config: RedisConfig) -> Client:
+    """Connect to Redis, and see that it answers.
+
+    :arg config: Where Redis is, and how long to wait for it.
+    :returns: A client with replies as bytes, no retries, safe to share between threads.
+    :raises ConfigError: If the URL has options that can't be used, or a database not there.
+    :raises ServerUnavailableError: If Redis can't be reached, or is still loading.
+    :raises ServerAccessError: If it wants other credentials.
+    """
+    client = redis.Redis.from_pool(_pool(config))
+    try:
+        with translated(config.address):
+            client.ping()
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def address_of(client: Client) -> str:
+    """Tell where a client's Redis is, without secrets.
+
+    :arg client: As ``connect`` made it.
+    :returns: The same text as the ``address`` of its settings.
+    """
+    options = client.connection_pool.connection_kwargs
+    database = options.get("db") or 0
+    if "path" in options:
+        return f"unix://{quote(options['path'])}?db={database}"
+    secure = issubclass(client.connection_pool.connection_class, redis.SSLConnection)
+    host, port = options.get("host", "localhost"), options.get("port", 6379)
+    return f"{'rediss' if secure else 'redis'}://{host}:{port}/{database}"

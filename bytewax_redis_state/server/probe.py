@@ -1,0 +1,146 @@
+"""What a server is, read from ``INFO`` alone, and whether it can keep a flow's state.
+
+Invariant: no ``CONFIG`` and no write; managed servers forbid the one, and a probe has no right
+to the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bytewax_redis_state.errors import ServerUnfitError
+from bytewax_redis_state.server.client import Client, address_of
+from bytewax_redis_state.server.translation import translated
+
+__all__ = ["OLDEST", "ServerInfo", "probe", "require_fit"]
+
+OLDEST = (6, 2)
+"""The oldest version that has every command in use."""
+
+_NO_EVICTION = "CONFIG SET maxmemory-policy noeviction"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerInfo:
+    """What a server says of itself.
+
+    :arg address: Where it is, without secrets.
+    :arg flavour: ``redis`` (also for what passes itself off as Redis) or ``valkey``.
+    :arg version: Of that flavour, as ``(major, minor, patch)``.
+    :arg mode: ``standalone``, ``cluster`` or ``sentinel``.
+    :arg role: ``master`` or ``slave``, in the server's words.
+    :arg maxmemory: Bytes; 0 is no limit.
+    :arg maxmemory_policy: What it does when memory is full.
+    :arg used_memory: Bytes in use.
+    :arg aof_enabled: Whether it writes an append-only file.
+    :arg snapshot_taken: Whether it saved an RDB file since it started. Whether it is set up to
+        do so is not in ``INFO``.
+    :arg loading: Whether it is still reading its files.
+    :arg connected_clients: Connections, this one included.
+    :arg uptime_seconds: Since when it runs.
+    """
+
+    address: str
+    flavour: Literal["redis", "valkey"]
+    version: tuple[int, int, int]
+    mode: str
+    role: str
+    maxmemory: int
+    maxmemory_policy: str
+    used_memory: int
+    aof_enabled: bool
+    snapshot_taken: bool
+    loading: bool
+    connected_clients: int
+    uptime_seconds: int
+
+    @property
+    def name(self) -> str:
+        """Flavour and version, as people write them."""
+        return f"{self.flavour.capitalize()} {'.'.join(map(str, self.version))}"
+
+
+def _version(text: str) -> tuple[int, int, int]:
+    numbers = [int(n) for n in re.findall(r"\d+", text)[:3]]
+    major, minor, patch = [*numbers, 0, 0, 0][:3]
+    return major, minor, patch
+
+
+def _server_info(address: str, info: Mapping[str, Any]) -> ServerInfo:
+    valkey = "valkey_version" in info
+    return ServerInfo(
+        address=address,
+        flavour="valkey" if valkey else "redis",
+        version=_version(str(info["valkey_version" if valkey else "redis_version"])),
+        mode=str(info.get("redis_mode") or info.get("server_mode") or "standalone"),
+        role=str(info.get("role", "master")),
+        maxmemory=int(info.get("maxmemory", 0)),
+        maxmemory_policy=str(info.get("maxmemory_policy", "noeviction")),
+        used_memory=int(info.get("used_memory", 0)),
+        aof_enabled=bool(info.get("aof_enabled", 0)),
+        snapshot_taken=info.get("rdb_last_bgsave_time_sec", -1) >= 0
+        or info.get("rdb_saves", 0) > 0,
+        loading=bool(info.get("loading", 0)),
+        connected_clients=int(info.get("connected_clients", 0)),
+        uptime_seconds=int(info.get("uptime_in_seconds", 0)),
+    )
+
+
+def probe(client: Client) -> ServerInfo:
+    """Ask a server what it is.
+
+    :arg client: Connected.
+    :returns: What ``INFO`` says.
+    :raises ServerError: If it can't be asked.
+    """
+    address = address_of(client)
+    with translated(address):
+        return _server_info(address, client.info())
+
+
+def _refusal(info: ServerInfo) -> tuple[str, str] | None:
+    if info.mode == "sentinel":
+        return "is a Sentinel", "give the URL of the primary it watches"
+    if info.version[:2] < OLDEST:
+        return f"is {info.name}", "use Redis 6.2 or newer, or Valkey"
+    if info.role != "master":
+        return "is a replica", "give the URL of the primary"
+    if info.maxmemory_policy.startswith("allkeys-"):
+        return f"has maxmemory-policy {info.maxmemory_policy}: it may evict state", _NO_EVICTION
+    return None
+
+
+def _persistence_warning(info: ServerInfo) -> str | None:
+    if info.aof_enabled:
+        return None
+    lost = "what came after its last snapshot" if info.snapshot_taken else "all state"
+    return (
+        f"Redis at {info.address} writes no append-only file, so a crash of it loses {lost}: "
+        "CONFIG SET appendonly yes"
+    )
+
+
+def _policy_warning(info: ServerInfo) -> str | None:
+    if info.maxmemory_policy == "noeviction":
+        return None
+    return (
+        f"Redis at {info.address} has maxmemory-policy {info.maxmemory_policy}, so it may evict "
+        f"state that has a retention: {_NO_EVICTION}"
+    )
+
+
+def require_fit(info: ServerInfo) -> list[str]:
+    """Refuse a server that can't keep state, and warn of one that may lose some.
+
+    :arg info: What the server is.
+    :returns: Warnings, each in one line; empty for a server as it should be.
+    :raises ServerUnfitError: If it is too old, a replica or a Sentinel, or evicts any key.
+    """
+    refusal = _refusal(info)
+    if refusal:
+        raise ServerUnfitError(f"Redis at {info.address} {refusal[0]}", refusal[1])
+    warnings = _policy_warning(info), _persistence_warning(info)
+    return [warning for warning in warnings if warning]

@@ -1,0 +1,193 @@
+"""Redis's errors as ours: one table, applied at one edge.
+
+Invariant: what crosses the edge is one of our errors, in one line, without a secret in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import redis.exceptions
+
+from bytewax_redis_state.errors import (
+    ConfigError,
+    ServerAccessError,
+    ServerError,
+    ServerUnavailableError,
+    ServerUnfitError,
+    StateError,
+)
+
+__all__ = ["BY_CLASS", "BY_CODE", "BY_TEXT", "Rule", "as_ours", "translated"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Say which of our errors stands for one of Redis's.
+
+    :arg error: The class to raise.
+    :arg hint: What to do next.
+    """
+
+    error: type[StateError]
+    hint: str
+
+
+_AWAY = Rule(ServerUnavailableError, "check that Redis runs there, then try again")
+_SLOW = Rule(ServerUnavailableError, "try again; a command may have been carried out all the same")
+_LATER = Rule(ServerUnavailableError, "try again in a moment")
+_FULL = Rule(ServerUnavailableError, "give Redis more memory: CONFIG SET maxmemory <bytes>")
+_DISK = Rule(ServerUnavailableError, "see the server's log: it can't write to its disk")
+_READ_ONLY = Rule(ServerUnavailableError, "this is a replica: give the URL of the primary")
+_LOGIN = Rule(ServerAccessError, "check user and password in the URL")
+_RIGHTS = Rule(ServerAccessError, "grant the user what the message names: ACL SETUSER")
+_PROTECTED = Rule(ServerAccessError, "set a password on the server, or turn protected mode off")
+_VERSION = Rule(ServerUnfitError, "use Redis 6.2 or newer, or Valkey, with this command allowed")
+_CLUSTER = Rule(ServerUnfitError, "this is a node of a Redis Cluster: use a single server")
+_DATABASE = Rule(ConfigError, "give the URL a database that this server has")
+_FOREIGN = Rule(ServerError, "another program may have written here: use a namespace of your own")
+_REFUSED = Rule(ServerError, "see what the server says")
+_BUG = Rule(ServerError, "this is a bug of bytewax-redis-state: please report it")
+
+# By name, not by class: an older or newer redis-py lacks some of these classes.
+BY_CLASS: Mapping[str, Rule] = MappingProxyType(
+    {
+        "RedisError": _REFUSED,
+        "ResponseError": _REFUSED,
+        "ExecAbortError": _REFUSED,
+        "ConnectionError": _AWAY,
+        "MaxConnectionsError": _LATER,
+        "TimeoutError": _SLOW,
+        "BusyLoadingError": _LATER,
+        "TryAgainError": _LATER,
+        "NoScriptError": _LATER,
+        "ClusterDownError": _LATER,
+        "MasterDownError": _LATER,
+        "ClusterError": _LATER,
+        "SlotNotCoveredError": _LATER,
+        "OutOfMemoryError": _FULL,
+        "ReadOnlyError": _READ_ONLY,
+        "AuthenticationError": _LOGIN,
+        "AuthenticationWrongNumberOfArgsError": _LOGIN,
+        "ExternalAuthProviderError": _LOGIN,
+        "AuthorizationError": _RIGHTS,
+        "NoPermissionError": _RIGHTS,
+        "ModuleError": _VERSION,
+        "NoSuchFieldsetError": _VERSION,
+        "AskError": _CLUSTER,
+        "MovedError": _CLUSTER,
+        "RedisClusterException": _CLUSTER,
+        "ClusterCrossSlotError": _BUG,
+        "CrossSlotTransactionError": _BUG,
+        "IncorrectPolicyType": _BUG,
+        "InvalidPipelineStack": _BUG,
+        "InvalidResponse": Rule(ServerUnavailableError, "check that this port speaks Redis"),
+        "DataError": _BUG,
+        "PubSubError": _BUG,
+        "WatchError": _BUG,
+        "LockError": _BUG,
+        "LockNotOwnedError": _BUG,
+        "ChildDeadlockedError": _BUG,
+    }
+)
+"""One rule for each class of ``redis.exceptions``; a class without one follows its base."""
+
+BY_CODE: Mapping[str, Rule] = MappingProxyType(
+    {
+        "LOADING": _LATER,
+        "BUSY": _LATER,
+        "TRYAGAIN": _LATER,
+        "CLUSTERDOWN": _LATER,
+        "MASTERDOWN": _LATER,
+        "NOREPLICAS": _LATER,
+        "NOSCRIPT": _LATER,
+        "OOM": _FULL,
+        "MISCONF": _DISK,
+        "READONLY": _READ_ONLY,
+        "NOAUTH": _LOGIN,
+        "WRONGPASS": _LOGIN,
+        "NOPERM": _RIGHTS,
+        "DENIED": _PROTECTED,
+        "MOVED": _CLUSTER,
+        "ASK": _CLUSTER,
+        "WRONGTYPE": _FOREIGN,
+    }
+)
+"""One rule for each error code that redis-py has no class for, or that a script passed on."""
+
+BY_TEXT: Mapping[str, Rule] = MappingProxyType(
+    {
+        "unknown command": _VERSION,
+        "unknown subcommand": _VERSION,
+        "unknown redis command": _VERSION,
+        "acl failure in script": _RIGHTS,
+        "user permissions": _RIGHTS,
+        "db index is out of range": _DATABASE,
+        "min-replicas-to-write": _LATER,
+    }
+)
+"""One rule for each plain ``ERR`` whose text, in lower case, has to tell it apart."""
+
+_DRIVER_ERRORS = tuple(
+    kind
+    for kind in vars(redis.exceptions).values()
+    if isinstance(kind, type) and issubclass(kind, Exception)
+)
+# redis-py quotes the whole command of a pipeline, Redis the arguments of an unknown one.
+_COMMAND = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
+_ARGUMENTS = re.compile(r",? with args beginning with:.*", re.DOTALL)
+_PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")
+# Redis 6.2 wraps what a script ran into: "ERR Error running script (…): @user_script: 1: -OOM …"
+_CODE = re.compile(r"(?:.*@user_script: ?\d+: -?)?([A-Z]{2,}) ", re.DOTALL)
+
+
+def _cleaned(text: str) -> str:
+    text = _ARGUMENTS.sub("", _COMMAND.sub("", text))
+    return " ".join(_PASSWORD.sub("***@", text).split())
+
+
+def _rule_of_class(kind: type[BaseException]) -> Rule:
+    names = (base.__name__ for base in kind.__mro__)
+    return next((BY_CLASS[name] for name in names if name in BY_CLASS), _REFUSED)
+
+
+def _rule_of_text(text: str) -> Rule | None:
+    code = _CODE.match(text)
+    if code and code[1] in BY_CODE:
+        return BY_CODE[code[1]]
+    return next((rule for part, rule in BY_TEXT.items() if part in text.lower()), None)
+
+
+def as_ours(error: Exception, address: str) -> StateError:
+    """Translate one error of redis-py.
+
+    :arg error: What redis-py raised.
+    :arg address: Where Redis is, as ``RedisConfig.address`` has it.
+    :returns: Our error, not yet raised.
+    """
+    text = _cleaned(str(error))
+    rule = _rule_of_class(type(error))
+    if rule is _REFUSED:
+        rule = _rule_of_text(text) or rule
+    return rule.error(f"Redis at {_cleaned(address)}: {text}", rule.hint)
+
+
+@contextmanager
+def translated(address: str) -> Iterator[None]:
+    """Raise our errors in place of redis-py's; the original one is the ``__cause__``.
+
+    :arg address: Where Redis is, as ``RedisConfig.address`` has it.
+    :raises ServerUnavailableError: If Redis is away or refuses for now; trying again may help.
+    :raises ServerAccessError: If it wants other credentials, or the user may not do this.
+    :raises ServerUnfitError: If the server is too old or of a kind that does not fit.
+    :raises ServerError: If it refused for another reason.
+    :raises ConfigError: If the URL names a database that the server does not have.
+    """
+    try:
+        yield
+    except _DRIVER_ERRORS as error:
+        raise as_ours(error, address) from error

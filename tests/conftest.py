@@ -1,0 +1,215 @@
+"""Fixtures of the whole suite: real servers, started and ended here.
+
+``redis_url`` is what most tests want: a database of its own on a server of this run (of this
+worker, under pytest-xdist). ``start_redis`` makes more servers, with other options, to be killed
+and started again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import NoReturn, Protocol
+from uuid import uuid4
+
+import pytest
+
+from bytewax_redis_state.config import RedisConfig
+from bytewax_redis_state.errors import ConfigError, ServerUnavailableError
+from bytewax_redis_state.server.binary import find_server_binary
+from bytewax_redis_state.server.client import Client, connect
+
+DATABASES = 1024
+PERSISTENT = ("--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
+
+
+class Wait(Protocol):
+    def __call__(self, condition: Callable[[], object], *, seconds: float = 20) -> None: ...
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float = 20) -> None:
+    """Wait until a condition holds; fail the test where it does not within the time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"waited {seconds} s in vain for {condition}")
+        time.sleep(0.01)
+
+
+def no_server(reason: str) -> NoReturn:
+    """Skip on a laptop that has no server, fail in CI, which must have one."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@dataclass
+class RedisProcess:
+    """A Redis server on a loopback port, which can be killed and started again on its data."""
+
+    binary: Path
+    folder: Path
+    options: tuple[str, ...] = PERSISTENT
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self) -> None:
+        fixed = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder))
+        sized = ("--databases", str(DATABASES), "--daemonize", "no")
+        with (self.folder / "redis.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [self.binary, *fixed, *sized, *self.options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        wait_until(self._answers)
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            pytest.fail(f"the server ended: {(self.folder / 'redis.log').read_text()[-500:]}")
+        # A PING in bare bytes: a server that wants a password has come up as well.
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(64).startswith((b"+PONG", b"-NOAUTH", b"-NOPERM"))
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it as an operator would."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, with_signal: signal.Signals) -> None:
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(with_signal)
+            self.process.wait(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def server_binary() -> Path:
+    """A server program: of PATH, or of the embedded extra."""
+    try:
+        return find_server_binary()
+    except ConfigError as error:
+        no_server(str(error))
+
+
+@pytest.fixture(scope="session")
+def redis_server(
+    server_binary: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RedisProcess]:
+    """The server of this run; leave it running, and its other databases alone."""
+    server = RedisProcess(server_binary, tmp_path_factory.mktemp("redis"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+_databases = count()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisProcess) -> str:
+    """The URL of an empty database that no other test uses at the same time."""
+    url = f"redis://127.0.0.1:{redis_server.port}/{next(_databases) % DATABASES}"
+    client = connect(RedisConfig(url=url))
+    client.flushdb()
+    client.close()
+    return url
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Client]:
+    """A client of ``redis_url``."""
+    client = connect(RedisConfig(url=redis_url))
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def namespace() -> str:
+    """A namespace that no other test uses."""
+    return f"test-{uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def start_redis(
+    server_binary: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., RedisProcess]]:
+    """Start a server of the test's own: ``start_redis("--requirepass", "secret")``."""
+    servers: list[RedisProcess] = []
+
+    def start(*options: str, binary: Path = server_binary) -> RedisProcess:
+        folder = tmp_path_factory.mktemp("redis")
+        server = RedisProcess(binary, folder, (*PERSISTENT, *options))
+        servers.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def eventually() -> Wait:
+    """Wait until a condition holds: ``eventually(lambda: path.exists())``."""
+    return wait_until
+
+
+@pytest.fixture(scope="session")
+def container_redis_url() -> Iterator[str]:
+    """The URL of a Redis in a container, with the image of ``TEST_REDIS_IMAGE``."""
+    docker = pytest.importorskip("docker")
+    testcontainers = pytest.importorskip("testcontainers.core.container")
+    try:
+        docker.from_env().close()
+    except docker.errors.DockerException as error:
+        no_server(f"no Docker engine: {error}")
+    image = os.environ.get("TEST_REDIS_IMAGE", "redis:7.4-alpine")
+    with testcontainers.DockerContainer(image).with_exposed_ports(6379) as container:
+        host, port = container.get_container_host_ip(), container.get_exposed_port(6379)
+        url = f"redis://{host}:{port}/0"
+        wait_until(lambda: _answers(url), seconds=60)
+        yield url
+
+
+def _answers(url: str) -> bool:
+    try:
+        connect(RedisConfig(url=url)).close()
+    except ServerUnavailableError:
+        return False
+    return True
