@@ -1,0 +1,1 @@
+"""What the design takes for granted about Bytewax: real runs, real SQLite files, no mocks."""
