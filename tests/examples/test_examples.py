@@ -107,7 +107,7 @@ def test_clicks_killed_in_midstream_close_the_same_windows(oracle, tmp_path, wor
     slow = {**settings, "CLICKS_OUT": str(before), "CLICKS_PAUSE": "0.12"}
     run = start("clicks_per_minute", slow, *options)
     deadline = time.monotonic() + TIMEOUT
-    while closed_windows(oracle, before) < 50 and time.monotonic() < deadline:
+    while closed_windows(oracle, before) < 75 and time.monotonic() < deadline:
         assert run.poll() is None, run.communicate()[1]
         time.sleep(0.01)
     run.kill()
