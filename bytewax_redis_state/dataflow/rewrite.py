@@ -1,0 +1,177 @@
+"""The rewrite of an unmodified flow: keyed steps become shards, sources and sinks are wrapped.
+
+The step tree is made of frozen dataclasses; changed nodes and their ancestors are replaced, the
+rest is shared. Invariant: the given flow stays as it is, and every stream keeps its ID.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow, Operator, SinglePort, _CoreOperator
+from bytewax.inputs import DynamicSource
+
+from bytewax_redis_state.codec import Codec, StateCodec
+from bytewax_redis_state.dataflow.route import router, unroute
+from bytewax_redis_state.dataflow.shard import ShardBuilder
+from bytewax_redis_state.dataflow.sink import EncodedSink
+from bytewax_redis_state.dataflow.source import EncodedSource
+from bytewax_redis_state.dataflow.steps import engine_id_of, is_stateless, kind_of, state_steps
+
+__all__ = ["shard_stateful_steps"]
+
+_flat_map_batch: Any = op.flat_map_batch._op_cls  # type: ignore[attr-defined]
+_stateful_batch: Any = op.stateful_batch._op_cls  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class _ShardedStep(Operator):
+    """A keyed step with its shards inside; not a core step, so the engine builds its substeps."""
+
+    up: SinglePort
+    down: SinglePort
+    ups_names: ClassVar[list[str]] = ["up"]
+    dwn_names: ClassVar[list[str]] = ["down"]
+
+
+@dataclass(frozen=True)
+class _EndWatch(Operator):
+    """A side branch that ends with its stream and puts out nothing."""
+
+    up: SinglePort
+    ups_names: ClassVar[list[str]] = ["up"]
+    dwn_names: ClassVar[list[str]] = []
+
+
+@dataclass(frozen=True)
+class _Rewrite:
+    """What every node of one rewrite needs."""
+
+    flow_id: str
+    shards: int
+    workers: int
+    codec: Codec
+    namespace: str
+    names: Mapping[str, str]
+
+    def substeps(self, steps: Iterable[Operator]) -> list[Operator]:
+        return [new for step in steps for new in self.step(step)]
+
+    def step(self, step: Operator) -> list[Operator]:
+        fields: Any = step
+        kind = kind_of(step)
+        if kind == "keyed":
+            return [self.sharded(step)]
+        if kind == "source":
+            source = EncodedSource(fields.source, self.codec_of(step))
+            return [_replaced(step, source=source)]
+        if kind == "sink":
+            return [_replaced(step, sink=EncodedSink(fields.sink, self.codec_of(step)))]
+        if not isinstance(step, _CoreOperator):
+            return [_replaced(step, substeps=self.substeps(step.substeps))]
+        if type(step).__qualname__ == "input" and isinstance(fields.source, DynamicSource):
+            return [step, _end_watch(step, fields.down.stream_id)]
+        return [step]
+
+    def codec_of(self, step: Operator) -> StateCodec:
+        name = self.names[step.step_id]
+        return self.codec.bind(namespace=self.namespace, flow_id=self.flow_id, step=name)
+
+    def sharded(self, step: Any) -> _ShardedStep:
+        """Put route, shards and unroute in the place of a keyed step."""
+        step_id = step.step_id
+        builder = ShardBuilder(step_id, step.builder, self.codec_of(step))
+        route = _mapped(f"{step_id}.route", step.up.stream_id, router(self.shards, self.workers))
+        shards = _keyed(engine_id_of(step_id, "keyed"), route.down.stream_id, builder)
+        unrouted = _mapped(
+            f"{step_id}.unroute", shards.down.stream_id, unroute, step.down.stream_id
+        )
+        return _ShardedStep(
+            step_name=step.step_name,
+            step_id=step_id,
+            substeps=[route, shards, unrouted],
+            up=step.up,
+            down=step.down,
+        )
+
+
+def _replaced(step: Any, **changes: Any) -> Operator:
+    new: Operator = dataclasses.replace(step, **changes)
+    return new
+
+
+def _ports(step_id: str, up: str, down: str | None) -> dict[str, Any]:
+    return {
+        "step_name": step_id.rsplit(".", 1)[-1],
+        "step_id": step_id,
+        "substeps": [],
+        "up": SinglePort(f"{step_id}.up", up),
+        "down": SinglePort(f"{step_id}.down", down or f"{step_id}.down"),
+    }
+
+
+def _mapped(step_id: str, up: str, mapper: Any, down: str | None = None) -> Any:
+    return _flat_map_batch(mapper=mapper, **_ports(step_id, up, down))
+
+
+def _keyed(step_id: str, up: str, builder: Any) -> Any:
+    return _stateful_batch(builder=builder, **_ports(step_id, up, None))
+
+
+def _swallow(_batch: list[Any]) -> tuple[Any, ...]:
+    return ()
+
+
+def _end_watch(step: Operator, stream_id: str) -> _EndWatch:
+    """Hang a stateful step on a stream: with recovery on, a run ends when those have ended."""
+    step_id = f"{step.step_id}.end"
+    none = _mapped(f"{step_id}.none", stream_id, _swallow)
+    return _EndWatch(
+        step_name="end",
+        step_id=step_id,
+        substeps=[none, _keyed(f"{step_id}.watch", none.down.stream_id, _swallow)],
+        up=SinglePort(f"{step_id}.up", stream_id),
+    )
+
+
+def shard_stateful_steps(
+    flow: Dataflow,
+    *,
+    shards: int = 64,
+    workers: int = 1,
+    codec: Codec | None = None,
+    namespace: str = "bytewax",
+    names: Mapping[str, str] | None = None,
+) -> Dataflow:
+    """Rewrite a flow so that its state goes through shards and comes out encoded.
+
+    Each core ``stateful_batch`` step, however deep, becomes route → shards → unroute; sources and
+    sinks with state are wrapped; each stateless source gets a side branch, so that a run with
+    recovery does not end before it. Shards are the unit of parallelism. On resume a shard's state
+    is restored whole, at the last committed epoch; what was put out since is put out again.
+
+    :arg flow: Stays as it is.
+    :arg shards: Into how many shards each step's keys are split.
+    :arg workers: In the whole cluster.
+    :arg codec: How states become bytes.
+    :arg namespace: Of the flow's keys; an encoded state is bound to it.
+    :arg names: Full ID of each state-bearing step to its short name; by default as
+        :func:`~bytewax_redis_state.dataflow.steps.state_steps` names them.
+    :returns: A new flow. One without any state comes back as it is.
+    """
+    if is_stateless(flow):
+        return flow
+    own_names = {step.step_id: step.name for step in state_steps(flow)}
+    rewrite = _Rewrite(
+        flow_id=flow.flow_id,
+        shards=shards,
+        workers=workers,
+        codec=Codec() if codec is None else codec,
+        namespace=namespace,
+        names={**own_names, **(names or {})},
+    )
+    return dataclasses.replace(flow, substeps=rewrite.substeps(flow.substeps), _scope=None)  # type: ignore[arg-type]

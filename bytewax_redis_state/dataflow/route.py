@@ -1,0 +1,99 @@
+"""The way into the shards and out of them: a batch at a time, never an item at a time.
+
+Into: ``(key, value)`` items become one ``(shard name, {key: [values]})`` per shard and batch. Out:
+``(shard name, [(key, value), …])`` become items again. Invariant: the values of a key keep their
+order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from operator import itemgetter
+from typing import Any
+from zlib import crc32
+
+from bytewax_redis_state.dataflow.placement import shard_name
+
+__all__ = ["Groups", "router", "unroute"]
+
+Groups = dict[str, list[Any]]
+"""What one batch holds for one shard: key to its values, in order."""
+
+_second = itemgetter(1)
+
+
+def router(shards: int, workers: int) -> Callable[[list[Any]], Iterable[Any]]:
+    """Make the mapper that sends batches to shards.
+
+    An item that the engine would refuse goes on alone, so that the engine refuses it in its own
+    words.
+
+    :arg shards: Of the flow.
+    :arg workers: In the whole cluster.
+    :returns: A mapper for ``flat_map_batch``.
+    """
+    names = [shard_name(shard, workers) for shard in range(shards)]
+
+    def route(batch: list[Any]) -> Iterable[Any]:
+        try:
+            return _parts(_group(batch), names)
+        except (TypeError, ValueError):  # an odd item; which one, and is it allowed?
+            plain, refused = _plain(batch)
+            return refused or _parts(_group(plain), names)
+
+    return route
+
+
+def _group(batch: list[Any]) -> Groups:
+    groups: Groups = {}
+    for item in batch:
+        key, value = item
+        if type(key) is not str or type(item) is not tuple:
+            raise TypeError
+        if key in groups:
+            groups[key].append(value)
+        else:
+            groups[key] = [value]
+    return groups
+
+
+def _parts(groups: Groups, names: list[str]) -> Iterable[tuple[str, Groups]]:
+    parts: dict[str, Groups] = {}
+    shards = len(names)
+    for key, values in groups.items():
+        name = names[crc32(key.encode()) % shards]
+        if name in parts:
+            parts[name][key] = values
+        else:
+            parts[name] = {key: values}
+    return parts.items()
+
+
+def _plain(batch: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Make keys plain ``str``, or find the first item that the engine would refuse."""
+    plain = []
+    for item in batch:
+        if not (isinstance(item, tuple) and len(item) == 2 and _is_text(item[0])):
+            return [], [item]
+        plain.append((str.__str__(item[0]), item[1]))
+    return plain, []
+
+
+def _is_text(key: Any) -> bool:
+    if not isinstance(key, str):
+        return False
+    try:
+        str.encode(key)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def unroute(batch: list[tuple[str, list[tuple[str, Any]]]]) -> Iterator[tuple[str, Any]]:
+    """Make items of what the shards put out.
+
+    :arg batch: Shard name to items, of any shards.
+    :returns: The items.
+    """
+    return chain.from_iterable(map(_second, batch))

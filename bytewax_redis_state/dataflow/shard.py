@@ -1,0 +1,295 @@
+"""A shard: many keys' logics behind one key of the engine.
+
+The engine pays calls across the language border, metrics and a recovery row per key; a shard pays
+them per batch. Invariant: each logic sees the calls that it would see in a stock step, in the same
+order, and each epoch's delta holds exactly the keys whose state may have changed in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timezone
+from threading import Lock
+from typing import Any
+
+from bytewax.errors import BytewaxRuntimeError
+from bytewax.operators import (
+    StatefulBatchLogic,
+    StatefulLogic,
+    _FoldFinalLogic,
+    _JoinLogic,
+    _StatefulFlatMapLogic,
+    _StatefulLogic,
+)
+from bytewax.operators.windowing import _WindowLogic
+
+from bytewax_redis_state.codec import StateCodec
+from bytewax_redis_state.codec.delta import pack_delta, unpack_piece
+from bytewax_redis_state.dataflow.returns import checked_emit, checked_time
+from bytewax_redis_state.dataflow.route import Groups
+from bytewax_redis_state.dataflow.timers import Timers
+from bytewax_redis_state.dataflow.windows import PatientWindow
+from bytewax_redis_state.errors import CodecError
+
+__all__ = ["HeldPiece", "ShardBuilder", "ShardLogic"]
+
+Logic = StatefulBatchLogic[Any, Any, Any]
+Items = list[tuple[str, Any]]
+
+_NOTHING: tuple[Any, ...] = ()
+_NO_TIMES = (_StatefulFlatMapLogic, _FoldFinalLogic, _JoinLogic)
+
+
+def _keeps_time(logic: Logic) -> bool:
+    """Tell whether a logic, or one that takes its place, may ever ask for a notification."""
+    if isinstance(logic, _StatefulLogic):
+        return type(logic.logic) not in _NO_TIMES
+    return getattr(logic.notify_at, "__func__", None) is not StatefulBatchLogic.notify_at
+
+
+def _ignores_eof(logic: Logic) -> bool:
+    if type(logic) is _StatefulLogic and logic.logic is not None:
+        return getattr(logic.logic.on_eof, "__func__", None) is StatefulLogic.on_eof
+    return getattr(logic.on_eof, "__func__", None) is StatefulBatchLogic.on_eof
+
+
+class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
+    """Run the logics of one shard's keys.
+
+    On resume each key's logic is built from its state as of the last committed epoch, and asked
+    for its notification time.
+
+    :arg step_id: Of the user's core step; errors name it.
+    :arg builder: The user's.
+    :arg codec: Of the step.
+    """
+
+    def __init__(self, step_id: str, builder: Callable[[Any], Logic], codec: StateCodec) -> None:
+        self._step_id = step_id
+        self._builder = builder
+        self._codec = codec
+        self._logics: dict[str, Logic] = {}
+        self._timers = Timers()
+        self._keep_time = False
+        self._awoken: set[str] = set()
+        self._dirty: set[str] = set()
+
+    def restore(self, states: Mapping[str, bytes]) -> None:
+        """Build the logics of restored keys; their state counts as unchanged.
+
+        :arg states: State key to encoded state.
+        :raises DecodeError: If a state can't be decoded.
+        :raises BytewaxRuntimeError: If the user's builder fails.
+        """
+        for key, data in states.items():
+            state = self._codec.decode(key, data)
+            try:
+                self._build(key, state)
+            except Exception as error:
+                raise self._failure("builder", key) from error
+        if self._keep_time:
+            self._awoken.update(states)
+
+    def on_batch(self, values: list[Groups]) -> tuple[Iterable[Items], bool]:
+        """Run each key's logic once, on all its values.
+
+        :arg values: What each batch from upstream holds for this shard.
+        :returns: One list of items, or nothing; a shard is never discarded.
+        :raises BytewaxRuntimeError: If a logic fails; names the user's step and the key.
+        """
+        groups = values[0] if len(values) == 1 else _merged(values)
+        logics = self._logics
+        items: Items = []
+        key, doing = "", "StatefulBatchLogic.on_batch"
+        try:
+            for key, batch in groups.items():
+                logic = logics.get(key)
+                if logic is None:
+                    doing = "builder"
+                    logic = self._build(key, None)
+                    doing = "StatefulBatchLogic.on_batch"
+                result = logic.on_batch(batch)
+                if (
+                    type(result) is tuple
+                    and len(result) == 2
+                    and result[1] is False
+                    and (type(result[0]) is tuple or type(result[0]) is list)
+                ):
+                    emit, is_complete = result
+                else:
+                    emit, is_complete = checked_emit(result)
+                for value in emit:
+                    items.append((key, value))
+                if is_complete:
+                    self._discard(key)
+        except Exception as error:
+            raise self._failure(doing, key) from error
+        self._dirty.update(groups)
+        if self._keep_time:
+            self._awoken.update(groups)
+        return ((items,) if items else _NOTHING), False
+
+    def on_notify(self) -> tuple[Iterable[Items], bool]:
+        """Run the logics whose notification is due.
+
+        :returns: One list of items, or nothing.
+        :raises BytewaxRuntimeError: If a logic fails; names the user's step and the key.
+        """
+        due = self._timers.pop_due(datetime.now(timezone.utc))
+        items: Items = []
+        for key in due:
+            self._act("on_notify", key, items)
+        self._awoken.update(due)
+        return ((items,) if items else _NOTHING), False
+
+    def on_eof(self) -> tuple[Iterable[Items], bool]:
+        """Tell the logics that wait for it that upstream has ended.
+
+        :returns: One list of items, or nothing.
+        :raises BytewaxRuntimeError: If a logic fails; names the user's step and the key.
+        """
+        items: Items = []
+        for key, logic in sorted(self._logics.items()):
+            if not _ignores_eof(logic):
+                self._act("on_eof", key, items)
+        if self._keep_time:
+            self._awoken.update(self._logics)
+        return ((items,) if items else _NOTHING), False
+
+    def notify_at(self) -> datetime | None:
+        """Ask the awoken keys' logics for their times.
+
+        :returns: The soonest time of all keys.
+        :raises BytewaxRuntimeError: If a logic fails; names the user's step and the key.
+        """
+        key = ""
+        try:
+            for key in self._awoken:
+                logic = self._logics.get(key)
+                at = logic.notify_at() if logic is not None else None
+                # As in the engine, None leaves an earlier time as it is.
+                if at is not None:
+                    self._timers.set(key, checked_time(at))
+        except Exception as error:
+            raise self._failure("StatefulBatchLogic.notify_at", key) from error
+        self._awoken.clear()
+        return self._timers.next()
+
+    def snapshot(self) -> bytes:
+        """Encode what changed since the last call.
+
+        :returns: The delta; it may be empty.
+        :raises EncodeError: If a state can't be encoded.
+        :raises BytewaxRuntimeError: If a logic's ``snapshot`` fails; names step and key.
+        """
+        changes: dict[str, bytes | None] = {}
+        encode, logics = self._codec.encode, self._logics
+        key = ""
+        try:
+            for key in self._dirty:
+                logic = logics.get(key)
+                changes[key] = None if logic is None else encode(key, logic.snapshot())
+        except CodecError:
+            raise
+        except Exception as error:
+            raise self._failure("StatefulBatchLogic.snapshot", key) from error
+        self._dirty.clear()
+        return pack_delta(changes)
+
+    def _build(self, key: str, state: Any) -> Logic:
+        logic = self._builder(state)
+        if not isinstance(logic, StatefulBatchLogic):
+            raise TypeError("logic must subclass `bytewax.operators.StatefulBatchLogic`")
+        if type(logic) is _WindowLogic:
+            logic = PatientWindow(logic)
+        if not self._keep_time and _keeps_time(logic):
+            self._keep_time = True
+        self._logics[key] = logic
+        return logic
+
+    def _act(self, method: str, key: str, items: Items) -> None:
+        logic = self._logics[key]
+        try:
+            emit, is_complete = checked_emit(getattr(logic, method)())
+        except Exception as error:
+            raise self._failure(f"StatefulBatchLogic.{method}", key) from error
+        items.extend((key, value) for value in emit)
+        if is_complete:
+            self._discard(key)
+        if is_complete or type(logic) is not PatientWindow or logic.changed:
+            self._dirty.add(key)
+
+    def _discard(self, key: str) -> None:
+        del self._logics[key]
+        self._timers.drop(key)
+
+    def _failure(self, doing: str, key: str) -> BytewaxRuntimeError:
+        return BytewaxRuntimeError(
+            f'error calling `{doing}` in step "{self._step_id}" for key "{key}"'
+        )
+
+
+def _merged(values: list[Groups]) -> Groups:
+    groups: Groups = {}
+    for part in values:
+        for key, batch in part.items():
+            if key in groups:
+                groups[key] += batch
+            else:
+                groups[key] = batch
+    return groups
+
+
+class HeldPiece(StatefulBatchLogic[Any, Any, bytes]):
+    """Stand for a piece of a restored shard that waits for the last one; ends with the input."""
+
+    def on_batch(self, values: list[Any]) -> tuple[Iterable[Any], bool]:
+        """Never called: nothing is routed to a piece."""
+        return _NOTHING, StatefulBatchLogic.DISCARD
+
+    def on_eof(self) -> tuple[Iterable[Any], bool]:
+        """End."""
+        return _NOTHING, StatefulBatchLogic.DISCARD
+
+    def snapshot(self) -> bytes:
+        """Give an empty delta; the recovery side ignores it."""
+        return pack_delta({})
+
+
+class ShardBuilder:
+    """Build the shards of one step, from nothing or from restored pieces.
+
+    On resume the pieces of a shard are held until the last one comes, also where several workers
+    of this process load at once.
+
+    :arg step_id: Of the user's core step.
+    :arg builder: The user's.
+    :arg codec: Of the step.
+    """
+
+    def __init__(self, step_id: str, builder: Callable[[Any], Logic], codec: StateCodec) -> None:
+        self._step_id = step_id
+        self._builder = builder
+        self._codec = codec
+        self._held: dict[int, list[dict[str, bytes]]] = {}
+        self._lock = Lock()
+
+    def __call__(self, resume_state: bytes | None) -> ShardLogic | HeldPiece:
+        """Build a shard, or hold a piece of one.
+
+        :arg resume_state: A packed piece; ``None`` for a shard without restored state.
+        :returns: A logic for the engine.
+        :raises DecodeError: If the piece or a state in it can't be decoded.
+        """
+        pieces: list[dict[str, bytes]] = []
+        if resume_state is not None:
+            piece = unpack_piece(resume_state)
+            with self._lock:
+                if piece.more:
+                    self._held.setdefault(piece.shard, []).append(piece.states)
+                    return HeldPiece()
+                pieces = [*self._held.pop(piece.shard, []), piece.states]
+        shard = ShardLogic(self._step_id, self._builder, self._codec)
+        for states in pieces:
+            shard.restore(states)
+        return shard

@@ -1,0 +1,153 @@
+"""The state-bearing steps of a flow, and the short names that users and keys know them by.
+
+A step bears state if the engine writes recovery rows for it: a core ``stateful_batch``, an
+``input`` from a :class:`~bytewax.inputs.FixedPartitionedSource`, an ``output`` to a
+:class:`~bytewax.outputs.FixedPartitionedSink`. Invariant: the same flow always gives the same
+names.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bytewax.dataflow import Dataflow, Operator, _CoreOperator
+from bytewax.inputs import FixedPartitionedSource
+from bytewax.outputs import FixedPartitionedSink
+
+from bytewax_redis_state.errors import ConfigError
+
+__all__ = [
+    "StateStep",
+    "engine_id_of",
+    "is_stateless",
+    "kind_of",
+    "listed_partitions",
+    "resolve_step",
+    "state_steps",
+]
+
+
+@dataclass(frozen=True)
+class StateStep:
+    """Name a state-bearing core step.
+
+    :arg name: The shortest path of step names, without the flow ID, that holds no other one.
+    :arg step_id: Full ID of the core step in the user's flow.
+    :arg engine_id: ID under which the engine writes its recovery rows after the rewrite.
+    :arg kind: ``keyed``, ``source`` or ``sink``.
+    """
+
+    name: str
+    step_id: str
+    engine_id: str
+    kind: str
+
+
+def kind_of(step: Operator) -> str | None:
+    """Tell what kind of state a step bears, deciding as the engine does.
+
+    :arg step: Any step of the tree.
+    :returns: ``keyed``, ``source``, ``sink``, or ``None`` where it bears none.
+    """
+    if not isinstance(step, _CoreOperator):
+        return None
+    fields: Any = step
+    core_name = type(step).__qualname__
+    if core_name == "stateful_batch":
+        return "keyed"
+    if core_name == "input" and isinstance(fields.source, FixedPartitionedSource):
+        return "source"
+    if core_name == "output" and isinstance(fields.sink, FixedPartitionedSink):
+        return "sink"
+    return None
+
+
+def engine_id_of(step_id: str, kind: str) -> str:
+    """Tell under which ID the engine writes a step's rows after the rewrite."""
+    return f"{step_id}.shards" if kind == "keyed" else step_id
+
+
+def _bearers(substeps: Iterable[Operator]) -> Iterator[tuple[Operator, str]]:
+    for step in substeps:
+        kind = kind_of(step)
+        if kind is not None:
+            yield step, kind
+        elif not isinstance(step, _CoreOperator):
+            yield from _bearers(step.substeps)
+
+
+def _prefixes(step_id: str) -> list[str]:
+    """Give the paths that hold a step, shortest first, without the flow ID."""
+    parts = step_id.split(".")[1:]
+    return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+
+
+def state_steps(flow: Dataflow) -> tuple[StateStep, ...]:
+    """List the state-bearing steps of a flow as the user wrote it.
+
+    :arg flow: Not yet rewritten.
+    :returns: In the order of the step tree.
+    """
+    found = [(step.step_id, kind) for step, kind in _bearers(flow.substeps)]
+    holds = Counter(prefix for step_id, _kind in found for prefix in _prefixes(step_id))
+    return tuple(
+        StateStep(
+            name=next((path for path in _prefixes(step_id) if holds[path] == 1), step_id),
+            step_id=step_id,
+            engine_id=engine_id_of(step_id, kind),
+            kind=kind,
+        )
+        for step_id, kind in found
+    )
+
+
+def is_stateless(flow: Dataflow) -> bool:
+    """Tell whether nothing in a flow bears state, so that it runs without recovery."""
+    return next(_bearers(flow.substeps), None) is None
+
+
+def _is_under(step: StateStep, path: str) -> bool:
+    flow_id = step.step_id.split(".", 1)[0]
+    inside = f"{step.step_id}."
+    return inside.startswith((f"{flow_id}.{path}.", f"{path}.")) and path != flow_id
+
+
+def resolve_step(name: str, steps: Sequence[StateStep]) -> StateStep:
+    """Find the step that a user means.
+
+    :arg name: As the user wrote it, with or without the flow ID, or the full core ID.
+    :arg steps: Of the flow, from :func:`state_steps`.
+    :returns: The one step so named.
+    :raises ConfigError: If there is no such step, or more than one under that name.
+    """
+    for step in steps:
+        if name in (step.name, step.step_id):
+            return step
+    under = [step for step in steps if _is_under(step, name)]
+    if len(under) == 1:
+        return under[0]
+    offered = under or steps
+    listed = ", ".join(step.name for step in offered) or "none at all"
+    problem = f"the step {name!r} holds {len(under)} steps" if under else f"no step {name!r}"
+    raise ConfigError(f"{problem} with state", f"the steps with state are: {listed}")
+
+
+def listed_partitions(flow: Dataflow) -> dict[str, list[str]]:
+    """Ask each source and sink with state for its partitions, once.
+
+    :arg flow: Not yet rewritten.
+    :returns: Short step name to what ``list_parts`` returned in this process.
+    """
+    connectors = {step.step_id: _connector(step, kind) for step, kind in _bearers(flow.substeps)}
+    return {
+        step.name: list(connectors[step.step_id].list_parts())
+        for step in state_steps(flow)
+        if step.kind != "keyed"
+    }
+
+
+def _connector(step: Any, kind: str) -> Any:
+    return {"source": "source", "sink": "sink"}.get(kind) and getattr(step, kind)
