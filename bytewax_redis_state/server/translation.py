@@ -125,7 +125,7 @@ BY_TEXT: Mapping[str, Rule] = MappingProxyType(
         "unknown subcommand": _VERSION,
         "unknown redis command": _VERSION,
         "acl failure in script": _RIGHTS,
-        "user permissions": _RIGHTS,
+        "user executing the script": _RIGHTS,
         "db index is out of range": _DATABASE,
         "min-replicas-to-write": _LATER,
     }
