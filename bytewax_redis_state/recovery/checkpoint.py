@@ -1,0 +1,181 @@
+"""Checkpoints: folding the journal into the keyed state.
+
+The unit is the cell. A fold says from which epoch to which it goes; a cell skips what it has
+applied and refuses what would leave a gap. Each partition of a generation has its own applied
+epoch in a cell (field ``p<i>``), because the rows of sources and sinks of one cell can come
+through several partitions; what the cell as a whole has applied is in ``epoch``.
+
+Invariant: keys, applied epoch and live count of a cell change in one script; a reader that finds a
+mark in the cell knows that a fold of more than one chunk is under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+import redis
+
+from bytewax_redis_state.codec.delta import unpack_delta
+from bytewax_redis_state.errors import FencedError, StateLostError
+from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.recovery.journal import Cell, Journal
+from bytewax_redis_state.scripts import Scripts
+
+__all__ = ["Folder", "cells_of"]
+
+_CHUNK_KEYS = 1000
+_CHUNK_BYTES = 1024 * 1024
+_ROUND_BYTES = 64 * 1024 * 1024
+_PIPELINE_CHUNKS = 16
+
+
+def cells_of(steps: Iterable[str], shards: int) -> list[Cell]:
+    """List every cell of a flow."""
+    return [Cell(step, shard) for step in steps for shard in range(shards)]
+
+
+@dataclass
+class _Round:
+    """The changes of a range of epochs, coalesced: the last one of each key counts."""
+
+    to_epoch: int = 0
+    size: int = 0
+    changes: dict[Cell, dict[str, bytes | None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    cell: Cell
+    sets: tuple[tuple[str, bytes], ...]
+    deletes: tuple[str, ...]
+    last: bool
+
+
+class Folder:
+    """Folds one partition's journal into all cells.
+
+    :arg client: Where to fold.
+    :arg keys: Of the flow.
+    :arg incarnation: The flow's life.
+    :arg generation: The generation that the cells are fenced for.
+    :arg partition: Whose journal it is.
+    :arg cells: Every cell of the flow: unchanged ones move too.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        scripts: Scripts,
+        keys: FlowKeys,
+        incarnation: str,
+        generation: int,
+        partition: int,
+        cells: Iterable[Cell],
+    ) -> None:
+        self._client = client
+        self._scripts = scripts
+        self._keys = keys
+        self._incarnation = incarnation
+        self._generation = generation
+        self._partition = partition
+        self._cells = tuple(cells)
+
+    def fold(self, journal: Journal, from_epoch: int, to_epoch: int) -> int:
+        """Apply the epochs after ``from_epoch`` up to ``to_epoch`` to every cell.
+
+        :arg journal: Of the partition; holds all of those epochs.
+        :arg from_epoch: What every cell must have applied before.
+        :arg to_epoch: What every cell has applied then; committed everywhere.
+        :returns: Number of state keys written or deleted.
+        :raises FencedError: If another execution took over.
+        :raises StateLostError: If a cell is gone, of another life, or behind ``from_epoch``.
+        """
+        keys = 0
+        for part in self._rounds(journal, from_epoch, to_epoch):
+            keys += self._apply(part, from_epoch)
+            from_epoch = part.to_epoch
+        return keys
+
+    def _rounds(self, journal: Journal, from_epoch: int, to_epoch: int) -> Iterator[_Round]:
+        """Bound the memory: a round ends with the epoch that fills it."""
+        part = _Round()
+        for entry in journal.entries(from_epoch + 1, to_epoch):
+            if part.size >= _ROUND_BYTES and entry.epoch > part.to_epoch:
+                yield part
+                part = _Round()
+            part.to_epoch = entry.epoch
+            part.size += len(entry.delta)
+            part.changes.setdefault(entry.cell, {}).update(unpack_delta(entry.delta))
+        part.to_epoch = to_epoch
+        yield part
+
+    def _apply(self, part: _Round, from_epoch: int) -> int:
+        chunks = (
+            chunk for cell in self._cells for chunk in _chunks(cell, part.changes.get(cell, {}))
+        )
+        while batch := list(islice(chunks, _PIPELINE_CHUNKS * 4)):
+            self._apply_chunks(batch, from_epoch, part.to_epoch)
+        return sum(map(len, part.changes.values()))
+
+    def _apply_chunks(self, chunks: list[_Chunk], from_epoch: int, to_epoch: int) -> None:
+        with self._client.pipeline(transaction=False) as pipe:
+            for chunk in chunks:
+                prefix = self._keys.state_prefix(chunk.cell.step, chunk.cell.shard)
+                names = [prefix + key.encode() for key, _ in chunk.sets]
+                names += [prefix + key.encode() for key in chunk.deletes]
+                self._scripts.fold(
+                    self._keys.applied(chunk.cell.step, chunk.cell.shard),
+                    names,
+                    self._incarnation,
+                    self._generation,
+                    self._partition,
+                    from_epoch,
+                    to_epoch,
+                    last=chunk.last,
+                    values=[value for _, value in chunk.sets],
+                    on=pipe,
+                )
+            verdicts: list[list[bytes]] = pipe.execute()
+        for chunk, verdict in zip(chunks, verdicts, strict=True):
+            self._heed(chunk.cell, verdict, from_epoch)
+
+    def _heed(self, cell: Cell, verdict: list[bytes], from_epoch: int) -> None:
+        match verdict[0]:
+            case b"ok" | b"skip":
+                return
+            case b"fenced":
+                raise FencedError(
+                    f"generation {self._generation} of the flow was taken over by "
+                    f"generation {verdict[1].decode()}"
+                )
+            case b"gap":
+                found = f"has applied epoch {verdict[1].decode()}, not {from_epoch}"
+            case b"foreign":
+                found = f"is of another life of the flow ({verdict[1].decode()})"
+            case _:
+                found = "is missing"
+        raise StateLostError(
+            f"shard {cell.shard} of step {cell.step!r} {found}",
+            "Redis lost acknowledged writes; restore it from a backup",
+        )
+
+
+def _chunks(cell: Cell, changes: dict[str, bytes | None]) -> Iterator[_Chunk]:
+    """Cut a cell's changes into pieces that don't hold up Redis; at least one, to move the cell."""
+    sets: list[tuple[str, bytes]] = []
+    deletes: list[str] = []
+    size = 0
+    left = len(changes)
+    for key, value in changes.items():
+        left -= 1
+        if value is None:
+            deletes.append(key)
+        else:
+            sets.append((key, value))
+            size += len(value)
+        if left and (len(sets) + len(deletes) >= _CHUNK_KEYS or size >= _CHUNK_BYTES):
+            yield _Chunk(cell, tuple(sets), tuple(deletes), last=False)
+            sets, deletes, size = [], [], 0
+    yield _Chunk(cell, tuple(sets), tuple(deletes), last=True)

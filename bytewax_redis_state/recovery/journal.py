@@ -1,0 +1,194 @@
+"""The journal: the durable log of deltas, one Redis Stream per outbox partition and generation.
+
+An entry's ID is ``<epoch>-<outbox row>``, its fields are ``c`` (the cell, as ``<shard>:<step>``)
+and ``d`` (the delta). Progress beside it says below which epoch everything is there.
+
+Invariant: rows enter in outbox order and once, and only while the partition is not fenced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import redis
+
+from bytewax_redis_state.errors import FencedError, StateLostError
+from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.scripts import Scripts
+
+__all__ = ["Cell", "Entry", "Fence", "Journal", "JournalMovedError"]
+
+_PAGE = 256  # entries per XRANGE; an entry holds a whole cell's delta
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One (step, shard)."""
+
+    step: str
+    shard: int
+
+    def to_bytes(self) -> bytes:
+        """Give the form that the journal holds."""
+        return b"%d:%b" % (self.shard, self.step.encode())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Cell:
+        """Read the form that the journal holds."""
+        shard, _, step = data.partition(b":")
+        return cls(step.decode(), int(shard))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one cell changed in one epoch."""
+
+    epoch: int
+    row: int
+    cell: Cell
+    delta: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """How far a partition had come when it was fenced.
+
+    :arg epoch: Everything below it is in the journal.
+    :arg trimmed: The journal holds nothing below it.
+    :arg time: Redis's time of the last commit, seconds since 1970.
+    """
+
+    epoch: int
+    trimmed: int
+    time: int
+
+
+class JournalMovedError(Exception):
+    """Redis holds another last row than the replicator thought; go on from there."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__(row)
+        self.row = row
+
+
+class Journal:
+    """The journal and the progress of one outbox partition in one generation.
+
+    :arg scripts: On the client to use.
+    :arg keys: Of the flow.
+    :arg incarnation: The flow's life.
+    :arg generation: Whose journal it is.
+    :arg partition: Number of the outbox partition.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        scripts: Scripts,
+        keys: FlowKeys,
+        incarnation: str,
+        generation: int,
+        partition: int,
+    ) -> None:
+        self._client = client
+        self._scripts = scripts
+        self._journal = keys.journal(partition, generation)
+        self._progress = keys.progress(partition, generation)
+        self._incarnation = incarnation
+        self._generation = generation
+        self._partition = partition
+
+    def create(self, epoch: int) -> None:
+        """Make both keys, with nothing below the resume epoch."""
+        self._scripts.create_partition(
+            self._journal, self._progress, self._incarnation, self._generation, epoch
+        )
+
+    def append(
+        self, row_before: int, row_after: int, entries: Sequence[Entry], epoch: int | None
+    ) -> None:
+        """Append entries and move the last row, and progress where an epoch is given.
+
+        :arg row_before: The last row that Redis should hold now.
+        :arg row_after: The last row that it holds then.
+        :arg entries: In outbox order.
+        :arg epoch: Everything below it is in the journal then; ``None`` leaves progress.
+        :raises JournalMovedError: If Redis holds another last row; nothing was written.
+        :raises FencedError: If another execution took over; nothing was written.
+        :raises StateLostError: If the keys are gone or of another life; nothing was written.
+        """
+        flat: list[bytes | str | int] = []
+        for entry in entries:
+            flat += (entry.epoch, entry.row, entry.cell.to_bytes(), entry.delta)
+        verdict = self._scripts.append(
+            self._journal,
+            self._progress,
+            self._incarnation,
+            self._generation,
+            row_before,
+            row_after,
+            epoch,
+            flat,
+        )
+        self._heed(verdict)
+
+    def _heed(self, verdict: list[bytes]) -> None:
+        match verdict[0]:
+            case b"ok":
+                return
+            case b"moved":
+                raise JournalMovedError(int(verdict[1]))
+            case b"fenced":
+                raise FencedError(
+                    f"generation {self._generation} of the flow was taken over by "
+                    f"generation {verdict[1].decode()}"
+                )
+            case _:
+                raise StateLostError(
+                    f"the journal {self._journal.decode()} is {verdict[0].decode()} in Redis",
+                    "Redis was emptied or restored under a running flow; start the flow again",
+                )
+
+    def fence(self, by: int) -> Fence | None:
+        """Shut the partition for its writer and read how far it came, in one step.
+
+        :arg by: The generation of the start that fences.
+        :returns: How far it came, ``None`` where its keys are gone or of another life.
+        """
+        answer = self._scripts.fence_partition(
+            self._journal, self._progress, self._incarnation, self._generation, by
+        )
+        return None if answer is None else Fence(*answer)
+
+    def entries(self, from_epoch: int, to_epoch: int) -> Iterator[Entry]:
+        """Read the entries of a range of epochs, both ends included, page by page."""
+        start, end = f"{from_epoch}-0", f"{to_epoch}-18446744073709551615"
+        while True:
+            page = cast(
+                "list[tuple[bytes, dict[bytes, bytes]]]",
+                self._client.xrange(self._journal, min=start, max=end, count=_PAGE),
+            )
+            for entry_id, fields in page:
+                epoch, _, row = entry_id.partition(b"-")
+                yield Entry(int(epoch), int(row), Cell.from_bytes(fields[b"c"]), fields[b"d"])
+            if len(page) < _PAGE:
+                return
+            start = f"({page[-1][0].decode()}"
+
+    def trim(self, below: int) -> None:
+        """Drop what every cell has applied.
+
+        :arg below: First epoch that stays.
+        :raises FencedError: If the partition is no longer the caller's.
+        """
+        trimmed = self._scripts.trim_journal(
+            self._journal, self._progress, self._incarnation, self._generation, below
+        )
+        if trimmed is None:
+            raise FencedError(f"generation {self._generation} of the flow was taken over")
+
+    def delete(self) -> None:
+        """Delete both keys."""
+        self._client.unlink(self._journal, self._progress)

@@ -1,0 +1,110 @@
+"""The manifest: what a generation of a flow is made of.
+
+Invariant: it is written by compare-and-set on the generation counter, whole, and only when
+everything that it names exists.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from bytewax_redis_state.errors import StateLostError
+
+__all__ = ["FORMAT", "Manifest", "StepEntry"]
+
+FORMAT = 1
+"""Version of everything that a flow holds in Redis."""
+
+
+@dataclass(frozen=True)
+class StepEntry:
+    """A step that bears state: its full ID in the flow, and what kind it is."""
+
+    step_id: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a generation is made of.
+
+    :arg incarnation: Random ID of the flow's life in this Redis.
+    :arg generation: Which start wrote it.
+    :arg partitions: Number of outbox partitions, one per process.
+    :arg resume_epoch: First epoch of the generation.
+    :arg processes: Random IDs of the processes that may start from it.
+    :arg shards: Number of shards; fixed for the flow's life.
+    :arg format: :data:`FORMAT` of whoever wrote it.
+    :arg steps: Short step name to what it stands for; a name once given stays.
+    :arg parts: Short name of each source and sink to the partitions it has listed.
+    :arg versions: Library versions of the writer, for people.
+    """
+
+    incarnation: str
+    generation: int = 0
+    partitions: int = 0
+    resume_epoch: int = 1
+    processes: tuple[str, ...] = ()
+    shards: int = 64
+    format: int = FORMAT
+    steps: Mapping[str, StepEntry] = field(default_factory=dict)
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def to_fields(self) -> dict[str, str]:
+        """Give the hash fields that Redis holds, without incarnation and generation."""
+        steps = {name: [entry.step_id, entry.kind] for name, entry in self.steps.items()}
+        return {
+            "partitions": str(self.partitions),
+            "resume_epoch": str(self.resume_epoch),
+            "processes": json.dumps(self.processes),
+            "shards": str(self.shards),
+            "format": str(self.format),
+            "steps": json.dumps(steps),
+            "parts": json.dumps({name: list(parts) for name, parts in self.parts.items()}),
+            "versions": json.dumps(dict(self.versions)),
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[bytes, bytes]) -> Manifest | None:
+        """Read the hash that Redis holds.
+
+        :arg fields: As HGETALL gives them.
+        :returns: The manifest, or ``None`` where there is none.
+        :raises StateLostError: If a field is missing or can't be read.
+        """
+        if not fields:
+            return None
+        try:
+            return cls._parsed({key.decode(): value.decode() for key, value in fields.items()})
+        except (KeyError, ValueError, TypeError) as error:
+            raise StateLostError(
+                f"the manifest of the flow is damaged: {error!r}", "restore Redis from a backup"
+            ) from error
+
+    @classmethod
+    def _parsed(cls, text: Mapping[str, str]) -> Manifest:
+        # A newer format may have changed the rest: its number must be readable all the same.
+        if int(text["format"]) != FORMAT:
+            return cls(incarnation=text["incarnation"], format=int(text["format"]))
+        return cls(
+            incarnation=text["incarnation"],
+            generation=int(text["generation"]),
+            partitions=int(text["partitions"]),
+            resume_epoch=int(text["resume_epoch"]),
+            processes=tuple(json.loads(text["processes"])),
+            shards=int(text["shards"]),
+            steps={n: StepEntry(*entry) for n, entry in json.loads(text["steps"]).items()},
+            parts={n: tuple(parts) for n, parts in json.loads(text["parts"]).items()},
+            versions=json.loads(text["versions"]),
+        )
+
+    def without_step(self, name: str) -> Manifest:
+        """Give the manifest without a step."""
+        return replace(
+            self,
+            steps={n: e for n, e in self.steps.items() if n != name},
+            parts={n: p for n, p in self.parts.items() if n != name},
+        )

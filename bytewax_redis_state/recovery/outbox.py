@@ -1,0 +1,257 @@
+"""The outbox: our log table inside Bytewax's recovery partition, an SQLite file on scratch disk.
+
+Triggers divert what the engine writes: a row for ``snaps`` goes into ``outbox`` instead, and so
+does each move of ``commits``, so that one read in the order of ids gives rows and commit marks.
+``snaps`` holds restored rows until the engine has loaded them, then nothing.
+
+Invariant: everything at or below a commit mark stands before the mark, and epochs never fall with
+growing ids; so what may be shipped is always a prefix. The file is written before the engine
+starts and after that only by the replicator's own process: two SQLite libraries in one process
+would share POSIX locks and could corrupt it.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from bytewax_redis_state.errors import DecodeError, ReplicatorError, ScratchError
+
+__all__ = ["Outbox", "OutboxRow", "Stamp", "part_file", "prepare", "require_sqlite"]
+
+_OLDEST_SQLITE = (3, 37)  # STRICT tables, as Bytewax makes them
+_BUSY_SECONDS = 4.0  # the engine panics after waiting 5 s for a lock, so nobody here holds one long
+_DELETE_CHUNK = 2000
+
+_TABLES = """
+CREATE TABLE stamp (incarnation TEXT NOT NULL, generation INTEGER NOT NULL, part INTEGER NOT NULL);
+CREATE TABLE outbox (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    epoch INTEGER NOT NULL,
+    step_id TEXT,
+    state_key TEXT,
+    change BLOB
+);
+"""
+
+_TRIGGERS = """
+CREATE TRIGGER divert_snap BEFORE INSERT ON snaps BEGIN
+    INSERT INTO outbox (epoch, step_id, state_key, change)
+    VALUES (NEW.snap_epoch, NEW.step_id, NEW.state_key, NEW.ser_change);
+    SELECT RAISE(IGNORE);
+END;
+CREATE TRIGGER mark_first_commit AFTER INSERT ON commits BEGIN
+    INSERT INTO outbox (epoch) VALUES (NEW.commit_epoch);
+END;
+CREATE TRIGGER mark_commit AFTER UPDATE ON commits WHEN NEW.commit_epoch > OLD.commit_epoch BEGIN
+    INSERT INTO outbox (epoch) VALUES (NEW.commit_epoch);
+END;
+"""
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Whose outbox a file is."""
+
+    incarnation: str
+    generation: int
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """A row of the outbox; ``step_id`` is ``None`` in a commit mark."""
+
+    id: int
+    epoch: int
+    step_id: str | None
+    state_key: str
+    change: bytes | None
+
+
+class _BytesOnly(pickle.Unpickler):
+    """Reads the pickle of a bytes object and refuses to import anything."""
+
+    def find_class(self, module_name: str, global_name: str, /) -> NoReturn:
+        raise pickle.UnpicklingError(f"a row names {module_name}.{global_name}")
+
+
+def _unpickled(change: bytes | None) -> bytes | None:
+    if change is None:
+        return None
+    value = _BytesOnly(io.BytesIO(change)).load()
+    if not isinstance(value, bytes):
+        raise DecodeError(f"an outbox row holds a {type(value).__name__} instead of bytes")
+    return value
+
+
+def require_sqlite() -> None:
+    """Refuse a Python whose SQLite can't read Bytewax's files.
+
+    :raises ScratchError: If SQLite is older than 3.37.
+    """
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        raise ScratchError(
+            f"this Python's SQLite is {sqlite3.sqlite_version}, 3.37 is needed",
+            "use a Python built with a newer SQLite",
+        )
+
+
+def part_file(folder: Path, partition: int) -> Path:
+    """Name the file of an outbox partition as Bytewax does."""
+    return folder / f"part-{partition}.sqlite3"
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # mode=rw: an outbox is made by Bytewax, never by opening it.
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    return sqlite3.connect(
+        uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+
+
+@contextmanager
+def _as_scratch_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise ScratchError(
+            f"the outbox {path} can't be written: {error}", "give --scratch a folder with room"
+        ) from error
+
+
+def prepare(
+    path: Path,
+    stamp: Stamp,
+    *,
+    execution: int | None,
+    resume_epoch: int,
+    restored: Iterable[tuple[str, str, bytes]],
+) -> int:
+    """Turn a fresh recovery partition into an outbox that resumes a flow.
+
+    :arg path: The file that Bytewax just made.
+    :arg stamp: Whose outbox it is.
+    :arg execution: Number for the one ``exs`` row of the cluster; ``None`` in all files but one.
+    :arg resume_epoch: First epoch of the execution; 2 or more where anything is restored.
+    :arg restored: ``(engine step ID, engine state key, bytes)`` to load, each once in the cluster.
+    :returns: Number of restored rows.
+    :raises ScratchError: If the disk can't take it.
+    """
+    with _as_scratch_error(path), closing(_connect(path)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        if execution is not None:
+            db.execute(
+                "INSERT INTO exs (ex_num, worker_count, resume_epoch) VALUES (?, 1, ?)",
+                (execution, resume_epoch),
+            )
+        count = db.executemany(
+            "INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change) VALUES (?, ?, ?, ?)",
+            (
+                (step_id, key, resume_epoch - 1, pickle.dumps(data, protocol=5))
+                for step_id, key, data in restored
+            ),
+        ).rowcount
+        db.execute("COMMIT")
+        # The triggers come last: they would divert the restored rows too.
+        db.executescript(_TABLES + _TRIGGERS)
+        db.execute(
+            "INSERT INTO stamp VALUES (?, ?, ?)",
+            (stamp.incarnation, stamp.generation, stamp.partition),
+        )
+        return max(count, 0)
+
+
+class Outbox:
+    """Read and prune an outbox, from the replicator's process only.
+
+    :arg path: The partition's file.
+    :arg stamp: Whose outbox it must be.
+    :arg keep_last: Engine step IDs of sources and sinks, whose last rows are never deleted.
+    :raises ReplicatorError: If the file belongs to another execution.
+    """
+
+    def __init__(self, path: Path, stamp: Stamp, keep_last: frozenset[str]) -> None:
+        self._db = _connect(path)
+        self._keep_last = keep_last
+        found = self._db.execute("SELECT incarnation, generation, part FROM stamp").fetchone()
+        if found != (stamp.incarnation, stamp.generation, stamp.partition):
+            raise ReplicatorError(f"the outbox {path} is stamped {found}, not {stamp}")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def changed(self) -> int:
+        """Give a number that differs after another process has written."""
+        (version,) = self._db.execute("PRAGMA data_version").fetchone()
+        return int(version)
+
+    def commit_mark(self) -> int | None:
+        """Give the epoch up to which every worker has written everything, ``None`` before any."""
+        (mark,) = self._db.execute("SELECT max(commit_epoch) FROM commits").fetchone()
+        return None if mark is None else int(mark)
+
+    def rows(self, after: int, up_to_epoch: int, max_bytes: int) -> list[OutboxRow]:
+        """Read what may be shipped next, rows and marks in the order of their ids.
+
+        :arg after: Id of the last row that Redis has.
+        :arg up_to_epoch: The commit mark.
+        :arg max_bytes: Stop after the row that reaches this.
+        :returns: A prefix of what stands after ``after``, without rows above the mark.
+        """
+        taken: list[OutboxRow] = []
+        size = 0
+        cursor = self._db.execute(
+            "SELECT id, epoch, step_id, state_key, change FROM outbox WHERE id > ? ORDER BY id",
+            (after,),
+        )
+        with closing(cursor):  # ends the read transaction, else the log could not be recycled
+            for row_id, epoch, step_id, state_key, change in cursor:
+                if epoch > up_to_epoch:
+                    break
+                taken.append(OutboxRow(row_id, epoch, step_id, state_key, _unpickled(change)))
+                size += len(change or b"")
+                if size >= max_bytes:
+                    break
+        return taken
+
+    def backlog(self, after: int) -> int:
+        """Count the rows after an id: what Redis does not have yet."""
+        (last,) = self._db.execute("SELECT coalesce(max(id), 0) FROM outbox").fetchone()
+        return max(int(last) - after, 0)
+
+    def forget_restored(self) -> None:
+        """Delete the restored rows, which the engine has loaded once it commits an epoch."""
+        while self._db.execute(
+            "DELETE FROM snaps WHERE rowid IN (SELECT rowid FROM snaps LIMIT 4)"
+        ).rowcount:
+            pass
+
+    def prune(self, up_to: int) -> int:
+        """Delete rows that Redis has had for longer than the margin, in short transactions.
+
+        :arg up_to: Id of the last row to delete; last rows of sources and sinks stay.
+        :returns: Number of rows deleted.
+        """
+        marks = ", ".join("?" for _ in self._keep_last)
+        deleted = 0
+        while True:
+            chunk = self._db.execute(
+                f"""DELETE FROM outbox WHERE id IN (
+                    SELECT id FROM outbox WHERE id <= ? AND (
+                        step_id IS NULL OR step_id NOT IN ({marks}) OR id NOT IN (
+                            SELECT max(id) FROM outbox WHERE step_id IN ({marks})
+                            GROUP BY step_id, state_key))
+                    LIMIT {_DELETE_CHUNK})""",
+                (up_to, *self._keep_last, *self._keep_last),
+            ).rowcount
+            deleted += chunk
+            if chunk < _DELETE_CHUNK:
+                return deleted

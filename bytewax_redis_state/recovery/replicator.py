@@ -1,0 +1,447 @@
+"""The replicator: the process that ships outbox rows to Redis, one beside each dataflow process.
+
+It runs as ``python -m bytewax_redis_state.recovery.replicator`` with a :class:`Setup` as one JSON
+line on its standard input. The input then stays open for as long as the dataflow lives: its end
+(or another parent) means drain and go.
+
+Invariant: it ships rows up to the commit mark only, in order and once; it deletes rows only after
+the margin; and once it is fenced it writes nothing any more.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+import redis
+
+from bytewax_redis_state.codec.delta import pack_delta
+from bytewax_redis_state.config import RedisConfig
+from bytewax_redis_state.dataflow.placement import shard_of_name
+from bytewax_redis_state.errors import (
+    FencedError,
+    ReplicatorError,
+    ServerUnavailableError,
+    StateError,
+    StateLostError,
+)
+from bytewax_redis_state.keys import FlowKeys, shard_of
+from bytewax_redis_state.recovery.checkpoint import Folder, cells_of
+from bytewax_redis_state.recovery.journal import Cell, Entry, Journal, JournalMovedError
+from bytewax_redis_state.recovery.lease import Lease, LeaseHolder
+from bytewax_redis_state.recovery.outbox import Outbox, OutboxRow, Stamp
+from bytewax_redis_state.recovery.status import ReplicatorState, Status, StatusBoard
+from bytewax_redis_state.scripts import Scripts
+from bytewax_redis_state.server.client import connect
+from bytewax_redis_state.server.translation import translated
+
+__all__ = ["Replicator", "Setup", "main"]
+
+logger = logging.getLogger(__name__)
+
+MARGIN_SECONDS = 60.0
+"""How long the outbox keeps rows that Redis has: what a lost tail of Redis is sent again from."""
+
+_BATCH_BYTES = 4 * 1024 * 1024
+_POLL_LEAST, _POLL_MOST = 0.002, 0.05
+_AWAY_LEAST, _AWAY_MOST = 0.05, 1.0
+_PRUNE_SECONDS = 1.0
+_EMPTY_DELTA = pack_delta({})
+_BEATS_AHEAD = 1000  # of the parent, which renewed the lease until now
+_ENDINGS = {
+    FencedError: ReplicatorState.FENCED,
+    StateLostError: ReplicatorState.LOST,
+}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that a replicator needs to know; goes to it as one line of JSON.
+
+    :arg steps: Engine step ID to short name and kind.
+    :arg lease: As the parent last wrote it.
+    """
+
+    url: str
+    connect_timeout: float
+    command_timeout: float
+    namespace: str
+    flow_id: str
+    incarnation: str
+    generation: int
+    partition: int
+    partitions: int
+    resume_epoch: int
+    shards: int
+    steps: Mapping[str, Sequence[str]]
+    outbox: str
+    status: str
+    checkpoint_interval: float
+    drain_timeout: float
+    lease: str
+
+    def to_json(self) -> str:
+        """Give the line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> Setup:
+        """Read the line."""
+        return cls(**json.loads(line))
+
+    @property
+    def redis(self) -> RedisConfig:
+        """Where Redis is."""
+        return RedisConfig(
+            url=self.url,
+            connect_timeout=timedelta(seconds=self.connect_timeout),
+            command_timeout=timedelta(seconds=self.command_timeout),
+        )
+
+    @property
+    def keys(self) -> FlowKeys:
+        """The flow's keyspace."""
+        return FlowKeys(self.namespace, self.flow_id)
+
+
+class _Line:
+    """One connection to Redis, made when it is first needed, with our errors at its edge."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._config = setup.redis
+        self.address = self._config.address
+        self.client: redis.Redis = connect(self._config)
+        self.scripts = Scripts(self.client)
+
+    def journal(self) -> Journal:
+        """The journal of the replicator's partition."""
+        setup = self._setup
+        return Journal(
+            self.client,
+            self.scripts,
+            setup.keys,
+            setup.incarnation,
+            setup.generation,
+            setup.partition,
+        )
+
+
+class Checkpointer:
+    """Folds the journal every interval, in a thread of its own so that shipping goes on.
+
+    :arg setup: Of the replicator.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._line = _Line(setup)
+        self._journal = self._line.journal()
+        steps = {name for name, _ in setup.steps.values()}
+        self._folder = Folder(
+            self._line.client,
+            self._line.scripts,
+            setup.keys,
+            setup.incarnation,
+            setup.generation,
+            setup.partition,
+            cells_of(sorted(steps), setup.shards),
+        )
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
+        self.applied = self._first_applied()
+        self.failure: StateError | None = None
+
+    def _progress(self, partition: int, field: str) -> int:
+        key = self._setup.keys.progress(partition, self._setup.generation)
+        value = self._line.client.hget(key, field)
+        if value is None:
+            raise StateLostError(
+                f"the progress of partition {partition} is missing in Redis",
+                "Redis was emptied under a running flow; start the flow again",
+            )
+        return int(value)  # type: ignore[arg-type]
+
+    def _first_applied(self) -> int:
+        with translated(self._line.address):
+            return self._progress(self._setup.partition, "trimmed") - 1
+
+    def checkpoint(self) -> None:
+        """Fold up to the least progress of all partitions, then trim the journal."""
+        with translated(self._line.address):
+            target = min(
+                self._progress(partition, "epoch") for partition in range(self._setup.partitions)
+            )
+            if target - 1 > self.applied:
+                self._folder.fold(self._journal, self.applied, target - 1)
+                self._journal.trim(target)
+                self.applied = target - 1
+
+    def start(self) -> None:
+        """Begin to fold every interval."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._setup.checkpoint_interval):
+            try:
+                self.checkpoint()
+            except ServerUnavailableError as error:
+                # Shipping meets the same trouble and reports it; the next round folds more.
+                logger.debug("checkpoint put off reason=%s", error)
+            except StateError as error:
+                self.failure = error
+                return
+
+    def stop(self) -> None:
+        """End the thread, after the fold that it may be in."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+
+class Replicator:
+    """Ships one outbox.
+
+    :arg setup: What to ship, and where to.
+    :arg parent: Process ID of the dataflow.
+    """
+
+    def __init__(self, setup: Setup, parent: int) -> None:
+        self._setup = setup
+        self._parent = parent
+        self._orphaned = threading.Event()
+        self._failure: StateError | None = None
+        self._board = StatusBoard(Path(setup.status))
+        self._status = Status(progress=setup.resume_epoch)
+        self._line = _Line(setup)
+        self._journal = self._line.journal()
+        stamp = Stamp(setup.incarnation, setup.generation, setup.partition)
+        flat = frozenset(step for step, (_, kind) in setup.steps.items() if kind != "keyed")
+        self._outbox = Outbox(Path(setup.outbox), stamp, flat)
+        self._row = self._stored_row()
+        self._acked: deque[tuple[float, int]] = deque()
+        self._pruned_at = 0.0
+        self._forgotten = False
+        self._checkpointer = Checkpointer(setup)
+        lease = Lease.from_json(setup.lease.encode())
+        lease = replace(lease, beat=lease.beat + _BEATS_AHEAD, phase="running")
+        self._lease = LeaseHolder(self._line.client, setup.keys, lease, self._fail)
+
+    def _fail(self, error: StateError) -> None:
+        self._failure = self._failure or error
+
+    def _stored_row(self) -> int:
+        """Go on where Redis says: that covers a replicator that was killed and restarted."""
+        key = self._setup.keys.progress(self._setup.partition, self._setup.generation)
+        with translated(self._line.address):
+            row = self._line.client.hget(key, "row")
+        if row is None:
+            raise StateLostError(
+                f"the progress of partition {self._setup.partition} is missing in Redis",
+                "Redis was emptied under a running flow; start the flow again",
+            )
+        return int(row)  # type: ignore[arg-type]
+
+    def watch_parent(self) -> None:
+        """Watch the input's end in a thread; the parent's ID catches inherited descriptors."""
+
+        def wait_for_end() -> None:
+            while sys.stdin.read(1):
+                pass
+            self._orphaned.set()
+
+        threading.Thread(target=wait_for_end, name="parent", daemon=True).start()
+
+    @property
+    def _parent_is_gone(self) -> bool:
+        return self._orphaned.is_set() or os.getppid() != self._parent
+
+    def run(self) -> ReplicatorState:
+        """Ship until the dataflow has ended, then drain.
+
+        :returns: How it ended.
+        """
+        try:
+            self._lease.start()
+            self._checkpointer.start()
+            self._ship_until_orphaned()
+            return self._drain()
+        except StateError as error:
+            state = _ENDINGS.get(type(error), ReplicatorState.FAILED)
+            # One line, as an operator wants it; the traceback says nothing that the error does not.
+            generation = self._setup.generation
+            logger.error("replicator stops generation=%d why=%s", generation, error)  # noqa: TRY400
+            return self._end(state, str(error))
+
+    def _end(self, state: ReplicatorState, text: str = "") -> ReplicatorState:
+        self._checkpointer.stop()
+        self._lease.stop(release=True)
+        self._show(state, text)
+        self._outbox.close()
+        return state
+
+    def _show(self, state: ReplicatorState, text: str = "") -> None:
+        self._status = replace(
+            self._status, state=state, row=self._row, applied=self._checkpointer.applied, text=text
+        )
+        self._board.write(self._status)
+
+    def _heed_threads(self) -> None:
+        failure = self._failure or self._checkpointer.failure
+        if failure is not None:
+            raise failure
+
+    def _ship_until_orphaned(self) -> None:
+        poll, away, version = _POLL_LEAST, _AWAY_LEAST, -1
+        while not self._parent_is_gone:
+            self._heed_threads()
+            now = self._outbox.changed()
+            try:
+                moved = now != version and self._ship()
+            except ServerUnavailableError as error:
+                self._say_away(error)
+                self._orphaned.wait(away)
+                away = min(away * 2, _AWAY_MOST)
+                continue
+            away = _AWAY_LEAST
+            version = now if not moved else -1
+            self._prune()
+            self._say_running()
+            poll = _POLL_LEAST if moved else min(poll * 1.5, _POLL_MOST)
+            if not moved:
+                self._orphaned.wait(poll)
+
+    def _say_away(self, error: ServerUnavailableError) -> None:
+        if self._status.state is not ReplicatorState.AWAY:
+            logger.warning("redis away why=%s", error)
+        self._status = replace(self._status, backlog=self._outbox.backlog(self._row))
+        self._show(ReplicatorState.AWAY, str(error))
+
+    def _say_running(self) -> None:
+        if self._status.state is ReplicatorState.AWAY:
+            logger.warning("redis back backlog=%d", self._outbox.backlog(self._row))
+        self._show(ReplicatorState.RUNNING)
+
+    def _ship(self) -> bool:
+        """Ship one batch.
+
+        :returns: Whether there was one.
+        """
+        mark = self._outbox.commit_mark()
+        if mark is None:
+            return False
+        if not self._forgotten:
+            self._outbox.forget_restored()
+            self._forgotten = True
+        rows = self._outbox.rows(self._row, mark, _BATCH_BYTES)
+        if not rows:
+            return False
+        marks = [row.epoch for row in rows if row.step_id is None]
+        progress = max(marks) + 1 if marks else None
+        try:
+            with translated(self._line.address):
+                entries = [entry for row in rows if (entry := self._entry(row)) is not None]
+                self._journal.append(self._row, rows[-1].id, entries, progress)
+        except JournalMovedError as moved:
+            logger.info("journal stands at row=%d expected=%d", moved.row, self._row)
+            self._row = moved.row
+            return True
+        self._row = rows[-1].id
+        self._acked.append((time.monotonic(), self._row))
+        self._status = replace(
+            self._status,
+            progress=progress or self._status.progress,
+            shipped=self._status.shipped + len(rows),
+            backlog=0,
+        )
+        return True
+
+    def _entry(self, row: OutboxRow) -> Entry | None:
+        """Translate a row; ``None`` for marks, empty deltas and pieces of restored state."""
+        if row.step_id is None or row.change in (None, _EMPTY_DELTA):
+            return None
+        if row.step_id not in self._setup.steps:
+            raise ReplicatorError(f"the engine wrote a row for an unknown step {row.step_id!r}")
+        name, kind = self._setup.steps[row.step_id]
+        change = row.change or b""
+        if kind == "keyed":
+            shard = shard_of_name(row.state_key)
+            if shard is None:
+                return None
+        else:
+            shard = shard_of(row.state_key, self._setup.shards)
+            change = pack_delta({row.state_key: change})
+        return Entry(row.epoch, row.id, Cell(name, shard), change)
+
+    def _prune(self) -> None:
+        now = time.monotonic()
+        if now < self._pruned_at + _PRUNE_SECONDS:
+            return
+        self._pruned_at = now
+        up_to = 0
+        while self._acked and self._acked[0][0] < now - MARGIN_SECONDS:
+            up_to = self._acked.popleft()[1]
+        if up_to:
+            self._outbox.prune(up_to)
+
+    def _drain(self) -> ReplicatorState:
+        """Ship what is left, fold once more, give the lease back: bounded by the drain timeout."""
+        deadline = time.monotonic() + self._setup.drain_timeout
+        self._show(ReplicatorState.DRAINING)
+        with suppress(ServerUnavailableError):
+            self._lease.say("draining")
+        while True:
+            self._heed_threads()
+            try:
+                while self._ship():
+                    self._show(ReplicatorState.DRAINING)
+                self._checkpointer.stop()
+                self._heed_threads()
+                self._checkpointer.checkpoint()
+            except ServerUnavailableError as error:
+                if time.monotonic() > deadline:
+                    left = self._outbox.backlog(self._row)
+                    return self._end(ReplicatorState.UNDRAINED, f"{left} rows not shipped: {error}")
+                self._show(ReplicatorState.DRAINING, str(error))
+                time.sleep(_AWAY_LEAST)
+            else:
+                return self._end(ReplicatorState.DRAINED)
+
+
+def main() -> int:
+    """Run a replicator from the setup on standard input.
+
+    :returns: 0 when everything was shipped, else 1; the status board says how it ended.
+    """
+    # Ctrl-C reaches the whole group: the dataflow ends first, and its end is our sign to drain.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.basicConfig(
+        level=os.environ.get("BYTEWAX_REDIS_LOG", "WARNING"),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    parent = os.getppid()
+    setup = Setup.from_json(sys.stdin.readline())
+    try:
+        replicator = Replicator(setup, parent)
+    except StateError as error:
+        state = _ENDINGS.get(type(error), ReplicatorState.FAILED)
+        StatusBoard(Path(setup.status)).write(Status(state=state, text=str(error)))
+        return 1
+    replicator.watch_parent()
+    return 0 if replicator.run() is ReplicatorState.DRAINED else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

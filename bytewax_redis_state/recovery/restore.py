@@ -1,0 +1,185 @@
+"""Restore: the keyed state of a flow back into a fresh outbox, for the engine to load as its own.
+
+One SCAN finds the keys of all cells, pipelined MGETs grouped by hash tag read them, and each cell
+becomes one row (or several pieces far below SQLite's limit for a row).
+
+Invariant: what is restored is whole, or the start stops: each cell must stand at the manifest's
+resume epoch and hold as many keys as it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import redis
+
+from bytewax_redis_state.codec.delta import pack_piece
+from bytewax_redis_state.dataflow.placement import piece_name, shard_name
+from bytewax_redis_state.errors import StateLostError
+from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.recovery.journal import Cell
+from bytewax_redis_state.recovery.manifest import Manifest
+
+__all__ = ["RestoredRow", "Restorer"]
+
+RestoredRow = tuple[str, str, bytes]
+"""``(engine step ID, engine state key, bytes)``."""
+
+_SCAN_COUNT = 10_000
+_PIECE_BYTES = 32 * 1024 * 1024
+_LOST_HINT = "Redis lost or evicted keys; restore it from a backup"
+
+
+@dataclass
+class Restorer:
+    """Reads the state of some shards of a flow.
+
+    :arg client: Where to read.
+    :arg keys: Of the flow.
+    :arg manifest: The generation to start from.
+    :arg shards: Which shards this process restores: each is restored once in the cluster.
+    :arg workers: Workers in the whole cluster.
+    :arg engine_ids: Short step name to the ID under which the engine knows the step.
+    :arg progress: Gets keys read so far and keys in all.
+    :arg piece_bytes: Size at which a cell is cut into pieces.
+    """
+
+    client: redis.Redis
+    keys: FlowKeys
+    manifest: Manifest
+    shards: frozenset[int]
+    workers: int
+    engine_ids: Mapping[str, str]
+    progress: Callable[[int, int], None]
+    piece_bytes: int = _PIECE_BYTES
+
+    def __post_init__(self) -> None:
+        self._cells: dict[Cell, dict[str, bytes]] = {
+            Cell(step, shard): {} for step in self.manifest.steps for shard in self.shards
+        }
+
+    def read(self) -> dict[str, int]:
+        """Read everything, and check that it is whole.
+
+        :returns: Short step name to number of state keys.
+        :raises StateLostError: If a cell is gone, of another generation, or lacks keys.
+        """
+        counts = self._live_counts()
+        total = sum(counts.values())
+        if total:
+            self._read_keys(total)
+        for cell, count in counts.items():
+            if len(self._cells[cell]) != count:
+                raise StateLostError(
+                    f"shard {cell.shard} of step {cell.step!r} has {len(self._cells[cell])} keys "
+                    f"in Redis, {count} were written",
+                    _LOST_HINT,
+                )
+        per_step: dict[str, int] = dict.fromkeys(self.manifest.steps, 0)
+        for cell, count in counts.items():
+            per_step[cell.step] += count
+        return per_step
+
+    def _live_counts(self) -> dict[Cell, int]:
+        wanted = (
+            self.manifest.incarnation.encode(),
+            str(self.manifest.generation).encode(),
+            str(self.manifest.resume_epoch - 1).encode(),
+        )
+        fields = ("incarnation", "generation", "epoch", "count")
+        with self.client.pipeline(transaction=False) as pipe:
+            for cell in self._cells:
+                pipe.hmget(self.keys.applied(cell.step, cell.shard), *fields)
+            answers: list[list[bytes | None]] = pipe.execute()
+        counts = {}
+        for cell, (*found, count) in zip(self._cells, answers, strict=True):
+            if tuple(found) != wanted or count is None:
+                raise StateLostError(
+                    f"shard {cell.shard} of step {cell.step!r} does not stand at generation "
+                    f"{self.manifest.generation}, epoch {self.manifest.resume_epoch - 1}",
+                    "another start overtook this one, or Redis lost writes; start again",
+                )
+            counts[cell] = int(count)
+        return counts
+
+    def _read_keys(self, total: int) -> None:
+        done, cursor = 0, 0
+        while True:
+            cursor, page = cast(
+                "tuple[int, list[bytes]]",
+                self.client.scan(cursor, match=self.keys.state_pattern, count=_SCAN_COUNT),
+            )
+            done += self._read_page(page)
+            self.progress(min(done, total), total)
+            if cursor == 0:
+                return
+
+    def _read_page(self, page: Iterable[bytes]) -> int:
+        """Read the values of a page, one MGET for each cell: its keys share a hash tag."""
+        wanted: dict[Cell, tuple[list[str], list[bytes]]] = {}
+        for key in page:
+            parsed = self.keys.parse_state(key)
+            if parsed is None:
+                continue
+            step, shard, state_key = parsed
+            cell = Cell(step, shard)
+            if cell in self._cells:
+                names, redis_keys = wanted.setdefault(cell, ([], []))
+                names.append(state_key)
+                redis_keys.append(key)
+        with self.client.pipeline(transaction=False) as pipe:
+            for _, redis_keys in wanted.values():
+                pipe.mget(redis_keys)
+            answers: list[list[bytes | None]] = pipe.execute()
+        done = 0
+        for (cell, (names, _)), values in zip(wanted.items(), answers, strict=True):
+            pairs = zip(names, values, strict=True)
+            # A key that is gone between SCAN and MGET is missed by the count below.
+            self._cells[cell].update((name, value) for name, value in pairs if value is not None)
+            done += len(names)
+        return done
+
+    def rows(self) -> Iterator[RestoredRow]:
+        """Give the rows that the engine is to load, and let go of each cell on the way."""
+        for cell in list(self._cells):
+            states = self._cells.pop(cell)
+            if not states:
+                continue
+            engine_id = self.engine_ids[cell.step]
+            if self.manifest.steps[cell.step].kind == "keyed":
+                yield from self._cell_rows(engine_id, cell.shard, states)
+            else:
+                for part, state in states.items():
+                    yield engine_id, part, state
+
+    def _cell_rows(
+        self, engine_id: str, shard: int, states: Mapping[str, bytes]
+    ) -> Iterator[RestoredRow]:
+        pieces = list(_pieces(states, self.piece_bytes))
+        for number, piece in enumerate(pieces[:-1]):
+            name = piece_name(number, shard, self.workers)
+            yield engine_id, name, pack_piece(shard, piece, more=True)
+        yield engine_id, shard_name(shard, self.workers), pack_piece(shard, pieces[-1], more=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes read so far, about what the outbox will take."""
+        return sum(
+            len(key) + len(value) + 8
+            for states in self._cells.values()
+            for key, value in states.items()
+        )
+
+
+def _pieces(states: Mapping[str, bytes], piece_bytes: int) -> Iterator[dict[str, bytes]]:
+    piece: dict[str, bytes] = {}
+    size = 0
+    for key, value in states.items():
+        if piece and size + len(value) > piece_bytes:
+            yield piece
+            piece, size = {}, 0
+        piece[key] = value
+        size += len(key) + len(value)
+    yield piece

@@ -1,0 +1,109 @@
+"""The private, locked folder of one execution on the scratch disk.
+
+Invariant: a folder belongs to one execution and is never continued by another; its lock is held by
+the dataflow's process and by its replicator, so whoever gets the lock knows that both are gone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bytewax_redis_state.errors import ScratchError
+
+__all__ = ["Scratch", "open_scratch"]
+
+_PREFIX = "bytewax-redis-"
+_LEAST_FREE = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A folder of our own, and the descriptor that holds its lock.
+
+    :arg folder: Where the outbox file goes; mode 0700.
+    :arg lock: File descriptor to hand to the replicator too.
+    """
+
+    folder: Path
+    lock: int
+
+    def require_room(self, size: int) -> None:
+        """Refuse a disk that can't take so many bytes and our own reserve.
+
+        :raises ScratchError: If there is not enough room.
+        """
+        free = shutil.disk_usage(self.folder).free
+        if free < size + _LEAST_FREE:
+            raise ScratchError(
+                f"the scratch folder {self.folder.parent} has {free // 2**20} MiB free, "
+                f"{(size + _LEAST_FREE) // 2**20} MiB are needed",
+                "give --scratch a folder with room",
+            )
+
+    def remove(self) -> None:
+        """Delete the folder and let go of the lock."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # closed already
+            os.close(self.lock)
+
+
+def _lock(folder: Path) -> int | None:
+    try:
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:  # somebody else is removing it
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_leftovers(parent: Path) -> None:
+    for folder in parent.glob(f"{_PREFIX}*"):
+        # Another user's folders are not ours to judge.
+        with suppress(OSError):
+            if folder.is_dir() and folder.stat().st_uid == os.getuid():
+                _remove_if_unlocked(folder)
+
+
+def _remove_if_unlocked(folder: Path) -> None:
+    descriptor = _lock(folder)
+    if descriptor is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def open_scratch(parent: Path) -> Scratch:
+    """Make a private folder in the scratch folder, and remove leftovers that nobody locks.
+
+    :arg parent: The scratch folder; made if missing.
+    :returns: The new folder, locked.
+    :raises ScratchError: If it can't be made or has no room.
+    """
+    hint = "give --scratch a folder that can be written"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(parent)
+        # Locked before it gets the name that leftovers are found by.
+        hidden = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
+        descriptor = _lock(hidden)
+        folder = hidden.rename(parent / f"{_PREFIX}{hidden.name[len('.new-') :]}")
+    except OSError as error:
+        raise ScratchError(f"the scratch folder {parent} can't be used: {error}", hint) from error
+    if descriptor is None:
+        raise ScratchError(f"the scratch folder {parent} can't lock files", hint)
+    scratch = Scratch(folder, descriptor)
+    try:
+        scratch.require_room(0)
+    except ScratchError:
+        scratch.remove()
+        raise
+    return scratch

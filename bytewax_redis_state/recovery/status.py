@@ -1,0 +1,101 @@
+"""The replicator's state in shared memory: a small file that both processes map.
+
+Invariant: one writer (the replicator); the text is written before the state that it explains.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import time
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+__all__ = ["ReplicatorState", "Status", "StatusBoard"]
+
+_FORM = struct.Struct("<qqqqqqq")  # state, heartbeat ns, row, progress, applied, backlog, shipped
+_TEXT_BYTES = 2048
+_SIZE = _FORM.size + _TEXT_BYTES
+
+
+class ReplicatorState(IntEnum):
+    """What the replicator is doing, or how it ended."""
+
+    STARTING = 0
+    RUNNING = 1
+    AWAY = 2
+    DRAINING = 3
+    DRAINED = 4
+    FENCED = 5
+    LOST = 6
+    FAILED = 7
+    UNDRAINED = 8
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the board says.
+
+    :arg state: What the replicator is doing.
+    :arg heartbeat: Its last sign of life, ``time.monotonic()`` in seconds.
+    :arg row: Last outbox row that Redis has.
+    :arg progress: Epoch below which everything is in the journal.
+    :arg applied: Epoch up to which the keyed state is folded.
+    :arg backlog: Outbox rows that Redis does not have yet.
+    :arg shipped: Outbox rows shipped in all.
+    :arg text: Why, where the state is an ending.
+    """
+
+    state: ReplicatorState = ReplicatorState.STARTING
+    heartbeat: float = 0.0
+    row: int = 0
+    progress: int = 0
+    applied: int = 0
+    backlog: int = 0
+    shipped: int = 0
+    text: str = ""
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last sign of life."""
+        return time.monotonic() - self.heartbeat
+
+
+class StatusBoard:
+    """The mapped file.
+
+    :arg path: Made where missing; in the execution's private folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with path.open("a+b") as file:
+            if path.stat().st_size < _SIZE:
+                file.truncate(_SIZE)
+            self._map = mmap.mmap(file.fileno(), _SIZE)
+
+    def write(self, status: Status) -> None:
+        """Show a status, with the heartbeat of now."""
+        text = status.text.encode()[: _TEXT_BYTES - 1]
+        self._map[_FORM.size :] = text.ljust(_TEXT_BYTES, b"\0")
+        self._map[: _FORM.size] = _FORM.pack(
+            status.state,
+            time.monotonic_ns(),
+            status.row,
+            status.progress,
+            status.applied,
+            status.backlog,
+            status.shipped,
+        )
+
+    def read(self) -> Status:
+        """Read what is shown."""
+        state, beat, row, progress, applied, backlog, shipped = _FORM.unpack_from(self._map)
+        text = self._map[_FORM.size :].split(b"\0", 1)[0].decode(errors="replace")
+        return Status(
+            ReplicatorState(state), beat / 1e9, row, progress, applied, backlog, shipped, text
+        )
+
+    def close(self) -> None:
+        """Let go of the mapping."""
+        self._map.close()

@@ -1,0 +1,379 @@
+"""The start of a generation: take the flow over, in an order that no interleaving can hurt.
+
+What is true after each step (rule 5 of the design; a process may die between any two):
+
+a. ``claimed``    no live execution holds the flow's leases
+b. ``joined``     every process of the cluster has registered its random ID
+c. ``bumped``     this start has a generation of its own; older starts can't write a manifest
+d. ``fenced``     no old replicator can append; how far each old partition came is known
+e. ``cells``      no old replicator can fold
+f. ``epoch``      the resume epoch E is known: the least progress of all old partitions
+g. ``checked``    no cell has applied anything at or above E, and no journal has a hole
+h. ``folded``     the keyed state is exactly the state before E; what is above is dropped
+   ``settled``    new cells, new journals and new progress exist
+i. ``written``    the manifest names the new generation
+j. ``cleaned``    the old journals are gone
+
+a and b are in lease.py and cluster.py; the coordinator alone does c to j.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import cast
+
+import redis
+
+from bytewax_redis_state.errors import (
+    FencedError,
+    PartitionMissingError,
+    StateLostError,
+)
+from bytewax_redis_state.keys import FlowKeys, shard_of
+from bytewax_redis_state.recovery.checkpoint import Folder, cells_of
+from bytewax_redis_state.recovery.cluster import read_manifest
+from bytewax_redis_state.recovery.journal import Cell, Fence, Journal
+from bytewax_redis_state.recovery.manifest import FORMAT, Manifest
+from bytewax_redis_state.recovery.plan import StartPlan
+from bytewax_redis_state.scripts import Scripts
+
+__all__ = ["CellMark", "known_or_founded", "reached", "require_partitions", "take_over"]
+
+logger = logging.getLogger(__name__)
+
+_LOST_HINT = "Redis lost acknowledged writes; restore it from a backup"
+_UNLINK_BATCH = 1000
+
+
+def reached(step: str) -> None:
+    """Note that a numbered step of the start is done; the crash tests strike here."""
+    logger.debug("start step=%s", step)
+
+
+@dataclass(frozen=True)
+class CellMark:
+    """What a cell says of itself.
+
+    :arg epoch: Applied by the cell as a whole.
+    :arg lanes: Partition to the epoch applied of it, where that is more.
+    :arg marks: Partition to the epoch that an unfinished fold goes to.
+    :arg count: Live state keys.
+    """
+
+    epoch: int
+    lanes: Mapping[int, int]
+    marks: Mapping[int, int]
+    count: int
+
+    @classmethod
+    def parse(cls, cell: Cell, flat: Sequence[bytes], incarnation: str) -> CellMark:
+        """Read the fields of a cell.
+
+        :raises StateLostError: If it is missing or of another life of the flow.
+        """
+        fields = dict(zip(flat[::2], flat[1::2], strict=True))
+        if fields.get(b"incarnation") != incarnation.encode():
+            state = "of another life of the flow" if fields else "missing"
+            raise StateLostError(f"shard {cell.shard} of step {cell.step!r} is {state}", _LOST_HINT)
+        numbered = {k.decode(): int(v) for k, v in fields.items() if k[-1:].isdigit()}
+        return cls(
+            epoch=int(fields[b"epoch"]),
+            lanes={int(k[1:]): v for k, v in numbered.items() if k.startswith("p")},
+            marks={int(k[4:]): v for k, v in numbered.items() if k.startswith("mark")},
+            count=int(fields[b"count"]),
+        )
+
+    def applied(self, partition: int) -> int:
+        """Give the epoch up to which a partition is applied."""
+        return max(self.epoch, self.lanes.get(partition, 0))
+
+    @property
+    def highest(self) -> int:
+        """The highest epoch of which the cell may hold anything."""
+        return max(self.epoch, *self.lanes.values(), *self.marks.values(), 0)
+
+
+def known_or_founded(
+    client: redis.Redis, scripts: Scripts, keys: FlowKeys, incarnation: str, shards: int
+) -> Manifest:
+    """Read the manifest, or found the flow where Redis holds nothing of it.
+
+    :arg incarnation: Random ID for the flow's life, if it is founded now.
+    :raises StateLostError: If there is no manifest but other keys of the flow.
+    """
+    manifest = read_manifest(client, keys)
+    if manifest is not None:
+        return manifest
+    for key in _flow_keys(client, keys):
+        raise StateLostError(f"the flow has no manifest in Redis, but a key {key!r}", _LOST_HINT)
+    scripts.found_flow(keys.generation, keys.manifest, incarnation, shards, FORMAT)
+    founded = read_manifest(client, keys)
+    if founded is None:
+        raise StateLostError("the manifest vanished as soon as it was written", _LOST_HINT)
+    return founded
+
+
+def _flow_keys(client: redis.Redis, keys: FlowKeys) -> Iterator[str]:
+    leases = keys.lease(0)[:-1]
+    for pattern in keys.patterns:
+        for key in client.scan_iter(match=pattern, count=10_000):
+            if not key.startswith(leases):
+                yield key.decode(errors="replace")
+
+
+def require_partitions(client: redis.Redis, keys: FlowKeys, plan: StartPlan, shards: int) -> None:
+    """Refuse state of source and sink partitions that are no longer listed.
+
+    :raises PartitionMissingError: Names the first, and the option that drops it.
+    """
+    for step, part in plan.gone:
+        if (step, part) in plan.drop_partitions:
+            continue
+        if client.exists(keys.state(step, shard_of(part, shards), part)):
+            listed = ", ".join(plan.parts[step][:8]) or "none"
+            raise PartitionMissingError(
+                f"Redis holds state of partition {part!r} of step {step!r}, "
+                f"which is no longer listed (listed: {listed})",
+                f"list it again, or delete its state with --drop-partition {step}:{part}",
+            )
+
+
+def take_over(
+    client: redis.Redis,
+    scripts: Scripts,
+    keys: FlowKeys,
+    manifest: Manifest,
+    plan: StartPlan,
+    process_ids: Sequence[str],
+    versions: Mapping[str, str],
+) -> Manifest:
+    """Start a new generation of a flow: steps c to j, the coordinator's.
+
+    :arg manifest: Of the last generation that got as far as i.
+    :arg plan: What the new generation is to be made of.
+    :arg process_ids: Random IDs of all processes of the cluster, in their order.
+    :arg versions: Library versions, for the manifest.
+    :returns: The new manifest.
+    :raises StateLostError: If Redis lost something that it had acknowledged.
+    :raises FencedError: If another start overtook this one.
+    """
+    start = _Start(client, scripts, keys, manifest, int(cast(int, client.incr(keys.generation))))
+    reached("bumped")
+    start.require_newest()
+    fences = start.fence_partitions()
+    reached("fenced")
+    marks = start.fence_cells()
+    reached("cells")
+    epoch = start.resume_epoch(fences)
+    reached("epoch")
+    start.check(marks, fences, epoch)
+    reached("checked")
+    start.fold(fences, epoch)
+    reached("folded")
+    require_partitions(client, keys, plan, manifest.shards)
+    start.settle(plan, epoch, len(process_ids))
+    reached("settled")
+    written = start.write_manifest(plan, epoch, process_ids, versions)
+    reached("written")
+    start.clean(len(process_ids))
+    reached("cleaned")
+    return written
+
+
+class _Start:
+    """The calls of :func:`take_over`, in its order."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        scripts: Scripts,
+        keys: FlowKeys,
+        manifest: Manifest,
+        generation: int,
+    ) -> None:
+        self._client = client
+        self._scripts = scripts
+        self._keys = keys
+        self._old = manifest
+        self._generation = generation
+        self._cells = cells_of(manifest.steps, manifest.shards)
+
+    def _journal(self, generation: int, partition: int) -> Journal:
+        return Journal(
+            self._client, self._scripts, self._keys, self._old.incarnation, generation, partition
+        )
+
+    def require_newest(self) -> None:
+        """Read the manifest again: one written since would make this start's plan a stale one."""
+        now = read_manifest(self._client, self._keys)
+        if now is None or now.generation != self._old.generation:
+            raise FencedError("another start of the flow overtook this one", "start again")
+        if self._generation <= self._old.generation:
+            raise StateLostError(
+                f"the generation counter stands at {self._generation}, "
+                f"the manifest at {self._old.generation}",
+                _LOST_HINT,
+            )
+
+    def fence_partitions(self) -> dict[int, Fence | None]:
+        """Step d."""
+        return {
+            partition: self._journal(self._old.generation, partition).fence(self._generation)
+            for partition in range(self._old.partitions)
+        }
+
+    def fence_cells(self) -> dict[Cell, CellMark]:
+        """Step e."""
+        with self._client.pipeline(transaction=False) as pipe:
+            for cell in self._cells:
+                applied = self._keys.applied(cell.step, cell.shard)
+                self._scripts.fence_cell(applied, self._old.incarnation, self._generation, pipe)
+            answers: list[list[bytes]] = pipe.execute()
+        return {
+            cell: CellMark.parse(cell, flat, self._old.incarnation)
+            for cell, flat in zip(self._cells, answers, strict=True)
+        }
+
+    def resume_epoch(self, fences: Mapping[int, Fence | None]) -> int:
+        """Step f: a partition without valid progress counts as where its generation began."""
+        return min(
+            (self._old.resume_epoch if fence is None else fence.epoch for fence in fences.values()),
+            default=self._old.resume_epoch,
+        )
+
+    def check(
+        self, marks: Mapping[Cell, CellMark], fences: Mapping[int, Fence | None], epoch: int
+    ) -> None:
+        """Step g, and both sides of each cell."""
+        for cell, mark in marks.items():
+            where = f"shard {cell.shard} of step {cell.step!r}"
+            if mark.highest >= epoch:
+                raise StateLostError(
+                    f"{where} has applied epoch {mark.highest}, the journal ends before {epoch}",
+                    _LOST_HINT,
+                )
+            for partition, fence in fences.items():
+                if fence is not None and fence.trimmed > mark.applied(partition) + 1:
+                    raise StateLostError(
+                        f"{where} has applied epoch {mark.applied(partition)}, "
+                        f"the journal begins at {fence.trimmed}",
+                        _LOST_HINT,
+                    )
+
+    def fold(self, fences: Mapping[int, Fence | None], epoch: int) -> None:
+        """Step h: what is committed goes into the keyed state, the rest is left to be dropped."""
+        for partition, fence in fences.items():
+            if fence is None:
+                continue
+            folder = Folder(
+                self._client,
+                self._scripts,
+                self._keys,
+                self._old.incarnation,
+                self._generation,
+                partition,
+                self._cells,
+            )
+            journal = self._journal(self._old.generation, partition)
+            folder.fold(journal, fence.trimmed - 1, epoch - 1)
+
+    def settle(self, plan: StartPlan, epoch: int, partitions: int) -> None:
+        """Make what the manifest will name, and unmake what it will not."""
+        self._settle_cells(epoch)
+        for name in plan.dropped:
+            self._drop_step(name)
+        for step, part in plan.drop_partitions:
+            shard = shard_of(part, self._old.shards)
+            self._scripts.drop_key(
+                self._keys.applied(step, shard),
+                self._keys.state(step, shard, part),
+                self._old.incarnation,
+                self._generation,
+            )
+        self._create_cells(plan.new, epoch)
+        for partition in range(partitions):
+            self._journal(self._generation, partition).create(epoch)
+
+    def _settle_cells(self, epoch: int) -> None:
+        with self._client.pipeline(transaction=False) as pipe:
+            for cell in self._cells:
+                self._scripts.settle_cell(
+                    self._keys.applied(cell.step, cell.shard),
+                    self._old.incarnation,
+                    self._generation,
+                    epoch - 1,
+                    pipe,
+                )
+            if None in pipe.execute():
+                raise FencedError("another start of the flow overtook this one", "start again")
+
+    def _create_cells(self, steps: Iterable[str], epoch: int) -> None:
+        cells = cells_of(steps, self._old.shards)
+        with self._client.pipeline(transaction=False) as pipe:
+            for cell in cells:
+                self._scripts.create_cell(
+                    self._keys.applied(cell.step, cell.shard),
+                    self._old.incarnation,
+                    self._generation,
+                    epoch - 1,
+                    pipe,
+                )
+            counts: list[int] = pipe.execute()
+        for cell, count in zip(cells, counts, strict=True):
+            if count:
+                raise StateLostError(
+                    f"step {cell.step!r} is new to the manifest, but shard {cell.shard} has "
+                    f"{count} keys",
+                    _LOST_HINT,
+                )
+
+    def _drop_step(self, name: str) -> None:
+        """Keys first, the cells last: a drop that dies half-way is one that goes on."""
+        found = self._client.scan_iter(match=self._keys.state_pattern, count=10_000)
+        doomed = (key for key in found if (self._keys.parse_state(key) or ("",))[0] == name)
+        while batch := list(islice(doomed, _UNLINK_BATCH)):
+            with self._client.pipeline(transaction=False) as pipe:
+                for key in batch:
+                    pipe.unlink(key)
+                pipe.execute()
+        with self._client.pipeline(transaction=False) as pipe:
+            for shard in range(self._old.shards):
+                pipe.unlink(self._keys.applied(name, shard))
+            pipe.execute()
+
+    def write_manifest(
+        self,
+        plan: StartPlan,
+        epoch: int,
+        process_ids: Sequence[str],
+        versions: Mapping[str, str],
+    ) -> Manifest:
+        """Step i."""
+        manifest = replace(
+            self._old,
+            generation=self._generation,
+            partitions=len(process_ids),
+            resume_epoch=epoch,
+            processes=tuple(process_ids),
+            steps=plan.steps,
+            parts=plan.parts,
+            versions=versions,
+        )
+        if not self._scripts.write_manifest(
+            self._keys.generation,
+            self._keys.manifest,
+            manifest.incarnation,
+            manifest.generation,
+            manifest.to_fields(),
+        ):
+            raise FencedError("another start of the flow overtook this one", "start again")
+        return manifest
+
+    def clean(self, partitions: int) -> None:
+        """Step j: the old generation's journals, and those of starts that died before i."""
+        for generation in range(self._old.generation, self._generation):
+            for partition in range(max(partitions, self._old.partitions)):
+                self._journal(generation, partition).delete()

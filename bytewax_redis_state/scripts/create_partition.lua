@@ -1,0 +1,13 @@
+-- Make the journal and the progress of an outbox partition for a new generation.
+-- KEYS[1] journal  KEYS[2] progress
+-- ARGV[1] incarnation  ARGV[2] generation  ARGV[3] resume epoch
+-- Returns 1, or 0 where they exist already.
+-- Invariant: only a start makes these keys; an append finds them or refuses.
+if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then
+  return 0
+end
+redis.call('XADD', KEYS[1], '0-1', 'c', '')
+redis.call('XDEL', KEYS[1], '0-1')
+redis.call('HSET', KEYS[2], 'incarnation', ARGV[1], 'generation', ARGV[2], 'epoch', ARGV[3],
+  'row', '0', 'trimmed', ARGV[3], 'time', redis.call('TIME')[1])
+return 1

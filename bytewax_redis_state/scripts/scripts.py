@@ -1,0 +1,182 @@
+"""Each Lua file as a typed method.
+
+Every method takes the client or the pipeline to run on; on a pipeline the answer comes with
+``execute()`` and is what the script returns. Keys that one script touches share a hash tag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from typing import Any
+
+import redis
+from redis.commands.core import Script
+
+__all__ = ["SCRIPT_NAMES", "Scripts", "script_source"]
+
+Argument = bytes | str | int
+Executor = Any  # redis.Redis or a pipeline: redis-py gives them no common type
+
+SCRIPT_NAMES = (
+    "append",
+    "claim_lease",
+    "create_cell",
+    "create_partition",
+    "drop_key",
+    "fence_cell",
+    "fence_partition",
+    "fold",
+    "found_flow",
+    "release_lease",
+    "settle_cell",
+    "trim_journal",
+    "write_manifest",
+)
+"""The Lua files of this package, without their ending."""
+
+
+def script_source(name: str) -> str:
+    """Read the Lua source of a script."""
+    return resources.files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+
+
+class Scripts:
+    """The scripts, registered for one client.
+
+    :arg client: Whose server runs them; a script that the server has forgotten is loaded again.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._scripts: dict[str, Script] = {
+            name: client.register_script(script_source(name)) for name in SCRIPT_NAMES
+        }
+
+    def _run(
+        self,
+        name: str,
+        keys: Sequence[bytes],
+        args: Iterable[Argument],
+        on: Executor | None,
+    ) -> Any:
+        return self._scripts[name](keys=keys, args=args, client=on or self._client)
+
+    def found_flow(
+        self, generation_key: bytes, manifest_key: bytes, incarnation: str, shards: int, fmt: int
+    ) -> str:
+        """Found a flow; returns the incarnation that Redis holds afterwards."""
+        args = (incarnation, shards, fmt)
+        found: bytes = self._run("found_flow", (generation_key, manifest_key), args, None)
+        return found.decode()
+
+    def write_manifest(
+        self,
+        generation_key: bytes,
+        manifest_key: bytes,
+        incarnation: str,
+        generation: int,
+        fields: dict[str, str],
+    ) -> bool:
+        """Replace the manifest; returns whether the counter still stood at the generation."""
+        flat = [part for field in fields.items() for part in field]
+        args = (incarnation, generation, *flat)
+        return bool(self._run("write_manifest", (generation_key, manifest_key), args, None))
+
+    def create_partition(
+        self, journal: bytes, progress: bytes, incarnation: str, generation: int, epoch: int
+    ) -> bool:
+        """Make journal and progress of a partition; returns whether they were new."""
+        args = (incarnation, generation, epoch)
+        return bool(self._run("create_partition", (journal, progress), args, None))
+
+    def fence_partition(
+        self, journal: bytes, progress: bytes, incarnation: str, generation: int, by: int
+    ) -> tuple[int, int, int] | None:
+        """Fence a partition; returns (epoch, trimmed, commit time in s), None if it is gone."""
+        args = (incarnation, generation, by)
+        answer = self._run("fence_partition", (journal, progress), args, None)
+        return None if answer is None else (int(answer[0]), int(answer[1]), int(answer[2]))
+
+    def append(
+        self,
+        journal: bytes,
+        progress: bytes,
+        incarnation: str,
+        generation: int,
+        row_before: int,
+        row_after: int,
+        epoch: int | None,
+        rows: Iterable[Argument],
+    ) -> list[bytes]:
+        """Append rows given flat as epoch, row, cell, delta; returns the script's verdict."""
+        args = (
+            incarnation,
+            generation,
+            row_before,
+            row_after,
+            "" if epoch is None else epoch,
+            *rows,
+        )
+        answer: list[bytes] = self._run("append", (journal, progress), args, None)
+        return answer
+
+    def trim_journal(
+        self, journal: bytes, progress: bytes, incarnation: str, generation: int, epoch: int
+    ) -> int | None:
+        """Trim below an epoch; returns what is trimmed, None where the partition is fenced."""
+        args = (incarnation, generation, epoch)
+        answer = self._run("trim_journal", (journal, progress), args, None)
+        return None if answer is None else int(answer)
+
+    def create_cell(
+        self, applied: bytes, incarnation: str, generation: int, epoch: int, on: Executor
+    ) -> None:
+        """Make an empty cell; the pipeline's answer is the live count found."""
+        self._run("create_cell", (applied,), (incarnation, generation, epoch), on)
+
+    def drop_key(self, applied: bytes, state_key: bytes, incarnation: str, generation: int) -> bool:
+        """Delete a state key and count it out; returns whether it was there."""
+        keys = (applied, state_key)
+        return bool(self._run("drop_key", keys, (incarnation, generation), None))
+
+    def fence_cell(self, applied: bytes, incarnation: str, generation: int, on: Executor) -> None:
+        """Fence a cell; the pipeline's answer is its fields as a flat list."""
+        self._run("fence_cell", (applied,), (incarnation, generation), on)
+
+    def fold(
+        self,
+        applied: bytes,
+        state_keys: Sequence[bytes],
+        incarnation: str,
+        generation: int,
+        partition: int,
+        from_epoch: int,
+        to_epoch: int,
+        *,
+        last: bool,
+        values: Sequence[bytes],
+        on: Executor,
+    ) -> None:
+        """Fold a chunk into a cell; the pipeline's answer is the script's verdict."""
+        keys = (applied, *state_keys)
+        head = (incarnation, generation, partition, from_epoch, to_epoch, int(last), len(values))
+        self._run("fold", keys, (*head, *values), on)
+
+    def settle_cell(
+        self, applied: bytes, incarnation: str, generation: int, epoch: int, on: Executor
+    ) -> None:
+        """Settle a cell at an epoch; the pipeline's answer is the live count or None."""
+        self._run("settle_cell", (applied,), (incarnation, generation, epoch), on)
+
+    def claim_lease(
+        self, lease: bytes, owner: str, value: str, milliseconds: int, replace: str = ""
+    ) -> bytes | None:
+        """Take a lease; returns None where it was taken, else the holder's value."""
+        args = (owner, value, milliseconds, replace)
+        answer: bytes | None = self._run("claim_lease", (lease,), args, None)
+        return answer
+
+    def release_lease(self, lease: bytes, owner: str) -> bool:
+        """Give a lease back; returns whether it was one's own."""
+        return bool(self._run("release_lease", (lease,), (owner,), None))
