@@ -1,0 +1,1 @@
+"""The command line ``bytewax-redis-state``: thin; parse, call, render."""

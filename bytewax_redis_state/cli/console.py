@@ -1,0 +1,79 @@
+"""What a person sees of a run: lines and a progress bar on standard error.
+
+Invariant: standard output belongs to the flow; nothing of ours goes there.
+"""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bytewax_redis_state.errors import StateError
+from bytewax_redis_state.recovery.session import Resumed
+
+__all__ = ["ConsoleReporter", "print_error"]
+
+_QUIET_SECONDS = 1.0  # a resume that is over sooner needs no bar
+
+
+class ConsoleReporter:
+    """Tells a person; the progress bar shows on a terminal only, and only when it is worth it."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._progress: Progress | None = None
+        self._since: float | None = None
+
+    def _line(self, text: str, style: str = "") -> None:
+        self._console.print(f"bytewax-redis-state: {text}", style=style, markup=False)
+
+    def say(self, line: str) -> None:
+        """Show a line."""
+        self._line(line)
+
+    def warn(self, line: str) -> None:
+        """Show a warning."""
+        self._line(f"warning: {line}", "yellow")
+
+    def progress(self, done: int, total: int) -> None:
+        """Show how far a resume is, with the time left, once it has taken a second."""
+        now = time.monotonic()
+        self._since = self._since or now
+        if self._progress is None:
+            if now < self._since + _QUIET_SECONDS or not self._console.is_terminal:
+                return
+            self._progress = Progress(
+                TextColumn("resuming"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("keys, left"),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._progress.add_task("resuming", total=total)
+            self._progress.start()
+        self._progress.update(self._progress.task_ids[0], completed=done)
+
+    def resumed(self, resumed: Resumed) -> None:
+        """Show what was resumed, in one line."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+        if resumed.epoch == 1:
+            self._line(f"starting anew at epoch 1, generation {resumed.generation}")
+            return
+        keys = ", ".join(f"{count} {step}" for step, count in resumed.keys.items())
+        self._line(
+            f"resumed at epoch {resumed.epoch}, generation {resumed.generation}, "
+            f"keys: {keys}, in {resumed.seconds:.1f} s"
+        )
+
+
+def print_error(error: StateError) -> None:
+    """Show an error in one line: what is wrong and what to do."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(
+        f"bytewax-redis-state: error: {error}", style="red", markup=False
+    )

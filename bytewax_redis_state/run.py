@@ -1,0 +1,311 @@
+"""Run an unmodified flow with its state in Redis: ``python -m bytewax_redis_state.run FLOW``.
+
+It takes the options and environment variables of ``python -m bytewax.run``, with ``--redis URL``
+in place of ``-r DIR``. Exit codes: 0 at the end of input, 2 with one line on standard error when
+something is wrong, 130 after Ctrl-C or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from bytewax.dataflow import Dataflow
+from bytewax.run import _locate_dataflow, _prepare_import
+
+from bytewax_redis_state.cli.console import ConsoleReporter, print_error
+from bytewax_redis_state.errors import ConfigError, StateError
+from bytewax_redis_state.recovery.session import RedisRecovery
+
+__all__ = ["main", "parser"]
+
+_INTERRUPTED = 130
+
+
+def _seconds(text: str) -> timedelta:
+    try:
+        return timedelta(seconds=float(text))
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
+
+
+def _rename(text: str) -> tuple[str, str]:
+    old, equals, new = text.partition("=")
+    if not (old and equals and new):
+        raise argparse.ArgumentTypeError(f"{text!r} is not OLD=NEW")
+    return old, new
+
+
+def parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line; defaults come from the environment."""
+    env = os.environ.get
+    made = argparse.ArgumentParser(
+        prog="python -m bytewax_redis_state.run",
+        description="Run a Bytewax dataflow with its state in Redis.",
+    )
+    made.add_argument(
+        "import_str",
+        metavar="FLOW",
+        help="path or module, and name of the flow or of a factory: flows/orders.py:flow, "
+        "orders:get_flow('eu'); the name defaults to flow",
+    )
+    made.add_argument(
+        "-s",
+        "--snapshot-interval",
+        type=_seconds,
+        default=env("BYTEWAX_SNAPSHOT_INTERVAL"),
+        metavar="SECONDS",
+        help="length of an epoch: what a crash replays at most (default 10) "
+        "[env: BYTEWAX_SNAPSHOT_INTERVAL]",
+    )
+    _add_state_options(made.add_argument_group("State"))
+    _add_scaling_options(made.add_argument_group("Scaling"))
+    return made
+
+
+def _add_state_options(group: argparse._ArgumentGroup) -> None:
+    env = os.environ.get
+    group.add_argument(
+        "--redis",
+        metavar="URL",
+        help="redis://, rediss:// or unix:// URL; without it a server of our own is started "
+        "in ./.bytewax-redis-state [env: BYTEWAX_REDIS_URL]",
+    )
+    group.add_argument(
+        "--namespace",
+        default=env("BYTEWAX_REDIS_NAMESPACE") or "bytewax",
+        metavar="NS",
+        help="prefix of all keys (default bytewax) [env: BYTEWAX_REDIS_NAMESPACE]",
+    )
+    group.add_argument(
+        "--checkpoint-interval",
+        type=_seconds,
+        default=env("BYTEWAX_REDIS_CHECKPOINT_INTERVAL") or "10",
+        metavar="SECONDS",
+        help="time between two checkpoints (default 10) [env: BYTEWAX_REDIS_CHECKPOINT_INTERVAL]",
+    )
+    group.add_argument(
+        "--scratch",
+        type=Path,
+        metavar="DIR",
+        help="folder for outboxes; may be lost at any time [env: BYTEWAX_REDIS_SCRATCH]",
+    )
+    group.add_argument(
+        "--shards",
+        type=int,
+        default=64,
+        metavar="N",
+        help="into how many shards state is split; fixed for a flow's life (default 64)",
+    )
+    group.add_argument(
+        "--no-pickle",
+        action="store_true",
+        help="neither write nor read pickled state",
+    )
+    group.add_argument(
+        "--take-over",
+        action="store_true",
+        help="take the flow over from an execution that is still alive",
+    )
+    group.add_argument(
+        "--drop-step",
+        action="append",
+        default=[],
+        metavar="STEP",
+        help="delete the state of a step that the flow no longer has",
+    )
+    group.add_argument(
+        "--rename-step",
+        action="append",
+        type=_rename,
+        default=[],
+        metavar="OLD=NEW",
+        help="hand the state of a step on to a step with another name",
+    )
+    group.add_argument(
+        "--drop-partition",
+        action="append",
+        default=[],
+        metavar="STEP:PARTITION",
+        help="delete the state of a source or sink partition that is no longer listed",
+    )
+    group.add_argument(
+        "--join-timeout",
+        type=_seconds,
+        default="60",
+        metavar="SECONDS",
+        help="how long to wait for the other processes (default 60)",
+    )
+
+
+def _add_scaling_options(group: argparse._ArgumentGroup) -> None:
+    env = os.environ.get
+    group.add_argument(
+        "-w",
+        "--workers-per-process",
+        type=int,
+        default=env("BYTEWAX_WORKERS_PER_PROCESS") or "1",
+        metavar="N",
+        help="workers of this process [env: BYTEWAX_WORKERS_PER_PROCESS]",
+    )
+    group.add_argument(
+        "-i",
+        "--process-id",
+        type=int,
+        default=env("BYTEWAX_PROCESS_ID"),
+        metavar="N",
+        help="number of this process, with -a [env: BYTEWAX_PROCESS_ID]",
+    )
+    group.add_argument(
+        "-a",
+        "--addresses",
+        default=env("BYTEWAX_ADDRESSES"),
+        help='addresses of all processes: "host:port;host:port" [env: BYTEWAX_ADDRESSES]',
+    )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Which process of the cluster this is."""
+
+    process_id: int | None
+    addresses: tuple[str, ...] | None
+
+
+def _place(args: argparse.Namespace) -> _Place:
+    """Find out which process this is, also from what Bytewax's Helm chart sets."""
+    env = os.environ
+    process_id, addresses = args.process_id, args.addresses
+    if process_id is None and {"BYTEWAX_POD_NAME", "BYTEWAX_STATEFULSET_NAME"} <= env.keys():
+        ordinal = env["BYTEWAX_POD_NAME"].replace(env["BYTEWAX_STATEFULSET_NAME"] + "-", "")
+        try:
+            process_id = int(ordinal)
+        except ValueError:
+            raise ConfigError(
+                f"BYTEWAX_POD_NAME {env['BYTEWAX_POD_NAME']!r} holds no process number", "set -i"
+            ) from None
+    if process_id is not None and addresses is None:
+        addresses = _addresses_from_file(process_id)
+    if addresses is None:
+        return _Place(None, None)
+    listed = tuple(part.strip() for part in addresses.split(";") if part.strip())
+    if process_id is None:
+        raise ConfigError("-a is given without -i", "say which of the processes this is")
+    if not 0 <= process_id < len(listed):
+        raise ConfigError(
+            f"-i is {process_id}, and -a lists {len(listed)} addresses", "count from 0"
+        )
+    return _Place(process_id, listed)
+
+
+def _addresses_from_file(process_id: int) -> str:
+    path = os.environ.get("BYTEWAX_HOSTFILE_PATH")
+    if path is None:
+        raise ConfigError(f"-i {process_id} is given without -a", "list all processes with -a")
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError as error:
+        raise ConfigError(f"BYTEWAX_HOSTFILE_PATH can't be read: {error}", "set -a") from error
+    return ";".join(line.strip() for line in lines if line.strip())
+
+
+def _flow(import_str: str) -> Dataflow:
+    path = Path(import_str.partition(":")[0])
+    if path.suffix == ".py" and not path.is_file():
+        raise ConfigError(f"there is no file {str(path)!r}", "write it as path/to/flow.py:flow")
+    module, attribute = _prepare_import(import_str)
+    try:
+        flow: Dataflow = _locate_dataflow(module, attribute)
+    except ModuleNotFoundError as error:
+        if error.name != module:  # the flow's own imports: the traceback helps more than we can
+            raise
+        raise ConfigError(f"there is no module {module!r}", "see FLOW in --help") from None
+    except (AttributeError, RuntimeError) as error:
+        if not str(error).startswith(("Failed to find", "A valid Bytewax")):
+            raise
+        raise ConfigError(str(error).rstrip("."), "name the variable: flow.py:NAME") from None
+    return flow
+
+
+def _refuse_stock_recovery() -> None:
+    directory = os.environ.get("BYTEWAX_RECOVERY_DIRECTORY")
+    if directory:
+        raise ConfigError(
+            f"BYTEWAX_RECOVERY_DIRECTORY is set to {directory!r}, but state goes to Redis",
+            "unset it, or run python -m bytewax.run",
+        )
+
+
+def _require_one_owner(args: argparse.Namespace, place: _Place) -> None:
+    if place.addresses and len(place.addresses) > 1 and not _redis_url(args):
+        raise ConfigError(
+            f"{len(place.addresses)} processes can't share a server of our own",
+            "give them all one --redis URL",
+        )
+
+
+def _redis_url(args: argparse.Namespace) -> str | None:
+    return args.redis or os.environ.get("BYTEWAX_REDIS_URL") or None
+
+
+def _run(args: argparse.Namespace) -> None:
+    _refuse_stock_recovery()
+    place = _place(args)
+    _require_one_owner(args, place)
+    settings = {"scratch": args.scratch} if args.scratch else {}
+    recovery = RedisRecovery(
+        args.redis,
+        reporter=ConsoleReporter(),
+        namespace=args.namespace,
+        checkpoint_interval=args.checkpoint_interval,
+        shards=args.shards,
+        allow_pickle=not args.no_pickle,
+        take_over=args.take_over,
+        drop_steps=frozenset(args.drop_step),
+        rename_steps=dict(args.rename_step),
+        drop_partitions=frozenset(args.drop_partition),
+        join_timeout=args.join_timeout,
+        **settings,
+    )
+    recovery.run(
+        _flow(args.import_str),
+        epoch_interval=args.snapshot_interval,
+        workers_per_process=args.workers_per_process,
+        process_id=place.process_id,
+        addresses=place.addresses,
+    )
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    :arg argv: Arguments without the program's name; ``None`` for the process's own.
+    :returns: The exit code.
+    """
+    args = parser().parse_args(argv)
+    # A supervisor's SIGTERM is a person's Ctrl-C: stop without end of input, drain, go.
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _run(args)
+    except StateError as error:
+        print_error(error)
+        return 2
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
