@@ -55,6 +55,7 @@ def main() -> None:
         cause: BaseException | None = error
         while cause := cause.__cause__:
             outcome["causes"].append(type(cause).__name__)
+            outcome["message"] += f"\n{cause}"
     finally:
         outcome["calls"] = list(calls)
         Path(spec["outcome_file"]).write_text(json.dumps(outcome))

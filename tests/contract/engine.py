@@ -180,7 +180,7 @@ class Engine:
     ) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._outcome_file = Path(self._folder.name, "outcome.json")
-        self._stderr = Path(self._folder.name, "stderr").open("w+")
+        self._stderr = Path(self._folder.name, "stderr")
         self._started = time.monotonic()
         spec = {
             "flow": flow,
@@ -193,12 +193,13 @@ class Engine:
             "interrupt_on": None if interrupt_on is None else str(interrupt_on),
             "outcome_file": str(self._outcome_file),
         }
-        self.popen = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("child.py")), json.dumps(spec)],
-            stdout=subprocess.DEVNULL,
-            stderr=self._stderr,
-            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-        )
+        with self._stderr.open("w") as stderr:
+            self.popen = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("child.py")), json.dumps(spec)],
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            )
 
     @property
     def running(self) -> bool:
@@ -212,8 +213,7 @@ class Engine:
             self.kill()
             raise
         taken = time.monotonic() - self._started
-        self._stderr.seek(0)
-        stderr = self._stderr.read()
+        stderr = self._stderr.read_text()
         assert self._outcome_file.exists(), f"the child left nothing: {stderr}"
         return Outcome(**json.loads(self._outcome_file.read_text()), seconds=taken, stderr=stderr)
 
@@ -227,7 +227,6 @@ class Engine:
     def __exit__(self, *_exc: object) -> None:
         if self.running:
             self.kill()
-        self._stderr.close()
         self._folder.cleanup()
 
 
