@@ -1,0 +1,163 @@
+"""Packers: values of exact types to msgpack and back.
+
+msgpack's own types go straight through its C code. It hands over every other type, whose data is
+packed by a packer one level down, because a packer can't be entered again while it packs.
+
+Invariant: a packer is used by one thread at a time; it is out of its pool meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any, cast
+
+import msgpack
+
+from bytewax_redis_state.codec.classes import (
+    DATACLASS,
+    ENUM,
+    NAMEDTUPLE,
+    Classes,
+    Pack,
+    Shape,
+    Unfit,
+    shape_of,
+)
+from bytewax_redis_state.codec.shapes import BYTEARRAY, READERS, SHAPES
+from bytewax_redis_state.codec.survey import is_flat, survey
+from bytewax_redis_state.errors import DecodeError
+
+__all__ = ["Packing"]
+
+# Each level costs a few frames of Python's stack, here and on reading, where the stack may be
+# deeper already. Lists and dicts need no level.
+_LEVELS = 64
+_KEPT_BYTES = 1024 * 1024
+
+
+# ExtType's own constructor checks its arguments, which costs more than all the rest.
+_extension: Callable[[tuple[int, bytes]], Any] = partial(tuple.__new__, msgpack.ExtType)
+
+
+class _Shapes(dict[type, Shape | None]):
+    """The shape of every type met so far; ``None`` where it is foreign."""
+
+    def __missing__(self, cls: type) -> Shape | None:
+        shape = self[cls] = shape_of(cls)
+        return shape
+
+
+def _without_bytearrays(value: Any) -> Any:
+    kind = type(value)
+    if kind is list:
+        return [_without_bytearrays(part) for part in value]
+    if kind is dict:
+        return {key: _without_bytearrays(part) for key, part in value.items()}
+    return _extension((BYTEARRAY, bytes(value))) if kind is bytearray else value
+
+
+class _Level:
+    """Pack values at one depth of nested extension types.
+
+    :arg shapes: The shape of every type.
+    :arg prepare: Makes of a value what msgpack may see.
+    :arg depth: How many levels there may still be below.
+    """
+
+    def __init__(
+        self,
+        shapes: _Shapes,
+        prepare: Callable[[Any], Any] | None = None,
+        depth: int = _LEVELS,
+    ) -> None:
+        self._shapes = shapes
+        self._prepare = prepare
+        self._depth = depth
+        self._pool: list[Any] = []
+
+    @cached_property
+    def _pack_inner(self) -> Pack:
+        if not self._depth:
+            return self._refuse
+        return _Level(self._shapes, self._prepare, self._depth - 1).pack
+
+    @staticmethod
+    def _refuse(value: object) -> bytes:
+        raise Unfit(value, f"is nested deeper than {_LEVELS} levels")
+
+    def pack(self, value: Any) -> bytes:
+        """Pack one value; a failed packer is not used again."""
+        if self._prepare is not None:
+            value = self._prepare(value)
+        try:
+            packer = self._pool.pop()
+        except IndexError:
+            packer = msgpack.Packer(default=self._default, strict_types=True)
+        data: bytes = packer.pack(value)
+        if len(data) < _KEPT_BYTES:
+            self._pool.append(packer)
+        return data
+
+    def _default(self, value: Any) -> Any:
+        shape = self._shapes[type(value)]
+        if shape is None:
+            raise Unfit(value, "is of a foreign class")
+        return _extension((shape.code, shape.write(value, self._pack_inner)))
+
+
+class Packing:
+    """Pack values exactly, or say that they don't fit.
+
+    :arg classes: Knows the user's classes.
+    """
+
+    def __init__(self, classes: Classes) -> None:
+        self._shapes = _Shapes(SHAPES)
+        self._plain = _Level(self._shapes)
+        self._lowering = _Level(self._shapes, _without_bytearrays)
+        self._readers = dict(READERS) | {
+            ENUM: classes.read_enum,
+            DATACLASS: classes.read_dataclass,
+            NAMEDTUPLE: classes.read_namedtuple,
+        }
+        self.unpack: Callable[[bytes], Any] = partial(
+            msgpack.unpackb, raw=False, strict_map_key=False, ext_hook=self._read_extension
+        )
+
+    def pack(self, value: Any) -> bytes:
+        """Pack a value.
+
+        :arg value: Any value.
+        :returns: One msgpack value.
+        :raises Unfit: If msgpack can't hold it exactly.
+        """
+        level = self._plain
+        if not is_flat(value) and survey(value, self._shapes):
+            level = self._lowering
+        try:
+            return level.pack(value)
+        except UnicodeEncodeError:
+            raise Unfit(value, "holds a string that is no UTF-8 (a lone surrogate)") from None
+        except (ValueError, OverflowError, RecursionError) as error:
+            raise Unfit(value, f"is too large for msgpack ({error})") from error
+
+    def pack_tuple(self, value: tuple[Any, ...]) -> bytes:
+        """Pack a tuple as an array; its reader must know.
+
+        :raises Unfit: If msgpack can't hold it exactly.
+        """
+        return self.pack(list(value))
+
+    def unpack_tuple(self, data: bytes) -> tuple[Any, ...]:
+        """Read what :meth:`pack_tuple` made."""
+        return tuple(cast("list[Any]", self.unpack(data)))
+
+    def _read_extension(self, code: int, data: bytes) -> Any:
+        reader = self._readers.get(code)
+        if reader is None:
+            raise DecodeError(
+                f"extension type {code}: written by a newer version",
+                "upgrade bytewax-redis-state to read it",
+            )
+        return reader(data, self.unpack)

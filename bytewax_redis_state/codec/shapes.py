@@ -1,0 +1,235 @@
+"""Extension types: how msgpack holds what it has no type for, and exactly.
+
+Invariant: a code, once given, keeps its meaning; a new meaning takes a new code.
+
+=====  ================  ===========================================================
+code   type              data
+=====  ================  ===========================================================
+1      tuple             array of its values
+2      int over 64 bit   two's complement, little-endian
+3      bytearray         its bytes
+4      datetime          10 bytes of its pickle state, then the zone
+5      date              4 bytes of its pickle state
+6      time              6 bytes of its pickle state, then the zone
+7      timedelta         microseconds as in 2
+8      Decimal           its text
+9      UUID              16 bytes; ``is_safe`` + 1 follows where it is known
+10     set               array
+11     frozenset         array
+12     deque             array of its bound and its values
+13     OrderedDict       map
+14     Counter           map
+15     defaultdict       array of its factory's name and a map
+16     complex           array of two floats
+17     timezone          array of its offset and its name, if it has one
+18     ZoneInfo          its key
+32-34  see ``classes``   length and name of the class, then name or fields
+=====  ================  ===========================================================
+
+A zone is nothing (naive), ``Z`` (``timezone.utc``), or a packed value of type 17 or 18. The pickle
+state of datetimes is what their constructors take back, as every pickle since Python 3.6 needs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
+from itertools import chain
+from typing import Any
+from uuid import UUID, SafeUUID
+from zoneinfo import ZoneInfo
+
+from bytewax_redis_state.codec.classes import Pack, Shape, Unfit, Unpack
+
+__all__ = ["BYTEARRAY", "LEAVES", "READERS", "SHAPES", "TUPLE"]
+
+TUPLE, BYTEARRAY = 1, 3
+_MICROSECOND = timedelta(microseconds=1)
+_FACTORIES: Mapping[str, Any] = {
+    kind.__name__: kind
+    for kind in (bool, int, float, str, bytes, tuple, list, dict, set, frozenset, bytearray)
+} | {"deque": deque, "Counter": Counter, "OrderedDict": OrderedDict}
+
+
+def _no_parts(_: object) -> tuple[()]:
+    return ()
+
+
+def _items(value: Mapping[Any, Any]) -> Iterable[Any]:
+    return chain(value.values(), value)
+
+
+def _native(_: object, __: Pack) -> bytes:
+    raise AssertionError("msgpack packs this type itself")
+
+
+def _write_values(value: Iterable[Any], pack: Pack) -> bytes:
+    return pack(list(value))
+
+
+def _write_int(value: int, _: Pack) -> bytes:
+    return value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+
+
+def _read_int(data: bytes, _: Unpack) -> int:
+    return int.from_bytes(data, "little", signed=True)
+
+
+def _write_timedelta(value: timedelta, pack: Pack) -> bytes:
+    return _write_int(value // _MICROSECOND, pack)
+
+
+def _zone(zone: tzinfo | None, pack: Pack) -> bytes:
+    if zone is None:
+        return b""
+    return b"Z" if zone is timezone.utc else pack(zone)
+
+
+def _read_zone(data: bytes, unpack: Unpack) -> tzinfo:
+    zone = timezone.utc if data == b"Z" else unpack(data)
+    if not isinstance(zone, tzinfo):
+        raise TypeError(f"{zone!r} is no time zone")
+    return zone
+
+
+def _write_datetime(value: datetime, pack: Pack) -> bytes:
+    state: bytes = value.__reduce_ex__(4)[1][0]  # type: ignore[assignment]
+    return state + _zone(value.tzinfo, pack)
+
+
+def _read_datetime(data: bytes, unpack: Unpack) -> datetime:
+    make: Any = datetime
+    if len(data) == 10:
+        return make(data)  # type: ignore[no-any-return]
+    return make(data[:10], _read_zone(data[10:], unpack))  # type: ignore[no-any-return]
+
+
+def _write_date(value: date, _: Pack) -> bytes:
+    return value.__reduce__()[1][0]  # type: ignore[return-value]
+
+
+def _read_date(data: bytes, _: Unpack) -> date:
+    make: Any = date
+    return make(data)  # type: ignore[no-any-return]
+
+
+def _write_time(value: time, pack: Pack) -> bytes:
+    state: bytes = value.__reduce_ex__(4)[1][0]  # type: ignore[assignment]
+    return state + _zone(value.tzinfo, pack)
+
+
+def _read_time(data: bytes, unpack: Unpack) -> time:
+    make: Any = time
+    if len(data) == 6:
+        return make(data)  # type: ignore[no-any-return]
+    return make(data[:6], _read_zone(data[6:], unpack))  # type: ignore[no-any-return]
+
+
+def _write_timezone(value: timezone, pack: Pack) -> bytes:
+    return pack(list(value.__getinitargs__()))  # type: ignore[attr-defined]
+
+
+def _write_zoneinfo(value: ZoneInfo, _: Pack) -> bytes:
+    # Zones made by no_cache() or from_file() are other objects than the one a reader would get.
+    if value.key is None or ZoneInfo(value.key) is not value:
+        raise Unfit(value, "is not the zone that its key stands for")
+    return value.key.encode()
+
+
+def _write_uuid(value: UUID, _: Pack) -> bytes:
+    if value.is_safe is SafeUUID.unknown:
+        return value.bytes
+    return value.bytes + bytes([value.is_safe.value + 1])
+
+
+def _read_uuid(data: bytes, _: Unpack) -> UUID:
+    safe = SafeUUID(data[16] - 1) if len(data) > 16 else SafeUUID.unknown
+    return UUID(bytes=data[:16], is_safe=safe)
+
+
+def _write_deque(value: deque[Any], pack: Pack) -> bytes:
+    return pack([value.maxlen, *value])
+
+
+def _read_deque(data: bytes, unpack: Unpack) -> deque[Any]:
+    bound, *values = unpack(data)
+    return deque(values, bound)
+
+
+def _write_map(value: dict[Any, Any], pack: Pack) -> bytes:
+    if value.__dict__:
+        raise Unfit(value, "has attributes of its own")
+    return pack(dict(value))
+
+
+def _read_counter(data: bytes, unpack: Unpack) -> Counter[Any]:
+    counter: Counter[Any] = Counter()
+    dict.update(counter, unpack(data))
+    return counter
+
+
+def _write_defaultdict(value: defaultdict[Any, Any], pack: Pack) -> bytes:
+    factory = value.default_factory
+    name = getattr(factory, "__name__", None)
+    if factory is not None and (type(name) is not str or _FACTORIES.get(name) is not factory):
+        raise Unfit(value, "has a default_factory that is no built-in type")
+    return pack([name, dict(value)])
+
+
+def _read_defaultdict(data: bytes, unpack: Unpack) -> defaultdict[Any, Any]:
+    name, items = unpack(data)
+    return defaultdict(None if name is None else _FACTORIES[name], items)
+
+
+SHAPES: Mapping[type, Shape] = {
+    list: Shape(0, _native, iter, mutable=True),
+    dict: Shape(0, _native, _items, mutable=True),
+    tuple: Shape(TUPLE, _write_values, iter),
+    int: Shape(2, _write_int, _no_parts),
+    bytearray: Shape(BYTEARRAY, lambda value, _: bytes(value), _no_parts, mutable=True),
+    datetime: Shape(4, _write_datetime, _no_parts),
+    date: Shape(5, _write_date, _no_parts),
+    time: Shape(6, _write_time, _no_parts),
+    timedelta: Shape(7, _write_timedelta, _no_parts),
+    Decimal: Shape(8, lambda value, _: str(value).encode(), _no_parts),
+    UUID: Shape(9, _write_uuid, _no_parts),
+    set: Shape(10, _write_values, iter, mutable=True),
+    frozenset: Shape(11, _write_values, iter),
+    deque: Shape(12, _write_deque, iter, mutable=True),
+    OrderedDict: Shape(13, _write_map, _items, mutable=True),
+    Counter: Shape(14, _write_map, _items, mutable=True),
+    defaultdict: Shape(15, _write_defaultdict, _items, mutable=True),
+    complex: Shape(16, lambda value, pack: pack([value.real, value.imag]), _no_parts),
+    timezone: Shape(17, _write_timezone, _no_parts),
+    ZoneInfo: Shape(18, _write_zoneinfo, _no_parts),
+}
+"""How each type is written; classes of the user come from :class:`.Classes`."""
+
+READERS: Mapping[int, Callable[[bytes, Unpack], Any]] = {
+    TUPLE: lambda data, unpack: tuple(unpack(data)),
+    2: _read_int,
+    BYTEARRAY: lambda data, _: bytearray(data),
+    4: _read_datetime,
+    5: _read_date,
+    6: _read_time,
+    7: lambda data, unpack: timedelta(microseconds=_read_int(data, unpack)),
+    8: lambda data, _: Decimal(data.decode()),
+    9: _read_uuid,
+    10: lambda data, unpack: set(unpack(data)),
+    11: lambda data, unpack: frozenset(unpack(data)),
+    12: _read_deque,
+    13: lambda data, unpack: OrderedDict(unpack(data)),
+    14: _read_counter,
+    15: _read_defaultdict,
+    16: lambda data, unpack: complex(*unpack(data)),
+    17: lambda data, unpack: timezone(*unpack(data)),
+    18: lambda data, _: ZoneInfo(data.decode()),
+}
+"""Extension type to reader: data and unpacker of inner values → value."""
+
+LEAVES = frozenset({type(None), bool, int, float, str, bytes, complex}) | frozenset(
+    {datetime, date, time, timedelta, Decimal, UUID, timezone, ZoneInfo}
+)
+"""Types that hold no other values and can't change: sharing them can't be seen."""

@@ -1,0 +1,129 @@
+import random
+from zlib import crc32
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bytewax_redis_state.codec.envelope import (
+    MSGPACK,
+    MSGPACK_TUPLE,
+    OVERHEAD,
+    PICKLE,
+    Envelope,
+    open_envelope,
+    seal,
+)
+from bytewax_redis_state.errors import DecodeError
+
+CODECS = st.sampled_from([MSGPACK, MSGPACK_TUPLE, PICKLE])
+DEADLINES = st.none() | st.integers(0, 2**48 - 1)
+
+
+def with_start(start, state_key, body=b"\x05"):
+    """Make an envelope with any first two bytes and the right check sum."""
+    check_sum = crc32(body, crc32(state_key.encode(), crc32(start)))
+    return start + check_sum.to_bytes(4, "little") + body
+
+
+@given(st.text(), CODECS, st.binary(), st.binary(max_size=255), DEADLINES)
+def test_what_is_sealed_comes_back(state_key, codec, payload, key_id, deadline):
+    data = seal(state_key, codec, payload, key_id=key_id, deadline=deadline)
+    assert open_envelope(state_key, data) == Envelope(codec, payload, key_id, deadline)
+
+
+@pytest.mark.parametrize(
+    ("fields", "golden"),
+    [
+        ({}, "b1000b3d6ca405"),
+        ({"codec": MSGPACK_TUPLE}, "b101953dc66805"),
+        ({"codec": PICKLE}, "b102763a49e605"),
+        ({"key_id": b"k1"}, "b11014786c1c026b3105"),
+        ({"deadline": 1_700_000_000_000}, "b120978823dc018bcfe5680005"),
+        ({"key_id": b"k1", "deadline": 1}, "b1301c800191026b3100000000000105"),
+    ],
+)
+def test_bytes_are_fixed(fields, golden):
+    arguments = {"codec": MSGPACK, "payload": b"\x05"} | fields
+    assert seal("user42", **arguments).hex() == golden
+    assert open_envelope("user42", bytes.fromhex(golden)) == Envelope(**arguments)
+
+
+def test_overhead_is_six_bytes():
+    assert OVERHEAD == 6
+    assert len(seal("user42", MSGPACK, b"\x05")) == OVERHEAD + 1
+
+
+SEALED = seal("user42", MSGPACK, b"payload", key_id=b"k1", deadline=12345)
+
+
+@pytest.mark.parametrize("position", range(len(SEALED)))
+def test_a_flip_of_any_bit_is_refused(position):
+    for bit in range(8):
+        data = bytearray(SEALED)
+        data[position] ^= 1 << bit
+        with pytest.raises(DecodeError, match="'user42'"):
+            open_envelope("user42", bytes(data))
+
+
+@pytest.mark.parametrize("length", range(len(SEALED)))
+def test_every_truncation_is_refused(length):
+    with pytest.raises(DecodeError, match="'user42'"):
+        open_envelope("user42", SEALED[:length])
+
+
+def test_another_keys_value_is_refused():
+    with pytest.raises(DecodeError, match="key 'user43' fails its check sum"):
+        open_envelope("user43", SEALED)
+
+
+@pytest.mark.parametrize(
+    ("start", "what"),
+    [
+        (b"\xb2\x00", "format version 2"),
+        (b"\xbf\x00", "format version 15"),
+        (b"\xb1\x03", "codec 3"),
+        (b"\xb1\x0f", "codec 15"),
+        (b"\xb1\x40", "flags 0x40"),
+        (b"\xb1\x80", "flags 0x80"),
+        (b"\xb1\xb0", "flags 0xb0"),
+    ],
+)
+def test_a_newer_versions_value_is_refused_as_such(start, what):
+    with pytest.raises(DecodeError, match=f"{what}: written by a newer version") as error:
+        open_envelope("user42", with_start(start, "user42"))
+    assert "upgrade" in error.value.hint
+
+
+@pytest.mark.parametrize("data", [b"", b"\xb1", b"\x80\x05N.", b"hello world", b"\xb0\x00123456"])
+def test_foreign_bytes_are_refused(data):
+    with pytest.raises(DecodeError, match="key 'user42' is no state"):
+        open_envelope("user42", data)
+
+
+@pytest.mark.parametrize("kind", [0x10, 0x20, 0x30])
+@pytest.mark.parametrize("body", [b"", b"\x05", b"\x02ab\x00\x00"])
+def test_a_header_that_ends_early_is_refused(kind, body):
+    if kind == 0x10 and body.startswith(b"\x02"):
+        return
+    with pytest.raises(DecodeError, match="ends inside its header"):
+        open_envelope("user42", with_start(bytes([0xB1, kind]), "user42", body))
+
+
+def test_random_bytes_never_escape_as_another_error():
+    rng = random.Random(5)
+    for _ in range(5000):
+        data = bytes([0xB1]) + rng.randbytes(rng.randrange(20))
+        with pytest.raises(DecodeError):
+            open_envelope("user42", data)
+
+
+@pytest.mark.parametrize("deadline", [-1, 2**48])
+def test_a_deadline_out_of_range_is_refused(deadline):
+    with pytest.raises(OverflowError):
+        seal("user42", MSGPACK, b"", deadline=deadline)
+
+
+def test_a_key_id_too_long_is_refused():
+    with pytest.raises(ValueError):
+        seal("user42", MSGPACK, b"", key_id=bytes(256))
