@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow, Operator, SinglePort, _CoreOperator
-from bytewax.inputs import DynamicSource
 
 from bytewax_redis_state.codec import Codec, StateCodec
+from bytewax_redis_state.dataflow.ends import unwatched_ends
 from bytewax_redis_state.dataflow.route import router, unroute
 from bytewax_redis_state.dataflow.shard import ShardBuilder
 from bytewax_redis_state.dataflow.sink import EncodedSink
@@ -57,6 +57,7 @@ class _Rewrite:
     codec: Codec
     namespace: str
     names: Mapping[str, str]
+    ends: Mapping[str, str]
 
     def substeps(self, steps: Iterable[Operator]) -> list[Operator]:
         return [new for step in steps for new in self.step(step)]
@@ -73,8 +74,8 @@ class _Rewrite:
             return [_replaced(step, sink=EncodedSink(fields.sink, self.codec_of(step)))]
         if not isinstance(step, _CoreOperator):
             return [_replaced(step, substeps=self.substeps(step.substeps))]
-        if type(step).__qualname__ == "input" and isinstance(fields.source, DynamicSource):
-            return [step, _end_watch(step, fields.down.stream_id)]
+        if step.step_id in self.ends:
+            return [step, _end_watch(step, self.ends[step.step_id])]
         return [step]
 
     def codec_of(self, step: Operator) -> StateCodec:
@@ -127,7 +128,7 @@ def _swallow(_batch: list[Any]) -> tuple[Any, ...]:
 
 
 def _end_watch(step: Operator, stream_id: str) -> _EndWatch:
-    """Hang a stateful step on a stream: with recovery on, a run ends when those have ended."""
+    """Hang a keyed step on a stream, which gets no item of it but ends with it."""
     step_id = f"{step.step_id}.end"
     none = _mapped(f"{step_id}.none", stream_id, _swallow)
     return _EndWatch(
@@ -150,9 +151,10 @@ def shard_stateful_steps(
     """Rewrite a flow so that its state goes through shards and comes out encoded.
 
     Each core ``stateful_batch`` step, however deep, becomes route → shards → unroute; sources and
-    sinks with state are wrapped; each stateless source gets a side branch, so that a run with
-    recovery does not end before it. Shards are the unit of parallelism. On resume a shard's state
-    is restored whole, at the last committed epoch; what was put out since is put out again.
+    sinks with state are wrapped; each stream to a stateless output gets a side branch, so that a
+    run with recovery neither ends nor commits before it. Shards are the unit of parallelism. On
+    resume a shard's state is restored whole, as of the last committed epoch; what was put out since
+    is put out again.
 
     :arg flow: Stays as it is.
     :arg shards: Into how many shards each step's keys are split.
@@ -173,5 +175,6 @@ def shard_stateful_steps(
         codec=Codec() if codec is None else codec,
         namespace=namespace,
         names={**own_names, **(names or {})},
+        ends=unwatched_ends(flow),
     )
     return dataclasses.replace(flow, substeps=rewrite.substeps(flow.substeps), _scope=None)  # type: ignore[arg-type]
