@@ -1,0 +1,49 @@
+# Everything sets itself up: a virtual environment in .venv, with a server of our own in it.
+
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.10 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null \
+	&& echo $$p && break; done)
+JOBS ?= 3
+BIN = .venv/bin
+READY = .venv/.ready
+
+.PHONY: help setup demo test lint planted-bugs bench bench-resume clean
+
+help:
+	@echo "make demo          kill a flow, resume it, compare: no Redis needed"
+	@echo "make test          the whole suite, against real servers"
+	@echo "make lint          ruff and mypy"
+	@echo "make planted-bugs  show that the crash tests fail when the code is wrong"
+	@echo "make bench         the two jobs of the design, stock and ours in turn"
+	@echo "make bench-resume  start to first new item with a million keys"
+
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 is needed: make PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(READY)
+
+setup: $(READY)
+
+demo: $(READY)
+	$(BIN)/bytewax-redis-state demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -n $(JOBS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+planted-bugs: $(READY)
+	$(BIN)/python -m pytest -v tests/crash/test_planted_bugs.py
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.jobs
+
+bench-resume: $(READY)
+	$(BIN)/python -m benchmarks.resume
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
