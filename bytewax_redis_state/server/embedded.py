@@ -3,6 +3,9 @@
 It outlives the run that started it, is found again by the next one and by the tools, and its
 keeper ends it when nobody uses it.
 
+A kill of a run loses nothing. A kill of the server itself, or of the machine, can lose about the
+last second: ``appendfsync everysec`` answers before it writes while an fsync is under way.
+
 Invariant: a folder never has two servers (see ``folder``).
 """
 

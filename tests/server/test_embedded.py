@@ -62,6 +62,20 @@ def use(directory: Path) -> Iterator[Callable[[], Client]]:
         client.close()
 
 
+@pytest.fixture
+def crash(directory: Path, eventually: Eventually) -> Callable[[Client], Listening]:
+    """Kill the server once it has written what it acknowledged."""
+
+    def write_and_kill(client: Client) -> Listening:
+        # With everysec Redis answers first and writes later while an fsync is under way.
+        eventually(lambda: client.info("persistence")["aof_buffer_length"] == 0)
+        killed = listening(directory)
+        os.kill(killed.server, signal.SIGKILL)
+        return killed
+
+    return write_and_kill
+
+
 def listening(directory: Path) -> Listening:
     found = EmbeddedFolder(directory).listening()
     assert found is not None
@@ -152,14 +166,11 @@ def test_it_outlives_the_process_that_started_it(
 
 
 def test_a_killed_server_starts_again_with_its_data(
-    directory: Path, use: Callable[[], Client]
+    directory: Path, use: Callable[[], Client], crash: Callable[[Client], Listening]
 ) -> None:
-    pipeline = use().pipeline(transaction=False)
-    for number in range(1000):
-        pipeline.set(f"key{number}", number)
-    pipeline.execute()
-    killed = listening(directory)
-    os.kill(killed.server, signal.SIGKILL)
+    client = use()
+    client.mset({f"key{number}": number for number in range(1000)})
+    killed = crash(client)
 
     client = use()
     assert client.dbsize() == 1000
@@ -192,10 +203,11 @@ def test_an_ended_keeper_lets_its_server_write_everything_out(
 
 
 def test_a_torn_tail_of_the_append_only_file_is_cut_off(
-    directory: Path, use: Callable[[], Client]
+    directory: Path, use: Callable[[], Client], crash: Callable[[Client], Listening]
 ) -> None:
-    use().set("key", "kept")
-    os.kill(listening(directory).server, signal.SIGKILL)
+    client = use()
+    client.set("key", "kept")
+    crash(client)
     tail = next(directory.glob("appendonlydir/*.incr.aof"), directory / "appendonly.aof")
     with tail.open("ab") as file:
         file.write(b"*3\r\n$3\r\nSET\r\n$3\r\nto")
@@ -213,11 +225,11 @@ def test_starts_at_the_same_time_share_one_server(directory: Path) -> None:
 
 
 def test_starts_right_after_a_crash_share_one_server(
-    directory: Path, use: Callable[[], Client]
+    directory: Path, use: Callable[[], Client], crash: Callable[[Client], Listening]
 ) -> None:
     use().set("key", "kept")
     for _ in range(3):
-        os.kill(listening(directory).server, signal.SIGKILL)
+        crash(use())
         with ThreadPoolExecutor(4) as pool:
             configs = list(pool.map(lambda _: start_embedded(directory), range(4)))
         ids = {connect(config).info("server")["run_id"] for config in configs}
@@ -340,12 +352,14 @@ def test_data_of_a_newer_server_is_not_ignored_by_an_older_one(
 def test_the_oldest_server_will_do(
     directory: Path,
     use: Callable[[], Client],
+    crash: Callable[[Client], Listening],
     redis_62: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("bytewax_redis_state.server.embedded.find_server_binary", lambda: redis_62)
-    use().set("key", "kept")
-    os.kill(listening(directory).server, signal.SIGKILL)
+    client = use()
+    client.set("key", "kept")
+    crash(client)
     assert use().get("key") == b"kept"
 
 
