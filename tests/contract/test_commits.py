@@ -15,7 +15,7 @@ from .engine import Engine, Gate, Row, connect, free_addresses, make_db, part_fi
 
 PARTS = 4
 FIRST_EPOCH = 7
-LAST_EPOCH = 30
+LAST_EPOCH = 24
 LAYOUTS = {
     "run_main": (1, None, 20),
     "2 workers": (1, 2, 20),
