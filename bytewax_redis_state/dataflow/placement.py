@@ -27,8 +27,9 @@ def worker_of(engine_key: str, workers: int) -> int:
     :arg workers: Workers in the whole cluster.
     :returns: The index of the worker.
     """
-    digest = siphash24.siphash13(engine_key.encode() + b"\xff", key=_ZERO_KEY).intdigest()
-    return int(digest) % workers
+    digest = siphash24.siphash13(engine_key.encode() + b"\xff", key=_ZERO_KEY).digest()
+    # Not intdigest(): that one is signed, Rust's hash is not.
+    return int.from_bytes(digest, "little") % workers
 
 
 def _salted(stem: str, worker: int, workers: int) -> str:
