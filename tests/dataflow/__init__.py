@@ -1,0 +1,1 @@
+"""The rewrite of flows, against stock Bytewax."""

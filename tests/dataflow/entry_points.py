@@ -1,0 +1,95 @@
+"""The ways to run a flow: in this thread, on two worker threads, in two processes.
+
+A child of :func:`run_two_processes` is ``python -m entry_points``, started in this folder.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from bytewax.dataflow import Dataflow
+from bytewax.testing import cluster_main, run_main
+
+from bytewax_redis_state import shard_stateful_steps
+
+Build = Callable[[list[Any]], Dataflow]
+
+
+def run_thread(build: Build, *, sharded: bool) -> list[Any]:
+    """Run a flow on one worker.
+
+    :arg build: Makes the flow, given the list that its sinks fill.
+    :arg sharded: Whether to rewrite it.
+    :returns: The list.
+    """
+    record: list[Any] = []
+    flow = build(record)
+    run_main(shard_stateful_steps(flow) if sharded else flow)
+    return record
+
+
+def run_two_threads(build: Build, *, sharded: bool) -> list[Any]:
+    """Run a flow on two workers of this process; as :func:`run_thread`."""
+    record: list[Any] = []
+    flow = build(record)
+    if sharded:
+        flow = shard_stateful_steps(flow, workers=2)
+    cluster_main(flow, [], 0, worker_count_per_proc=2)
+    return record
+
+
+def free_addresses(count: int) -> list[str]:
+    """Find loopback addresses that nobody listens on."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in sockets:
+            listener.bind(("127.0.0.1", 0))
+        return [f"127.0.0.1:{listener.getsockname()[1]}" for listener in sockets]
+
+
+def run_two_processes(module: str, build: str, *, sharded: bool) -> list[Any]:
+    """Run a flow in two processes.
+
+    :arg module: In this folder.
+    :arg build: Name of the function in it; as in :func:`run_thread`.
+    :arg sharded: Whether to rewrite the flow.
+    :returns: What the sinks of both filled, as JSON gives it back.
+    """
+    addresses = free_addresses(2)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / str(process) for process in range(2)]
+        call = [sys.executable, "-m", "entry_points", module, build, str(int(sharded))]
+        children = [
+            subprocess.Popen(
+                [*call, str(process), str(file), *addresses],
+                cwd=Path(__file__).parent,
+                stderr=subprocess.PIPE,
+            )
+            for process, file in enumerate(files)
+        ]
+        for child in children:
+            _out, errors = child.communicate(timeout=60)
+            assert child.returncode == 0, errors.decode()
+        return [row for file in files for row in json.loads(file.read_text())]
+
+
+def _child(module: str, build: str, sharded: str, process: str, file: str, *hosts: str) -> None:
+    record: list[Any] = []
+    flow = getattr(importlib.import_module(module), build)(record)
+    if int(sharded):
+        flow = shard_stateful_steps(flow, workers=len(hosts))
+    cluster_main(flow, list(hosts), int(process))
+    Path(file).write_text(json.dumps(record))
+
+
+if __name__ == "__main__":
+    _child(*sys.argv[1:])
