@@ -23,11 +23,13 @@ from bytewax.run import _locate_dataflow, _prepare_import
 
 from bytewax_redis_state.cli.console import ConsoleReporter, print_error
 from bytewax_redis_state.errors import ConfigError, StateError
-from bytewax_redis_state.recovery.session import RedisRecovery
+from bytewax_redis_state.recovery.session import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    RedisRecovery,
+)
 
 __all__ = ["main", "parser"]
-
-_INTERRUPTED = 130
 
 
 def _seconds(text: str) -> timedelta:
@@ -223,7 +225,7 @@ def _flow(import_str: str) -> Dataflow:
         raise ConfigError(f"there is no file {str(path)!r}", "write it as path/to/flow.py:flow")
     module, attribute = _prepare_import(import_str)
     try:
-        flow: Dataflow = _locate_dataflow(module, attribute)
+        flow: Dataflow = _locate_dataflow(module, attribute)  # type: ignore[no-untyped-call]
     except ModuleNotFoundError as error:
         if error.name != module:  # the flow's own imports: the traceback helps more than we can
             raise
@@ -301,9 +303,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _run(args)
     except StateError as error:
         print_error(error)
-        return 2
+        return EXIT_FAILED
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return EXIT_INTERRUPTED
     return 0
 
 

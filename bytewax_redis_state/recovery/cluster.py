@@ -62,7 +62,7 @@ class ClusterShape:
 
 def read_manifest(client: redis.Redis, keys: FlowKeys) -> Manifest | None:
     """Read the manifest of a flow, ``None`` where there is none."""
-    fields = cast("dict[bytes, bytes]", client.hgetall(keys.manifest))  # type: ignore[arg-type]
+    fields = cast("dict[bytes, bytes]", client.hgetall(keys.manifest))
     return Manifest.from_fields(fields)
 
 

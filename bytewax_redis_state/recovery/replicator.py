@@ -171,7 +171,7 @@ class Checkpointer:
                 f"the progress of partition {partition} is missing in Redis",
                 "Redis was emptied under a running flow; start the flow again",
             )
-        return int(value)  # type: ignore[arg-type]
+        return int(value)
 
     def _first_applied(self) -> int:
         with translated(self._line.address):
@@ -251,7 +251,7 @@ class Replicator:
                 f"the progress of partition {self._setup.partition} is missing in Redis",
                 "Redis was emptied under a running flow; start the flow again",
             )
-        return int(row)  # type: ignore[arg-type]
+        return int(row)
 
     def watch_parent(self) -> None:
         """Watch the input's end in a thread; the parent's ID catches inherited descriptors."""

@@ -9,20 +9,23 @@ from __future__ import annotations
 import _thread
 import logging
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, Protocol
 
 import redis
 from bytewax._bytewax import cli_main
 from bytewax.dataflow import Dataflow
+from bytewax.errors import BytewaxRuntimeError
 from bytewax.recovery import RecoveryConfig, init_db_dir
 
 from bytewax_redis_state.codec import Codec
@@ -58,9 +61,21 @@ from bytewax_redis_state.server.embedded import start_embedded
 from bytewax_redis_state.server.probe import probe, require_fit
 from bytewax_redis_state.server.translation import translated
 
-__all__ = ["RedisRecovery", "Reporter", "Resumed", "Session"]
+__all__ = [
+    "EXIT_FAILED",
+    "EXIT_INTERRUPTED",
+    "RedisRecovery",
+    "Reporter",
+    "Resumed",
+    "Session",
+]
 
 logger = logging.getLogger(__name__)
+
+EXIT_FAILED = 2
+"""Exit code of a process that had to stop."""
+EXIT_INTERRUPTED = 130
+"""Exit code after Ctrl-C or SIGTERM, as shells have it."""
 
 _EPOCH_INTERVAL = timedelta(seconds=10)  # Bytewax's own default
 
@@ -80,6 +95,9 @@ class Reporter(Protocol):
     def resumed(self, resumed: Resumed) -> None:
         """Show what was resumed, when the engine is about to start."""
 
+    def failed(self, error: StateError) -> None:
+        """Show why this process of a cluster ends; it has no caller left to raise to."""
+
 
 class _LogReporter:
     """Tells the log instead of a person."""
@@ -95,6 +113,9 @@ class _LogReporter:
 
     def resumed(self, resumed: Resumed) -> None:
         logger.info("resumed epoch=%d keys=%d", resumed.epoch, sum(resumed.keys.values()))
+
+    def failed(self, error: StateError) -> None:
+        logger.error("stopped why=%s", error)
 
 
 @dataclass(frozen=True)
@@ -202,7 +223,7 @@ class RedisRecovery:
             flow, workers_per_process, process_id or 0, len(addresses or ()) or 1, addresses or ()
         )
         with session:
-            cli_main(
+            _run_engine(
                 session.flow,
                 workers_per_process=workers_per_process,
                 process_id=process_id,
@@ -211,6 +232,27 @@ class RedisRecovery:
                 recovery_config=session.recovery_config,
             )
         return session.resumed
+
+
+def _run_engine(flow: Dataflow, **options: Any) -> None:
+    """Run the engine to its end; with one worker it wraps whatever stopped it, also Ctrl-C.
+
+    :raises StateError: If one of ours is what stopped it, such as a state that can't be encoded.
+    :raises KeyboardInterrupt: If a signal is.
+    """
+    try:
+        cli_main(flow, **options)  # type: ignore[no-untyped-call]
+    except BytewaxRuntimeError as error:
+        for cause in _causes(error):
+            if isinstance(cause, StateError | KeyboardInterrupt):
+                raise cause from None
+        raise
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    while error.__cause__ is not None:
+        error = error.__cause__
+        yield error
 
 
 class Session:
@@ -227,6 +269,7 @@ class Session:
         self._watchdog: Watchdog | None = None
         self._failure: StateError | None = None
         self._holder: LeaseHolder | None = None
+        self._hurried = False
         self.flow = flow
         self.recovery_config: RecoveryConfig | None = None
         self.resumed = Resumed(epoch=1, keys={}, seconds=0.0, generation=0)
@@ -237,9 +280,14 @@ class Session:
         steps = state_steps(self._original)
         if not steps:
             return self  # nothing to keep: stock without recovery
-        with self._stack:
-            self._enter(steps)
-            self._stack = self._stack.pop_all()
+        try:
+            with self._stack:
+                self._enter(steps)
+                self._stack = self._stack.pop_all()
+        except KeyboardInterrupt:
+            if self._failure is not None:  # it was our own thread that interrupted
+                raise self._failure from None
+            raise
         return self
 
     def _enter(self, steps: Sequence[StateStep]) -> None:
@@ -267,7 +315,9 @@ class Session:
             manifest.resume_epoch, rows, time.monotonic() - started, manifest.generation
         )
         self._start_replicator(config, scratch, manifest, steps, partition)
-        self.recovery_config = RecoveryConfig(str(scratch.folder), timedelta(0))
+        self.recovery_config = RecoveryConfig(  # type: ignore[no-untyped-call]
+            str(scratch.folder), timedelta(0)
+        )
         self._reporter.resumed(self.resumed)
 
     def _preflight(
@@ -303,8 +353,9 @@ class Session:
         return lease
 
     def _release_lease(self) -> None:
+        # A second Ctrl-C is not to wait for a Redis that hangs; the owner is seen to be dead.
         if self._holder is not None:
-            self._holder.stop(release=True)
+            self._holder.stop(release=not self._hurried)
 
     def _start(self, client: redis.Redis, steps: Sequence[StateStep], lease: Lease) -> Manifest:
         timeout = self._settings.join_timeout
@@ -370,7 +421,7 @@ class Session:
     def _make_outbox(self, scratch: Scratch, manifest: Manifest, restorer: Restorer) -> None:
         scratch.require_room(2 * restorer.size)
         count, own = self._shape.process_count, self._shape.process_id
-        init_db_dir(str(scratch.folder), count)
+        init_db_dir(str(scratch.folder), count)  # type: ignore[no-untyped-call]
         for partition in range(count):
             if partition != own:  # the other processes make those
                 for file in scratch.folder.glob(f"{part_file(Path(), partition).name}*"):
@@ -426,11 +477,42 @@ class Session:
         self._watchdog.start()
         # From here on the replicator renews the lease.
         self._holder.stop(release=False)
+        self._watch_signals()
+
+    # -- stopping -------------------------------------------------------------------------
 
     def _fail(self, error: StateError) -> None:
         """Stop the dataflow: from a thread of ours, by the way Ctrl-C takes."""
         self._failure = error
         _thread.interrupt_main()
+
+    def _watch_signals(self) -> None:
+        """Handle interrupts ourselves where the engine can't.
+
+        An interrupted process of a cluster waits for the others for ever, and they for it. Its end
+        makes them end at once, so it drains here, in the handler, and is gone.
+        """
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        if self._shape.process_count == 1 or not in_main_thread:
+            return
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before = signal.signal(number, self._leave_cluster)
+            self._stack.callback(signal.signal, number, before)
+
+    def _leave_cluster(self, number: int, frame: FrameType | None) -> NoReturn:
+        assert self._watchdog is not None
+        if self._leaving:
+            self._watchdog.kill()
+            os._exit(EXIT_INTERRUPTED)
+        self._leaving = True
+        undrained = self._drain()
+        code = EXIT_INTERRUPTED if self._failure is None else EXIT_FAILED
+        for error in filter(None, (self._failure, undrained)):
+            self._reporter.failed(error)
+        with suppress(StateError):  # the next start removes what is left
+            self._stack.close()
+        sys.stdout.flush()
+        os._exit(code)
 
     # -- leaving --------------------------------------------------------------------------
 
@@ -447,8 +529,9 @@ class Session:
     ) -> None:
         with self._stack:
             undrained = self._drain()
-        if self._failure is not None:
-            raise self._failure from error
+        stopped = self._failure or _cause_of(error)
+        if stopped is not None and stopped is not error:
+            raise stopped from error
         if undrained is not None:
             if error is None:
                 raise undrained
@@ -460,8 +543,18 @@ class Session:
         self._watchdog.disarm()
         if self._failure is not None:
             return None
-        # A second Ctrl-C breaks the wait: the stack then kills the replicator at once.
-        return self._watchdog.drain(self._settings.drain_timeout.total_seconds() + 10)
+        try:
+            return self._watchdog.drain(self._settings.drain_timeout.total_seconds() + 10)
+        except KeyboardInterrupt:  # a second Ctrl-C: the stack kills the replicator at once
+            self._hurried = True
+            raise
+
+
+def _cause_of(error: BaseException | None) -> BaseException | None:
+    """Find what stopped the engine: it wraps our errors and Ctrl-C in errors of its own."""
+    while error is not None and not isinstance(error, (StateError, KeyboardInterrupt)):
+        error = error.__cause__
+    return error
 
 
 def _versions() -> dict[str, str]:

@@ -23,7 +23,6 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import cast
 
 import redis
 
@@ -160,7 +159,7 @@ def take_over(
     :raises StateLostError: If Redis lost something that it had acknowledged.
     :raises FencedError: If another start overtook this one.
     """
-    start = _Start(client, scripts, keys, manifest, int(cast(int, client.incr(keys.generation))))
+    start = _Start(client, scripts, keys, manifest, int(client.incr(keys.generation)))
     reached("bumped")
     start.require_newest()
     fences = start.fence_partitions()

@@ -80,7 +80,7 @@ class Scripts:
     ) -> bool:
         """Replace the manifest; returns whether the counter still stood at the generation."""
         flat = [part for field in fields.items() for part in field]
-        args = (incarnation, generation, *flat)
+        args: tuple[Argument, ...] = (incarnation, generation, *flat)
         return bool(self._run("write_manifest", (generation_key, manifest_key), args, None))
 
     def create_partition(
@@ -110,14 +110,8 @@ class Scripts:
         rows: Iterable[Argument],
     ) -> list[bytes]:
         """Append rows given flat as epoch, row, cell, delta; returns the script's verdict."""
-        args = (
-            incarnation,
-            generation,
-            row_before,
-            row_after,
-            "" if epoch is None else epoch,
-            *rows,
-        )
+        progress_epoch: Argument = "" if epoch is None else epoch
+        args = (incarnation, generation, row_before, row_after, progress_epoch, *rows)
         answer: list[bytes] = self._run("append", (journal, progress), args, None)
         return answer
 
