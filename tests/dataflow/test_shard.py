@@ -1,0 +1,289 @@
+"""What a shard writes down per epoch, and how it comes back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from bytewax.operators import StatefulBatchLogic, StatefulLogic, _StatefulLogic
+
+from bytewax_redis_state.codec.delta import pack_piece, unpack_delta
+from bytewax_redis_state.dataflow.placement import piece_name, shard_name, worker_of
+from bytewax_redis_state.dataflow.shard import HeldPiece, ShardBuilder, ShardLogic
+from bytewax_redis_state.errors import DecodeError, EncodeError
+
+from .connectors import PlainCodec
+
+PAST = datetime(2020, 1, 1, tzinfo=timezone.utc)
+
+
+class Summing(StatefulBatchLogic[int, int, int]):
+    """Discarded at a sum of 0; notified in 2020 where its sum is odd."""
+
+    def __init__(self, state: int | None) -> None:
+        self.total = state or 0
+
+    def on_batch(self, values: list[int]) -> tuple[Iterable[int], bool]:
+        self.total += sum(values)
+        return [self.total], self.total == 0
+
+    def on_notify(self) -> tuple[Iterable[int], bool]:
+        self.total += 1
+        return [-self.total], False
+
+    def notify_at(self) -> datetime | None:
+        return PAST if self.total % 2 else None
+
+    def snapshot(self) -> int:
+        return self.total
+
+
+class Ending(Summing):
+    """Puts its sum out at the end, and stays."""
+
+    def on_eof(self) -> tuple[Iterable[int], bool]:
+        return [self.total], False
+
+
+class Held(StatefulLogic[int, int, int]):
+    """Behind Bytewax's own shim."""
+
+    def on_item(self, value: int) -> tuple[Iterable[int], bool]:
+        return [value], False
+
+    def snapshot(self) -> int:
+        return 1
+
+
+class HeldToTheEnd(Held):
+    def on_eof(self) -> tuple[Iterable[int], bool]:
+        return [], False
+
+
+def shimmed(logic: Callable[[], StatefulLogic[Any, Any, Any]]) -> Callable[[Any], Any]:
+    return lambda _state: _StatefulLogic(logic(), lambda _again: logic())
+
+
+def shard_of(builder: Callable[[Any], Any]) -> ShardLogic:
+    return ShardLogic("flow.sum", builder, PlainCodec())
+
+
+def changes(shard: ShardLogic) -> dict[str, Any]:
+    """Take a snapshot as the engine does, and decode it."""
+    codec = PlainCodec()
+    return {
+        key: None if data is None else codec.decode(key, data)
+        for key, data in unpack_delta(shard.snapshot()).items()
+    }
+
+
+def states(**values: int) -> dict[str, bytes]:
+    return {key: PlainCodec().encode(key, value) for key, value in values.items()}
+
+
+def test_a_delta_holds_what_changed_since_the_last_one() -> None:
+    shard = shard_of(Summing)
+    shard.on_batch([{"a": [1, 2], "b": [4]}])
+    assert changes(shard) == {"a": 3, "b": 4}
+    shard.on_batch([{"b": [1]}])
+    shard.on_batch([{"c": [6]}, {"c": [2], "b": [1]}])
+    assert changes(shard) == {"b": 6, "c": 8}
+    assert changes(shard) == {}
+
+
+def test_a_discarded_key_is_a_deletion_also_if_it_was_never_written() -> None:
+    shard = shard_of(Summing)
+    shard.on_batch([{"a": [1], "b": [0]}])
+    assert changes(shard) == {"a": 1, "b": None}
+    shard.on_batch([{"a": [-1]}])
+    assert changes(shard) == {"a": None}
+    shard.on_batch([{"a": [5]}])
+    assert changes(shard) == {"a": 5}
+
+
+def test_a_key_that_comes_back_within_an_epoch_is_no_deletion() -> None:
+    shard = shard_of(Summing)
+    shard.on_batch([{"a": [0]}])
+    shard.on_batch([{"a": [7]}])
+    assert changes(shard) == {"a": 7}
+
+
+def test_a_key_gets_all_its_values_at_once_and_in_order() -> None:
+    seen: list[list[int]] = []
+
+    class Seeing(Summing):
+        def on_batch(self, values: list[int]) -> tuple[Iterable[int], bool]:
+            seen.append(values)
+            return values, False
+
+    items, is_complete = shard_of(Seeing).on_batch([{"a": [1, 2]}, {"b": [9]}, {"a": [3]}])
+    assert seen == [[1, 2, 3], [9]]
+    assert list(items) == [[("a", 1), ("a", 2), ("a", 3), ("b", 9)]]
+    assert is_complete is False
+
+
+def test_what_was_put_out_is_not_changed_by_the_logic_afterwards() -> None:
+    kept: list[int] = []
+
+    class Reusing(Summing):
+        def on_batch(self, values: list[int]) -> tuple[Iterable[int], bool]:
+            kept[:] = values
+            return kept, False
+
+    shard = shard_of(Reusing)
+    first, _ = shard.on_batch([{"a": [1]}])
+    shard.on_batch([{"a": [2]}])
+    assert list(first) == [[("a", 1)]]
+
+
+def test_values_are_encoded_when_the_epoch_closes() -> None:
+    class Sharing(Summing):
+        def __init__(self, state: Any) -> None:
+            self.held: list[int] = []
+
+        def on_batch(self, values: list[int]) -> tuple[Iterable[int], bool]:
+            self.held += values
+            return [], False
+
+        def notify_at(self) -> None:
+            return None
+
+        def snapshot(self) -> Any:
+            return self.held
+
+    shard = shard_of(Sharing)
+    shard.on_batch([{"a": [1]}])
+    delta = shard.snapshot()
+    shard.on_batch([{"a": [2]}])
+    assert PlainCodec().decode("a", unpack_delta(delta)["a"] or b"") == [1]
+
+
+def test_a_due_notification_is_part_of_the_delta() -> None:
+    shard = shard_of(Summing)
+    shard.on_batch([{"a": [1], "b": [2]}])
+    shard.snapshot()
+    assert shard.notify_at() == PAST
+    assert shard.on_notify() == (([("a", -2)],), False)
+    assert shard.notify_at() is None
+    assert changes(shard) == {"a": 2}
+
+
+@pytest.mark.parametrize(
+    ("builder", "expected"),
+    [
+        (Summing, {}),
+        (Ending, {"a": 4}),
+        (shimmed(Held), {}),
+        (shimmed(HeldToTheEnd), {"a": 1}),
+    ],
+)
+def test_the_end_changes_only_keys_that_wait_for_it(builder: Any, expected: Any) -> None:
+    shard = shard_of(builder)
+    shard.on_batch([{"a": [4]}])
+    shard.snapshot()
+    shard.on_eof()
+    shard.notify_at()
+    assert changes(shard) == expected
+
+
+def test_restored_state_is_unchanged_and_its_timers_run() -> None:
+    shard = ShardBuilder("flow.sum", Summing, PlainCodec())(
+        pack_piece(3, states(a=5, b=4), more=False)
+    )
+    assert isinstance(shard, ShardLogic)
+    assert changes(shard) == {}
+    assert shard.notify_at() == PAST
+    assert shard.on_notify() == (([("a", -6)],), False)
+    assert shard.on_batch([{"b": [1]}]) == (([("b", 5)],), False)
+
+
+def test_a_state_of_none_is_handed_to_the_builder_and_nothing_is_not() -> None:
+    built: list[Any] = []
+
+    def builder(state: Any) -> Summing:
+        built.append(state)
+        return Summing(0)
+
+    data = pack_piece(0, {"a": PlainCodec().encode("a", None)}, more=False)
+    ShardBuilder("flow.sum", builder, PlainCodec())(data)
+    assert built == [None]
+    ShardBuilder("flow.sum", builder, PlainCodec())(None)
+    assert built == [None]
+
+
+def test_pieces_are_held_until_the_last_one_of_their_shard() -> None:
+    build = ShardBuilder("flow.sum", Summing, PlainCodec())
+    held = [
+        build(pack_piece(1, states(a=2), more=True)),
+        build(pack_piece(2, states(x=20), more=True)),
+        build(pack_piece(1, states(b=4), more=True)),
+    ]
+    assert all(isinstance(piece, HeldPiece) for piece in held)
+    assert [piece.notify_at() for piece in held] == [None] * 3
+    shard = build(pack_piece(1, states(c=6), more=False))
+    other = build(pack_piece(2, {}, more=False))
+    assert shard.on_batch([{"a": [0], "b": [0], "c": [0], "x": [1]}]) == (
+        ([("a", 2), ("b", 4), ("c", 6), ("x", 1)],),
+        False,
+    )
+    assert other.on_batch([{"x": [0]}]) == (([("x", 20)],), False)
+    assert [piece.on_eof() for piece in held] == [((), True)] * 3
+
+
+def test_workers_of_a_process_can_load_at_once() -> None:
+    build = ShardBuilder("flow.sum", Summing, PlainCodec())
+    totals: dict[int, Any] = {}
+
+    def load(shard: int) -> None:
+        for number in range(200):
+            build(pack_piece(shard, states(**{f"k{number}": 2}), more=True))
+        logic = build(pack_piece(shard, {}, more=False))
+        ((items,), _) = logic.on_batch([{f"k{number}": [0] for number in range(200)}])
+        totals[shard] = sum(value for _key, value in items)
+
+    threads = [threading.Thread(target=load, args=(shard,)) for shard in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert totals == dict.fromkeys(range(4), 400)
+
+
+def test_pieces_go_to_the_worker_of_their_shard() -> None:
+    for shard, workers in ((0, 1), (5, 3), (63, 8)):
+        assert worker_of(shard_name(shard, workers), workers) == shard % workers
+        assert worker_of(piece_name(7, shard, workers), workers) == shard % workers
+
+
+def test_damaged_pieces_and_foreign_states_are_decode_errors() -> None:
+    build = ShardBuilder("flow.sum", Summing, PlainCodec())
+    with pytest.raises(DecodeError):
+        build(b"\x01not a piece")
+
+
+def test_an_encode_error_passes_as_it_is() -> None:
+    class Refusing(PlainCodec):
+        def encode(self, state_key: str, value: Any) -> bytes:
+            raise EncodeError(f"the state of {state_key!r} can't be encoded")
+
+    shard = ShardLogic("flow.sum", Summing, Refusing())
+    shard.on_batch([{"a": [1]}])
+    with pytest.raises(EncodeError, match="'a'"):
+        shard.snapshot()
+
+
+def test_a_timer_in_the_far_future_keeps_the_others() -> None:
+    times = {1: PAST + timedelta(days=200_000), 2: PAST + timedelta(days=100_000)}
+
+    class Waiting(Summing):
+        def notify_at(self) -> datetime | None:
+            return times.get(self.total)
+
+    shard = shard_of(Waiting)
+    shard.on_batch([{"a": [1], "b": [2]}])
+    assert shard.notify_at() == times[2]
+    shard.on_batch([{"b": [-2]}])
+    assert shard.notify_at() == times[1]
