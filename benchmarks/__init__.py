@@ -1,0 +1,1 @@
+"""Benchmarks: rivals in turn in one run, medians and ratios; see docs/benchmarks.md."""
