@@ -116,6 +116,15 @@ class FlowKeys:
         """SCAN patterns for every key of the flow."""
         return _glob_literal(self._stem + b"}:") + b"*", _glob_literal(self._stem + b"/") + b"*"
 
+    @cached_property
+    def partition_pattern(self) -> bytes:
+        """SCAN pattern for journal and progress of every partition and generation."""
+        return _glob_literal(self._stem + b"/p") + b"*}:*"
+
+    def generation_of(self, key: bytes) -> int:
+        """Tell the generation of a journal or of progress."""
+        return int(key.rpartition(b":")[2])
+
     def parse_state(self, key: bytes) -> tuple[str, int, str] | None:
         """Take a keyed-state key apart.
 

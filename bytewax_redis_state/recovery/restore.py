@@ -16,8 +16,9 @@ from typing import cast
 import redis
 
 from bytewax_redis_state.codec.delta import pack_piece
+from bytewax_redis_state.codec.envelope import open_envelope
 from bytewax_redis_state.dataflow.placement import piece_name, shard_name
-from bytewax_redis_state.errors import StateLostError
+from bytewax_redis_state.errors import DecodeError, StateLostError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.journal import Cell
 from bytewax_redis_state.recovery.manifest import Manifest
@@ -65,6 +66,7 @@ class Restorer:
 
         :returns: Short step name to number of state keys.
         :raises StateLostError: If a cell is gone, of another generation, or lacks keys.
+        :raises DecodeError: If a value fails its check; names the key.
         """
         counts = self._live_counts()
         total = sum(counts.values())
@@ -137,9 +139,20 @@ class Restorer:
         for (cell, (names, _)), values in zip(wanted.items(), answers, strict=True):
             pairs = zip(names, values, strict=True)
             # A key that is gone between SCAN and MGET is missed by the count below.
-            self._cells[cell].update((name, value) for name, value in pairs if value is not None)
+            found = {name: value for name, value in pairs if value is not None}
+            self._check(cell, found)
+            self._cells[cell].update(found)
             done += len(names)
         return done
+
+    def _check(self, cell: Cell, states: Mapping[str, bytes]) -> None:
+        """Find a damaged value here, where the whole key is known, and not inside the engine."""
+        for state_key, value in states.items():
+            try:
+                open_envelope(state_key, value)
+            except DecodeError as error:
+                key = self.keys.state(cell.step, cell.shard, state_key).decode()
+                raise DecodeError(f"Redis key {key!r}: {error.message}", error.hint) from None
 
     def rows(self) -> Iterator[RestoredRow]:
         """Give the rows that the engine is to load, and let go of each cell on the way."""

@@ -12,7 +12,7 @@ g. ``checked``    no cell has applied anything at or above E, and no journal has
 h. ``folded``     the keyed state is exactly the state before E; what is above is dropped
    ``settled``    new cells, new journals and new progress exist
 i. ``written``    the manifest names the new generation
-j. ``cleaned``    the old journals are gone
+j. ``cleaned``    the old journals and the cells of dropped steps are gone
 
 a and b are in lease.py and cluster.py; the coordinator alone does c to j.
 """
@@ -177,7 +177,7 @@ def take_over(
     reached("settled")
     written = start.write_manifest(plan, epoch, process_ids, versions)
     reached("written")
-    start.clean(len(process_ids))
+    start.clean(plan)
     reached("cleaned")
     return written
 
@@ -286,12 +286,7 @@ class _Start:
             self._drop_step(name)
         for step, part in plan.drop_partitions:
             shard = shard_of(part, self._old.shards)
-            self._scripts.drop_key(
-                self._keys.applied(step, shard),
-                self._keys.state(step, shard, part),
-                self._old.incarnation,
-                self._generation,
-            )
+            self._drop_keys({Cell(step, shard): [self._keys.state(step, shard, part)]})
         self._create_cells(plan.new, epoch)
         for partition in range(partitions):
             self._journal(self._generation, partition).create(epoch)
@@ -322,6 +317,8 @@ class _Start:
                 )
             counts: list[int] = pipe.execute()
         for cell, count in zip(cells, counts, strict=True):
+            if count < 0:
+                raise FencedError("another start of the flow overtook this one", "start again")
             if count:
                 raise StateLostError(
                     f"step {cell.step!r} is new to the manifest, but shard {cell.shard} has "
@@ -330,18 +327,28 @@ class _Start:
                 )
 
     def _drop_step(self, name: str) -> None:
-        """Keys first, the cells last: a drop that dies half-way is one that goes on."""
+        """Delete a step's keys; its cells stay until no manifest names them any more."""
         found = self._client.scan_iter(match=self._keys.state_pattern, count=10_000)
-        doomed = (key for key in found if (self._keys.parse_state(key) or ("",))[0] == name)
+        parsed = ((key, self._keys.parse_state(key)) for key in found)
+        doomed = ((key, at[1]) for key, at in parsed if at is not None and at[0] == name)
         while batch := list(islice(doomed, _UNLINK_BATCH)):
-            with self._client.pipeline(transaction=False) as pipe:
-                for key in batch:
-                    pipe.unlink(key)
-                pipe.execute()
+            cells: dict[Cell, list[bytes]] = {}
+            for key, shard in dict(batch).items():  # SCAN may give a key twice
+                cells.setdefault(Cell(name, shard), []).append(key)
+            self._drop_keys(cells)
+
+    def _drop_keys(self, cells: Mapping[Cell, Sequence[bytes]]) -> None:
         with self._client.pipeline(transaction=False) as pipe:
-            for shard in range(self._old.shards):
-                pipe.unlink(self._keys.applied(name, shard))
-            pipe.execute()
+            for cell, state_keys in cells.items():
+                self._scripts.drop_keys(
+                    self._keys.applied(cell.step, cell.shard),
+                    state_keys,
+                    self._old.incarnation,
+                    self._generation,
+                    pipe,
+                )
+            if None in pipe.execute():
+                raise FencedError("another start of the flow overtook this one", "start again")
 
     def write_manifest(
         self,
@@ -371,8 +378,13 @@ class _Start:
             raise FencedError("another start of the flow overtook this one", "start again")
         return manifest
 
-    def clean(self, partitions: int) -> None:
-        """Step j: the old generation's journals, and those of starts that died before i."""
-        for generation in range(self._old.generation, self._generation):
-            for partition in range(max(partitions, self._old.partitions)):
-                self._journal(generation, partition).delete()
+    def clean(self, plan: StartPlan) -> None:
+        """Step j: all older journals, also of starts that died before i or j, and old cells."""
+        # Found, not counted up: a start that died may have had any number of processes.
+        for key in self._client.scan_iter(match=self._keys.partition_pattern, count=10_000):
+            if self._keys.generation_of(key) < self._generation:
+                self._client.unlink(key)
+        with self._client.pipeline(transaction=False) as pipe:
+            for cell in cells_of(plan.dropped, self._old.shards):
+                pipe.unlink(self._keys.applied(cell.step, cell.shard))
+            pipe.execute()

@@ -1,11 +1,13 @@
 -- Make a cell for a step that the flow has not had before.
 -- KEYS[1] applied
 -- ARGV[1] incarnation  ARGV[2] generation  ARGV[3] epoch that counts as applied
--- Returns the live count of the cell.
--- Invariant: a cell with keys is never made anew; one left by a start that died is taken over empty.
-local count = redis.call('HGET', KEYS[1], 'count')
-if count and count ~= '0' then
-  return tonumber(count)
+-- Returns the live count of the cell, or -1 where a newer start has made it.
+-- Invariant: a cell with keys is never made anew; an empty one of a start that died is taken over.
+local have = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'count')
+if have[1] == ARGV[1] and tonumber(have[2]) > tonumber(ARGV[2]) then
+  return -1
+elseif have[3] and have[3] ~= '0' then
+  return tonumber(have[3])
 end
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'incarnation', ARGV[1], 'generation', ARGV[2], 'epoch', ARGV[3], 'count', '0')

@@ -23,7 +23,7 @@ SCRIPT_NAMES = (
     "claim_lease",
     "create_cell",
     "create_partition",
-    "drop_key",
+    "drop_keys",
     "fence_cell",
     "fence_partition",
     "fold",
@@ -126,13 +126,19 @@ class Scripts:
     def create_cell(
         self, applied: bytes, incarnation: str, generation: int, epoch: int, on: Executor
     ) -> None:
-        """Make an empty cell; the pipeline's answer is the live count found."""
+        """Make an empty cell; the pipeline's answer is the live count, -1 if fenced."""
         self._run("create_cell", (applied,), (incarnation, generation, epoch), on)
 
-    def drop_key(self, applied: bytes, state_key: bytes, incarnation: str, generation: int) -> bool:
-        """Delete a state key and count it out; returns whether it was there."""
-        keys = (applied, state_key)
-        return bool(self._run("drop_key", keys, (incarnation, generation), None))
+    def drop_keys(
+        self,
+        applied: bytes,
+        state_keys: Sequence[bytes],
+        incarnation: str,
+        generation: int,
+        on: Executor,
+    ) -> None:
+        """Delete state keys of a cell; the pipeline's answer is their number or None."""
+        self._run("drop_keys", (applied, *state_keys), (incarnation, generation), on)
 
     def fence_cell(self, applied: bytes, incarnation: str, generation: int, on: Executor) -> None:
         """Fence a cell; the pipeline's answer is its fields as a flat list."""
