@@ -30,7 +30,6 @@ ENVIRONMENT: Mapping[str, str] = MappingProxyType(
 """The environment variables of this package, and what each stands for."""
 
 _SCHEMES = ("redis", "rediss", "unix")
-_SECRET = re.compile(r"(?<=:)[^:@/]*(?=@)")
 
 
 def redis_url_from_env() -> str | None:
@@ -41,20 +40,39 @@ def redis_url_from_env() -> str | None:
     return os.environ.get("BYTEWAX_REDIS_URL") or None
 
 
+def _masked(url: str) -> str:
+    scheme, slashes, rest = url.partition("://")
+    if not slashes:
+        scheme, rest = "", url
+    _, at, place = rest.rpartition("@")
+    return f"{scheme}{slashes}***@{place}" if at else url
+
+
+def _split_url(url: str) -> tuple[SplitResult, int | None]:
+    parts = urlsplit(url)
+    return parts, parts.port
+
+
 def _checked_url(url: str) -> SplitResult:
-    masked = _SECRET.sub("***", url)
+    masked = _masked(url)
     hint = "write it as redis://[user:password@]host[:port][/db], rediss://… or unix:///path"
     try:
-        parts = urlsplit(url)
-        port = parts.port
+        # Parsed without user and password first: what the parser complains of, it quotes.
+        _split_url(masked)
     except ValueError as error:
         raise ConfigError(f"the Redis URL {masked!r} does not parse: {error}", hint) from None
+    try:
+        parts, port = _split_url(url)
+    except ValueError:
+        raise _unescaped(masked) from None
     if parts.scheme not in _SCHEMES:
         raise ConfigError(f"the Redis URL {masked!r} has scheme {parts.scheme!r}", hint)
     if parts.scheme == "unix":
         if not parts.path:
             raise ConfigError(f"the Redis URL {masked!r} names no socket", hint)
         return parts
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        raise _unescaped(masked)
     if not parts.hostname:
         raise ConfigError(f"the Redis URL {masked!r} names no host", hint)
     if port == 0:
@@ -62,6 +80,13 @@ def _checked_url(url: str) -> SplitResult:
     if not re.fullmatch(r"/?\d*", parts.path):
         raise ConfigError(f"the Redis URL {masked!r} has database {parts.path[1:]!r}", hint)
     return parts
+
+
+def _unescaped(masked: str) -> ConfigError:
+    return ConfigError(
+        f"user or password in the Redis URL {masked!r} hold a character that ends them",
+        "percent-escape it: / is %2F, @ is %40, # is %23, ? is %3F, : is %3A",
+    )
 
 
 def _positive(**durations: timedelta) -> None:
