@@ -1,0 +1,429 @@
+"""Each script on each kind of server: what it does, and everything that it refuses."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+import redis
+
+from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.scripts import Scripts
+
+KEYS = FlowKeys("t", "flow")
+GENERATION, MANIFEST, LEASE = KEYS.generation, KEYS.manifest, KEYS.lease(0)
+JOURNAL, PROGRESS = KEYS.journal(0, 3), KEYS.progress(0, 3)
+APPLIED = KEYS.applied("sum", 5)
+
+
+def state(name: str) -> bytes:
+    return KEYS.state("sum", 5, name)
+
+
+def dumped(db: redis.Redis) -> dict[bytes, bytes | None]:
+    return {key: db.dump(key) for key in db.scan_iter(count=1000)}
+
+
+# --- found_flow, write_manifest ------------------------------------------------------------------
+
+
+def test_a_flow_is_founded_once(db, scripts):
+    assert scripts.found_flow(GENERATION, MANIFEST, "one", 64, 1) == "one"
+    before = dumped(db)
+    assert scripts.found_flow(GENERATION, MANIFEST, "two", 32, 2) == "one"
+    assert dumped(db) == before
+    assert db.get(GENERATION) == b"0"
+    assert db.hget(MANIFEST, "shards") == b"64"
+
+
+def test_a_counter_without_manifest_is_lost_not_founded(db, scripts):
+    """Rule 10: absence is an error."""
+    db.set(GENERATION, "7")
+    with pytest.raises(redis.ResponseError, match="LOST"):
+        scripts.found_flow(GENERATION, MANIFEST, "one", 64, 1)
+    assert db.keys() == [GENERATION]
+
+
+def test_a_manifest_is_written_while_the_counter_stands(db, scripts):
+    """Rule 5i: by compare-and-set on the counter."""
+    scripts.found_flow(GENERATION, MANIFEST, "one", 64, 1)
+    db.set(GENERATION, "3")
+    assert scripts.write_manifest(GENERATION, MANIFEST, "one", 3, {"resume_epoch": "9"})
+    assert db.hmget(MANIFEST, "generation", "resume_epoch", "shards") == [b"3", b"9", b"64"]
+
+
+@pytest.mark.parametrize(("incarnation", "generation"), [("one", 2), ("one", 4), ("two", 3)])
+def test_a_manifest_of_another_generation_or_life_is_refused(db, scripts, incarnation, generation):
+    scripts.found_flow(GENERATION, MANIFEST, "one", 64, 1)
+    db.set(GENERATION, "3")
+    before = dumped(db)
+    assert not scripts.write_manifest(
+        GENERATION, MANIFEST, incarnation, generation, {"resume_epoch": "9"}
+    )
+    assert dumped(db) == before
+
+
+# --- partitions ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def partition(scripts):
+    assert scripts.create_partition(JOURNAL, PROGRESS, "one", 3, 8)
+
+
+def entries(db: redis.Redis) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    found: list[tuple[bytes, dict[bytes, bytes]]] = db.xrange(JOURNAL)
+    return found
+
+
+@pytest.mark.usefixtures("partition")
+def test_a_partition_is_made_once(db, scripts):
+    made = db.hgetall(PROGRESS)
+    assert made.pop(b"time").isdigit()
+    assert made == {
+        b"incarnation": b"one",
+        b"generation": b"3",
+        b"epoch": b"8",
+        b"row": b"0",
+        b"trimmed": b"8",
+    }
+    assert (db.type(JOURNAL), entries(db)) == (b"stream", [])
+    before = dumped(db)
+    assert not scripts.create_partition(JOURNAL, PROGRESS, "two", 3, 1)
+    db.delete(PROGRESS)  # half of one is not made whole either
+    assert not scripts.create_partition(JOURNAL, PROGRESS, "two", 3, 1)
+    assert dumped(db)[JOURNAL] == before[JOURNAL]
+
+
+def append(scripts: Scripts, *, before=0, after=2, epoch=9, incarnation="one", generation=3):
+    rows = (8, 1, b"5:sum", b"delta", 8, 2, b"6:sum", b"delta2")
+    return scripts.append(JOURNAL, PROGRESS, incarnation, generation, before, after, epoch, rows)
+
+
+@pytest.mark.usefixtures("partition")
+def test_an_append_moves_rows_and_progress(db, scripts):
+    assert append(scripts) == [b"ok"]
+    assert entries(db) == [
+        (b"8-1", {b"c": b"5:sum", b"d": b"delta"}),
+        (b"8-2", {b"c": b"6:sum", b"d": b"delta2"}),
+    ]
+    assert db.hmget(PROGRESS, "row", "epoch") == [b"2", b"9"]
+
+
+@pytest.mark.usefixtures("partition")
+def test_a_part_of_an_epoch_leaves_progress(db, scripts):
+    """Rule 4: an epoch too large for one append moves progress with the last."""
+    assert append(scripts, epoch=None) == [b"ok"]
+    assert db.hmget(PROGRESS, "row", "epoch") == [b"2", b"8"]
+    assert scripts.append(JOURNAL, PROGRESS, "one", 3, 2, 3, 9, ()) == [b"ok"]
+    assert db.hmget(PROGRESS, "row", "epoch") == [b"3", b"9"]
+
+
+@pytest.mark.usefixtures("partition")
+def test_a_repeated_append_is_told_where_redis_stands(db, scripts):
+    """Rule 4: compare-and-set on the last row covers retries."""
+    append(scripts)
+    before = dumped(db)
+    assert append(scripts) == [b"moved", b"2"]
+    assert append(scripts, before=1) == [b"moved", b"2"]
+    assert append(scripts, before=7) == [b"moved", b"2"]
+    assert dumped(db) == before
+
+
+@pytest.mark.usefixtures("partition")
+@pytest.mark.parametrize("other", [{"incarnation": "two"}, {"generation": 4}])
+def test_an_append_of_another_life_or_generation_is_refused(db, scripts, other):
+    before = dumped(db)
+    assert append(scripts, **other) == [b"foreign", b"one"]
+    assert dumped(db) == before
+
+
+@pytest.mark.usefixtures("partition")
+def test_a_fence_and_its_reading_shut_the_partition(db, scripts):
+    """Rule 5d: fence and read are one step."""
+    append(scripts)
+    epoch, trimmed, time = scripts.fence_partition(JOURNAL, PROGRESS, "one", 3, 5)
+    assert (epoch, trimmed) == (9, 8)
+    assert time > 1_600_000_000
+    before = dumped(db)
+    assert append(scripts, before=2, after=4) == [b"fenced", b"5"]
+    assert dumped(db) == before
+    # A later start reads the same again; an earlier one does not take the fence down.
+    assert scripts.fence_partition(JOURNAL, PROGRESS, "one", 3, 7) == (epoch, trimmed, time)
+    assert scripts.fence_partition(JOURNAL, PROGRESS, "one", 3, 6) == (epoch, trimmed, time)
+    assert db.hget(PROGRESS, "fenced") == b"7"
+
+
+@pytest.mark.usefixtures("partition")
+@pytest.mark.parametrize("gone", [JOURNAL, PROGRESS])
+def test_without_both_keys_there_is_neither_append_nor_progress(db, scripts, gone):
+    """Rule 5: appends never create a key that a start should have made."""
+    db.delete(gone)
+    before = dumped(db)
+    assert append(scripts) == [b"missing"]
+    assert scripts.fence_partition(JOURNAL, PROGRESS, "one", 3, 5) is None
+    assert dumped(db) == before
+
+
+@pytest.mark.usefixtures("partition")
+def test_a_fence_of_another_life_or_generation_reads_nothing(db, scripts):
+    before = dumped(db)
+    assert scripts.fence_partition(JOURNAL, PROGRESS, "two", 3, 5) is None
+    assert scripts.fence_partition(JOURNAL, PROGRESS, "one", 2, 5) is None
+    assert dumped(db) == before
+
+
+@pytest.mark.usefixtures("partition")
+def test_a_trim_drops_below_and_never_goes_back(db, scripts):
+    scripts.append(
+        JOURNAL,
+        PROGRESS,
+        "one",
+        3,
+        0,
+        3,
+        11,
+        (8, 1, b"c", b"d", 9, 2, b"c", b"d", 10, 3, b"c", b"d"),
+    )
+    assert scripts.trim_journal(JOURNAL, PROGRESS, "one", 3, 10) == 10
+    assert [entry_id for entry_id, _ in entries(db)] == [b"10-3"]
+    assert scripts.trim_journal(JOURNAL, PROGRESS, "one", 3, 9) == 10
+    assert db.hget(PROGRESS, "trimmed") == b"10"
+
+
+@pytest.mark.usefixtures("partition")
+def test_a_trim_is_for_the_writer_only(db, scripts):
+    append(scripts)
+    assert scripts.trim_journal(JOURNAL, PROGRESS, "two", 3, 9) is None
+    assert scripts.trim_journal(JOURNAL, PROGRESS, "one", 4, 9) is None
+    scripts.fence_partition(JOURNAL, PROGRESS, "one", 3, 5)
+    assert scripts.trim_journal(JOURNAL, PROGRESS, "one", 3, 9) is None
+    assert len(entries(db)) == 2
+
+
+# --- cells ---------------------------------------------------------------------------------------
+
+
+def piped(db: redis.Redis, call, *args, **kwargs):
+    with db.pipeline(transaction=False) as pipe:
+        call(*args, **kwargs, on=pipe)
+        return pipe.execute()[0]
+
+
+def create(db, scripts, *, incarnation="one", generation=3, epoch=7):
+    return piped(db, scripts.create_cell, APPLIED, incarnation, generation, epoch)
+
+
+def fold(db, scripts, sets=(), deletes=(), *, at=(7, 9), partition=0, last=True, **who):
+    keys = [state(name) for name, _ in sets] + [state(name) for name in deletes]
+    return piped(
+        db,
+        scripts.fold,
+        APPLIED,
+        keys,
+        who.get("incarnation", "one"),
+        who.get("generation", 3),
+        partition,
+        *at,
+        last=last,
+        values=[value for _, value in sets],
+    )
+
+
+def count(db) -> int:
+    return int(db.hget(APPLIED, "count"))
+
+
+@pytest.fixture
+def cell(db, scripts):
+    assert create(db, scripts) == 0
+
+
+@pytest.mark.usefixtures("cell")
+def test_an_empty_cell_is_taken_over_and_one_with_keys_is_not(db, scripts):
+    assert create(db, scripts, generation=4, epoch=8) == 0
+    assert db.hmget(APPLIED, "generation", "epoch") == [b"4", b"8"]
+    fold(db, scripts, [("a", b"1")], at=(8, 9), generation=4)
+    before = dumped(db)
+    assert create(db, scripts, generation=5) == 1
+    assert dumped(db) == before
+
+
+@pytest.mark.usefixtures("cell")
+def test_an_overtaken_start_leaves_the_newer_ones_cell(db, scripts):
+    create(db, scripts, generation=4)
+    before = dumped(db)
+    assert create(db, scripts, generation=3) == -1
+    assert dumped(db) == before
+    assert create(db, scripts, incarnation="two", generation=3) == 0
+
+
+@pytest.mark.usefixtures("cell")
+def test_a_fold_sets_deletes_and_counts(db, scripts):
+    assert fold(db, scripts, [("a", b"1"), ("b", b"2")]) == [b"ok"]
+    assert fold(db, scripts, [("a", b"3")], ["b", "never there"], at=(9, 10)) == [b"ok"]
+    assert (db.get(state("a")), db.exists(state("b")), count(db)) == (b"3", 0, 1)
+    assert db.hmget(APPLIED, "p0", "epoch", "mark0") == [b"10", b"7", None]
+
+
+@pytest.mark.usefixtures("cell")
+def test_a_fold_of_nothing_moves_the_cell(db, scripts):
+    """Rule 8: every checkpoint moves all cells, also unchanged ones."""
+    assert fold(db, scripts) == [b"ok"]
+    assert db.hget(APPLIED, "p0") == b"9"
+
+
+@pytest.mark.usefixtures("cell")
+def test_what_is_applied_is_skipped_and_a_gap_refused(db, scripts):
+    """Rule 8: skip if applied is at or beyond to, refuse if it is before from."""
+    fold(db, scripts, [("a", b"1")])
+    before = dumped(db)
+    assert fold(db, scripts, [("a", b"2")]) == [b"skip", b"9"]
+    assert fold(db, scripts, [("a", b"2")], at=(5, 8)) == [b"skip", b"9"]
+    assert fold(db, scripts, [("a", b"2")], at=(10, 12)) == [b"gap", b"9"]
+    assert dumped(db) == before
+    assert fold(db, scripts, [("a", b"2")], at=(7, 10)) == [b"ok"]  # overlaps: all of it again
+
+
+@pytest.mark.usefixtures("cell")
+def test_partitions_of_one_cell_are_applied_apart(db, scripts):
+    fold(db, scripts, [("a", b"1")], partition=0, at=(7, 9))
+    assert fold(db, scripts, [("b", b"1")], partition=1, at=(7, 8)) == [b"ok"]
+    assert db.hmget(APPLIED, "p0", "p1") == [b"9", b"8"]
+
+
+@pytest.mark.usefixtures("cell")
+def test_a_fold_that_may_not_write_writes_nothing(db, scripts):
+    before = dumped(db)
+    assert fold(db, scripts, [("a", b"1")], incarnation="two") == [b"foreign", b"one"]
+    assert fold(db, scripts, [("a", b"1")], generation=2) == [b"fenced", b"3"]
+    assert dumped(db) == before
+    db.delete(APPLIED)
+    assert fold(db, scripts, [("a", b"1")]) == [b"missing"]  # rule 5: never made here
+    assert db.keys() == []
+
+
+@pytest.mark.usefixtures("cell")
+def test_chunks_are_marked_until_the_last(db, scripts):
+    """Rule 8: between a begin and an end mark that readers heed."""
+    assert fold(db, scripts, [("a", b"1")], last=False) == [b"ok"]
+    assert db.hmget(APPLIED, "mark0", "p0") == [b"9", None]
+    assert fold(db, scripts, [("b", b"1")], last=False) == [b"ok"]
+    assert fold(db, scripts, [("c", b"1")]) == [b"ok"]
+    assert db.hmget(APPLIED, "mark0", "p0", "count") == [None, b"9", b"3"]
+
+
+@pytest.mark.usefixtures("cell")
+def test_the_count_holds_however_often_chunks_are_applied(db, scripts):
+    """Rule 10: live counts equal the keys, also after a fold that died between chunks."""
+    dice = random.Random(0)
+    for epoch in range(8, 40):
+        names = dice.sample("abcdefghij", 6)
+        chunks = [([(n, b"x") for n in names[:2]], names[2:3]), ([(names[3], b"y")], names[4:])]
+        for _ in range(dice.randint(0, 2)):  # died after the first chunk, and began again
+            fold(db, scripts, *chunks[0], at=(epoch - 1, epoch), last=False)
+        fold(db, scripts, *chunks[0], at=(epoch - 1, epoch), last=False)
+        fold(db, scripts, *chunks[1], at=(epoch - 1, epoch))
+        assert count(db) == len(db.keys(KEYS.state_pattern))
+
+
+@pytest.mark.usefixtures("cell")
+def test_a_chunk_of_a_thousand_keys_fits_a_script(db, scripts):
+    sets = [(f"k{i}", b"x" * 100) for i in range(1000)]
+    assert fold(db, scripts, sets) == [b"ok"]
+    assert fold(db, scripts, (), [name for name, _ in sets], at=(9, 10)) == [b"ok"]
+    assert count(db) == 0
+
+
+@pytest.mark.usefixtures("cell")
+def test_a_fenced_cell_takes_no_older_fold(db, scripts):
+    """Rule 5e: fence every cell."""
+    flat = piped(db, scripts.fence_cell, APPLIED, "one", 5)
+    assert dict(zip(flat[::2], flat[1::2], strict=True))[b"generation"] == b"5"
+    assert fold(db, scripts, [("a", b"1")]) == [b"fenced", b"5"]
+    piped(db, scripts.fence_cell, APPLIED, "one", 4)  # an older start comes late
+    assert db.hget(APPLIED, "generation") == b"5"
+    piped(db, scripts.fence_cell, APPLIED, "two", 9)  # another life has no say
+    assert db.hget(APPLIED, "generation") == b"5"
+
+
+def test_fencing_a_missing_cell_makes_none(db, scripts):
+    assert piped(db, scripts.fence_cell, APPLIED, "one", 5) == []
+    assert db.keys() == []
+
+
+@pytest.mark.usefixtures("cell")
+def test_a_settled_cell_forgets_partitions_and_never_goes_back(db, scripts):
+    fold(db, scripts, [("a", b"1")], partition=0)
+    fold(db, scripts, [("b", b"1")], partition=1, last=False)
+    assert piped(db, scripts.settle_cell, APPLIED, "one", 3, 9) == 2
+    assert set(db.hkeys(APPLIED)) == {b"incarnation", b"generation", b"epoch", b"count"}
+    before = dumped(db)
+    assert piped(db, scripts.settle_cell, APPLIED, "one", 3, 8) is None
+    assert piped(db, scripts.settle_cell, APPLIED, "one", 2, 10) is None
+    assert piped(db, scripts.settle_cell, APPLIED, "two", 3, 10) is None
+    assert dumped(db) == before
+    assert piped(db, scripts.settle_cell, APPLIED, "one", 3, 9) == 2  # again: a start that died
+
+
+def test_a_missing_cell_is_not_settled(db, scripts):
+    assert piped(db, scripts.settle_cell, APPLIED, "one", 3, 9) is None
+    assert db.keys() == []
+
+
+@pytest.mark.usefixtures("cell")
+def test_dropped_keys_are_counted_out(db, scripts):
+    fold(db, scripts, [("a", b"1"), ("b", b"1"), ("c", b"1")])
+    drop = [state("a"), state("b"), state("never there")]
+    before = dumped(db)
+    assert piped(db, scripts.drop_keys, APPLIED, drop, "one", 2) is None
+    assert piped(db, scripts.drop_keys, APPLIED, drop, "two", 3) is None
+    assert dumped(db) == before
+    assert piped(db, scripts.drop_keys, APPLIED, drop, "one", 3) == 2
+    assert piped(db, scripts.drop_keys, APPLIED, drop, "one", 3) == 0
+    assert (count(db), db.exists(state("c"))) == (1, 1)
+
+
+# --- leases --------------------------------------------------------------------------------------
+
+
+def lease(owner: str) -> str:
+    return json.dumps({"id": owner, "pid": 1})
+
+
+def test_a_free_lease_is_taken_and_renewed_by_its_owner_only(db, scripts):
+    assert scripts.claim_lease(LEASE, "me", lease("me"), 5000) is None
+    assert 4000 < db.pttl(LEASE) <= 5000
+    assert scripts.claim_lease(LEASE, "me", lease("me"), 9000) is None
+    assert db.pttl(LEASE) > 5000
+    assert scripts.claim_lease(LEASE, "you", lease("you"), 5000) == lease("me").encode()
+    assert db.get(LEASE) == lease("me").encode()
+
+
+@pytest.mark.parametrize("replaced", ["me", "*"])
+def test_an_owner_may_be_replaced_by_name_or_by_force(db, scripts, replaced):
+    scripts.claim_lease(LEASE, "me", lease("me"), 5000)
+    assert scripts.claim_lease(LEASE, "you", lease("you"), 5000, "somebody else") is not None
+    assert scripts.claim_lease(LEASE, "you", lease("you"), 5000, replaced) is None
+    assert db.get(LEASE) == lease("you").encode()
+
+
+def test_a_lease_is_given_back_by_its_owner_only(db, scripts):
+    scripts.claim_lease(LEASE, "me", lease("me"), 5000)
+    assert not scripts.release_lease(LEASE, "you")
+    assert db.exists(LEASE)
+    assert scripts.release_lease(LEASE, "me")
+    assert not scripts.release_lease(LEASE, "me")
+    assert not db.exists(LEASE)
+
+
+# --- the server forgets scripts ------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("cell")
+def test_a_script_that_the_server_has_forgotten_is_loaded_again(db, scripts):
+    db.script_flush()
+    assert scripts.claim_lease(LEASE, "me", lease("me"), 5000) is None
+    db.script_flush()
+    assert fold(db, scripts, [("a", b"1")]) == [b"ok"]
