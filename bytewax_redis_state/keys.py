@@ -125,6 +125,15 @@ class FlowKeys:
         """Tell the generation of a journal or of progress."""
         return int(key.rpartition(b":")[2])
 
+    def cell_prefix(self, key: bytes) -> bytes:
+        """Cut a keyed-state key before the state key: equal prefixes mean one cell.
+
+        :arg key: A key found by ``state_pattern``.
+        :returns: The prefix; empty if it is no such key.
+        """
+        at = key.find(b"}:state:", len(self._stem))
+        return key[: key.find(b":", at + 8) + 1] if at > 0 else b""
+
     def parse_state(self, key: bytes) -> tuple[str, int, str] | None:
         """Take a keyed-state key apart.
 

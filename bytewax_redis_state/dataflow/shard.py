@@ -29,7 +29,7 @@ from bytewax_redis_state.dataflow.returns import checked_emit, checked_time
 from bytewax_redis_state.dataflow.route import Groups
 from bytewax_redis_state.dataflow.timers import Timers
 from bytewax_redis_state.dataflow.windows import PatientWindow
-from bytewax_redis_state.errors import CodecError
+from bytewax_redis_state.errors import CodecError, DecodeError
 
 __all__ = ["HeldPiece", "ShardBuilder", "ShardLogic"]
 
@@ -37,6 +37,7 @@ Logic = StatefulBatchLogic[Any, Any, Any]
 Items = list[tuple[str, Any]]
 
 _NOTHING: tuple[Any, ...] = ()
+_SLEEPERS = (_StatefulFlatMapLogic,)
 _NO_TIMES = (_StatefulFlatMapLogic, _FoldFinalLogic, _JoinLogic)
 
 
@@ -45,6 +46,15 @@ def _keeps_time(logic: Logic) -> bool:
     if isinstance(logic, _StatefulLogic):
         return type(logic.logic) not in _NO_TIMES
     return getattr(logic.notify_at, "__func__", None) is not StatefulBatchLogic.notify_at
+
+
+def _may_sleep(logic: Logic) -> bool:
+    """Tell whether keys of this logic's step need no logic until an item comes for them.
+
+    So it is with Bytewax's own logics that want neither notifications nor the end of input: all
+    keys of a step have the same, and building one calls nothing of the user's.
+    """
+    return type(logic) is _StatefulLogic and type(logic.logic) in _SLEEPERS
 
 
 def _ignores_eof(logic: Logic) -> bool:
@@ -57,7 +67,7 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
     """Run the logics of one shard's keys.
 
     On resume each key's logic is built from its state as of the last committed epoch, and asked
-    for its notification time.
+    for its notification time; where it can want none, it is built when the key's first item comes.
 
     :arg step_id: Of the user's core step; errors name it.
     :arg builder: The user's.
@@ -69,24 +79,28 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
         self._builder = builder
         self._codec = codec
         self._logics: dict[str, Logic] = {}
+        self._asleep: dict[str, bytes] = {}
         self._timers = Timers()
         self._keep_time = False
         self._awoken: set[str] = set()
         self._dirty: set[str] = set()
 
     def restore(self, states: Mapping[str, bytes]) -> None:
-        """Build the logics of restored keys; their state counts as unchanged.
+        """Take in restored keys, and build their logics if need be; they count as unchanged.
 
         :arg states: State key to encoded state.
         :raises DecodeError: If a state can't be decoded.
         :raises BytewaxRuntimeError: If the user's builder fails.
         """
-        for key, data in states.items():
-            state = self._codec.decode(key, data)
+        for key, state in self._codec.decode_all(states):
             try:
-                self._build(key, state)
+                logic = self._build(key, state)
             except Exception as error:
                 raise self._failure("builder", key) from error
+            if _may_sleep(logic):
+                self._asleep.update(states)
+                del self._asleep[key]
+                return
         if self._keep_time:
             self._awoken.update(states)
 
@@ -106,7 +120,7 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
                 logic = logics.get(key)
                 if logic is None:
                     doing = "builder"
-                    logic = self._build(key, None)
+                    logic = self._wake(key)
                     doing = "StatefulBatchLogic.on_batch"
                 result = logic.on_batch(batch)
                 if (
@@ -122,6 +136,8 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
                     items.append((key, value))
                 if is_complete:
                     self._discard(key)
+        except DecodeError:
+            raise
         except Exception as error:
             raise self._failure(doing, key) from error
         self._dirty.update(groups)
@@ -195,6 +211,10 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
             raise self._failure("StatefulBatchLogic.snapshot", key) from error
         self._dirty.clear()
         return pack_delta(changes)
+
+    def _wake(self, key: str) -> Logic:
+        data = self._asleep.pop(key, None)
+        return self._build(key, None if data is None else self._codec.decode(key, data))
 
     def _build(self, key: str, state: Any) -> Logic:
         logic = self._builder(state)

@@ -9,14 +9,15 @@ resume epoch and hold as many keys as it says.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import NoReturn, cast
 
 import redis
 
 from bytewax_redis_state.codec.delta import pack_piece
-from bytewax_redis_state.codec.envelope import open_envelope
+from bytewax_redis_state.codec.envelope import is_sound, open_envelope
 from bytewax_redis_state.dataflow.placement import piece_name, shard_name
 from bytewax_redis_state.errors import DecodeError, StateLostError
 from bytewax_redis_state.keys import FlowKeys
@@ -59,6 +60,9 @@ class Restorer:
     def __post_init__(self) -> None:
         self._cells: dict[Cell, dict[str, bytes]] = {
             Cell(step, shard): {} for step in self.manifest.steps for shard in self.shards
+        }
+        self._prefixes = {
+            self.keys.state_prefix(cell.step, cell.shard): cell for cell in self._cells
         }
 
     def read(self) -> dict[str, int]:
@@ -120,39 +124,38 @@ class Restorer:
 
     def _read_page(self, page: Iterable[bytes]) -> int:
         """Read the values of a page, one MGET for each cell: its keys share a hash tag."""
-        wanted: dict[Cell, tuple[list[str], list[bytes]]] = {}
+        groups: dict[bytes, list[bytes]] = defaultdict(list)
+        prefix_of = self.keys.cell_prefix
         for key in page:
-            parsed = self.keys.parse_state(key)
-            if parsed is None:
-                continue
-            step, shard, state_key = parsed
-            cell = Cell(step, shard)
-            if cell in self._cells:
-                names, redis_keys = wanted.setdefault(cell, ([], []))
-                names.append(state_key)
-                redis_keys.append(key)
+            groups[prefix_of(key)].append(key)
+        wanted = {prefix: keys for prefix, keys in groups.items() if prefix in self._prefixes}
         with self.client.pipeline(transaction=False) as pipe:
-            for _, redis_keys in wanted.values():
-                pipe.mget(redis_keys)
+            for keys in wanted.values():
+                pipe.mget(keys)
             answers: list[list[bytes | None]] = pipe.execute()
-        done = 0
-        for (cell, (names, _)), values in zip(wanted.items(), answers, strict=True):
-            pairs = zip(names, values, strict=True)
-            # A key that is gone between SCAN and MGET is missed by the count below.
-            found = {name: value for name, value in pairs if value is not None}
-            self._check(cell, found)
-            self._cells[cell].update(found)
-            done += len(names)
-        return done
+        for (prefix, keys), values in zip(wanted.items(), answers, strict=True):
+            self._take(prefix, keys, values)
+        return sum(map(len, wanted.values()))
 
-    def _check(self, cell: Cell, states: Mapping[str, bytes]) -> None:
-        """Find a damaged value here, where the whole key is known, and not inside the engine."""
-        for state_key, value in states.items():
-            try:
-                open_envelope(state_key, value)
-            except DecodeError as error:
-                key = self.keys.state(cell.step, cell.shard, state_key).decode()
-                raise DecodeError(f"Redis key {key!r}: {error.message}", error.hint) from None
+    def _take(self, prefix: bytes, keys: list[bytes], values: list[bytes | None]) -> None:
+        """Take the values in, and find a damaged one here: the engine would panic on it."""
+        states = self._cells[self._prefixes[prefix]]
+        cut = len(prefix)
+        for key, value in zip(keys, values, strict=True):
+            if value is None:  # gone since the SCAN: the count will tell
+                continue
+            if not is_sound(key[cut:], value):
+                self._refuse(key, key[cut:].decode(), value)
+            states[key[cut:].decode()] = value
+
+    @staticmethod
+    def _refuse(key: bytes, state_key: str, value: bytes) -> NoReturn:
+        where = f"Redis key {key.decode()!r}"
+        try:
+            open_envelope(state_key, value)
+        except DecodeError as error:
+            raise DecodeError(f"{where}: {error.message}", error.hint) from None
+        raise DecodeError(f"{where} fails its check sum", "restore it from a backup")
 
     def rows(self) -> Iterator[RestoredRow]:
         """Give the rows that the engine is to load, and let go of each cell on the way."""
@@ -180,13 +183,15 @@ class Restorer:
     def size(self) -> int:
         """Bytes read so far, about what the outbox will take."""
         return sum(
-            len(key) + len(value) + 8
+            sum(map(len, states)) + sum(map(len, states.values())) + 8 * len(states)
             for states in self._cells.values()
-            for key, value in states.items()
         )
 
 
 def _pieces(states: Mapping[str, bytes], piece_bytes: int) -> Iterator[dict[str, bytes]]:
+    if sum(map(len, states)) + sum(map(len, states.values())) <= piece_bytes:
+        yield dict(states)
+        return
     piece: dict[str, bytes] = {}
     size = 0
     for key, value in states.items():

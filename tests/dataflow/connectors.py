@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from bytewax.inputs import (
@@ -14,21 +13,21 @@ from bytewax.inputs import (
 )
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
+from bytewax_redis_state.codec import Codec, StateCodec
 
-class PlainCodec:
-    """Stands in for a step's codec where a test looks at what is encoded when."""
+
+class PlainCodec(StateCodec):
+    """A step's codec that tells what was encoded when."""
 
     def __init__(self) -> None:
+        codec = Codec()
+        names = {"namespace": "tests", "flow_id": "flow", "step": "step"}
+        super().__init__(codec, codec._packing, **names)
         self.encoded: list[tuple[str, Any]] = []
 
     def encode(self, state_key: str, value: Any) -> bytes:
         self.encoded.append((state_key, value))
-        return pickle.dumps((state_key, value))
-
-    def decode(self, state_key: str, data: bytes) -> Any:
-        key, value = pickle.loads(data)
-        assert key == state_key
-        return value
+        return super().encode(state_key, value)
 
 
 class NumbersPart(StatefulSourcePartition[int, Any]):
