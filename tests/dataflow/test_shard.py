@@ -8,7 +8,15 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from bytewax.operators import StatefulBatchLogic, StatefulLogic, _StatefulLogic
+from bytewax.operators import (
+    StatefulBatchLogic,
+    StatefulLogic,
+    _FoldFinalLogic,
+    _JoinLogic,
+    _JoinState,
+    _StatefulFlatMapLogic,
+    _StatefulLogic,
+)
 
 from bytewax_redis_state.codec.delta import pack_piece, unpack_delta
 from bytewax_redis_state.dataflow.placement import piece_name, shard_name, worker_of
@@ -198,6 +206,58 @@ def test_restored_state_is_unchanged_and_its_timers_run() -> None:
     assert shard.notify_at() == PAST
     assert shard.on_notify() == (([("a", -6)],), False)
     assert shard.on_batch([{"b": [1]}]) == (([("b", 5)],), False)
+
+
+BYTEWAX_OWN: dict[str, tuple[Callable[[Any], Any], Any, list[Any], list[Any]]] = {
+    # Builder, state; what the end of input puts out, what an item puts out.
+    "stateful_map": (
+        lambda state: _StatefulFlatMapLogic("flow.sum", lambda s, v: (s + v, [s]), state),
+        5,
+        [],
+        [5],
+    ),
+    "fold_final": (
+        lambda state: _FoldFinalLogic("flow.sum", lambda acc, value: acc + value, state),
+        5,
+        [5],
+        [],
+    ),
+    "join final": (
+        lambda state: _JoinLogic("last", "final", state),
+        _JoinState([[1], []]),
+        [(1, None)],
+        [],
+    ),
+    "join running": (
+        lambda state: _JoinLogic("last", "running", state),
+        _JoinState([[1], []]),
+        [],
+        [(3, None)],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BYTEWAX_OWN.values(), ids=BYTEWAX_OWN.keys())
+def test_restored_keys_of_every_operator_see_items_and_the_end(case: Any) -> None:
+    builder, state, at_end, for_item = case
+    codec = PlainCodec()
+    restored = {key: codec.encode(key, state) for key in "abc"}
+
+    def build() -> ShardLogic:
+        make = ShardBuilder("flow.sum", lambda s: _StatefulLogic(builder(s), builder), codec)
+        make(pack_piece(0, {"c": restored["c"]}, more=True))
+        shard = make(pack_piece(0, {"a": restored["a"], "b": restored["b"]}, more=False))
+        assert isinstance(shard, ShardLogic)
+        assert shard.notify_at() is None
+        return shard
+
+    parts, _ = build().on_eof()
+    assert sorted(item for part in parts for item in part) == sorted(
+        (key, value) for key in "abc" for value in at_end
+    )
+    value = (0, 3) if isinstance(state, _JoinState) else 3
+    parts, _ = build().on_batch([{"c": [value]}])
+    assert [item for part in parts for item in part] == [("c", value) for value in for_item]
 
 
 def test_a_state_of_none_is_handed_to_the_builder_and_nothing_is_not() -> None:

@@ -97,23 +97,23 @@ def rung(script: Script, *, sharded: bool) -> list[tuple[str, str]]:
 
 
 SCRIPTS: dict[str, Script] = {
-    "one timer a key": [(0, [("a", 20), ("b", 40)]), (80, [])],
-    "a later time replaces an earlier one": [(0, [("a", 10)]), (0, [("a", 50)]), (100, [])],
-    "an earlier time replaces a later one": [(0, [("a", 500)]), (0, [("a", 20)]), (60, [])],
-    "None leaves the time as it is": [(0, [("a", 30)]), (0, [("a", None)]), (80, [])],
-    "a discarded key's time is gone": [(0, [("a", 20)]), (0, [("a", "drop")]), (60, [])],
+    "one timer a key": [(0, [("a", 20), ("b", 40)]), (200, [])],
+    "a later time replaces an earlier one": [(0, [("a", 100)]), (0, [("a", 150)]), (350, [])],
+    "an earlier time replaces a later one": [(0, [("a", 9_000)]), (0, [("a", 20)]), (200, [])],
+    "None leaves the time as it is": [(0, [("a", 100)]), (0, [("a", None)]), (300, [])],
+    "a discarded key's time is gone": [(0, [("a", 100)]), (0, [("a", "drop")]), (250, [])],
     "a key that comes back starts anew": [
-        (0, [("a", 20)]),
+        (0, [("a", 100)]),
         (0, [("a", "drop")]),
-        (0, [("a", 40)]),
-        (80, []),
+        (0, [("a", 120)]),
+        (300, []),
     ],
-    "a time that has passed": [(0, [("a", -1000), ("b", -2000)]), (10, [])],
-    "due with the batch that comes in then": [(0, [("a", 5)]), (30, [("a", 5)]), (40, [])],
-    "several due at once ring in the order of keys": [
-        (0, [("c", 21), ("a", 23), ("b", 22), ("d", 25)]),
-        (0, [("d", 26)]),
-        (90, []),
+    "a time that has passed": [(0, [("a", -1000), ("b", -2000)]), (150, [])],
+    "a time after each batch": [(0, [("a", 5)]), (200, [("a", 5)]), (200, [])],
+    "several due at once": [
+        (0, [("c", 101), ("a", 103), ("b", 102), ("d", 105)]),
+        (0, [("d", 106)]),
+        (300, []),
     ],
     "the input ends before": [(0, [("a", 60_000)]), (5, [])],
 }
