@@ -9,10 +9,10 @@ that can't be kept there is an error.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from bytewax_redis_state.codec.classes import Classes, Unfit
 from bytewax_redis_state.codec.envelope import (
@@ -28,11 +28,12 @@ from bytewax_redis_state.codec.envelope import (
 )
 from bytewax_redis_state.codec.packing import Packing
 from bytewax_redis_state.codec.paths import path_to, steepest
-from bytewax_redis_state.errors import DecodeError, EncodeError
+from bytewax_redis_state.errors import CodecError, DecodeError, EncodeError
 
 __all__ = ["Codec", "StateCodec"]
 
 _PICKLE_PROTOCOL = 5
+_Error = TypeVar("_Error", bound=CodecError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +50,12 @@ class Codec:
     :arg allow_pickle: Whether values that msgpack can't hold are pickled, and pickles read.
     :arg allow_imports: Full names of modules that may be imported on reading where pickle is not
         allowed and they are not loaded.
+    :arg on_error: Gets each error before it is raised: the engine may lose it on its way.
     """
 
     allow_pickle: bool = True
     allow_imports: frozenset[str] = frozenset({"bytewax.operators", "bytewax.operators.windowing"})
+    on_error: Callable[[CodecError], None] | None = field(default=None, compare=False, repr=False)
 
     def bind(self, *, namespace: str, flow_id: str, step: str) -> StateCodec:
         """Make the codec of one step; any number of threads may use it.
@@ -110,7 +113,8 @@ class StateCodec:
         try:
             envelope = open_envelope(state_key, data)
         except DecodeError as error:
-            raise DecodeError(f"step {self.step!r}: {error.message}", error.hint) from None
+            message = f"step {self.step!r}: {error.message}"
+            raise self._told(DecodeError(message, error.hint)) from None
         try:
             return self._decode_payload(envelope)
         except DecodeError as error:
@@ -179,10 +183,15 @@ class StateCodec:
     ) -> EncodeError:
         kind = f"{type(part).__module__}.{type(part).__qualname__}".removeprefix("builtins.")
         message = f"step {self.step!r}, key {state_key!r}: {path} of type {kind} {what}"
-        return EncodeError(message, hint)
+        return self._told(EncodeError(message, hint))
 
     def _decode_error(self, state_key: str, what: str, hint: str) -> DecodeError:
-        return DecodeError(f"step {self.step!r}, key {state_key!r}: {what}", hint)
+        return self._told(DecodeError(f"step {self.step!r}, key {state_key!r}: {what}", hint))
+
+    def _told(self, error: _Error) -> _Error:
+        if self.codec.on_error is not None:
+            self.codec.on_error(error)
+        return error
 
 
 def _cant_pickle(value: Any) -> bool:

@@ -269,6 +269,8 @@ class Session:
         self._watchdog: Watchdog | None = None
         self._failure: StateError | None = None
         self._holder: LeaseHolder | None = None
+        self._leaving = False
+        self._seen: StateError | None = None
         self._hurried = False
         self.flow = flow
         self.recovery_config: RecoveryConfig | None = None
@@ -439,7 +441,7 @@ class Session:
             self._original,
             shards=manifest.shards,
             workers=self._shape.workers,
-            codec=Codec(allow_pickle=self._settings.allow_pickle),
+            codec=Codec(allow_pickle=self._settings.allow_pickle, on_error=self._witness),
             namespace=self._settings.namespace,
             names=self._names(manifest),
         )
@@ -486,6 +488,9 @@ class Session:
         self._failure = error
         _thread.interrupt_main()
 
+    def _witness(self, error: StateError) -> None:
+        self._seen = self._seen or error
+
     def _watch_signals(self) -> None:
         """Handle interrupts ourselves where the engine can't.
 
@@ -529,7 +534,8 @@ class Session:
     ) -> None:
         with self._stack:
             undrained = self._drain()
-        stopped = self._failure or _cause_of(error)
+        # The engine of a cluster says "thread panic" whatever the reason was.
+        stopped = self._failure or _cause_of(error) or (error and self._seen)
         if stopped is not None and stopped is not error:
             raise stopped from error
         if undrained is not None:
