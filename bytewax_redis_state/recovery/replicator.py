@@ -57,6 +57,7 @@ _BATCH_BYTES = 4 * 1024 * 1024
 _POLL_LEAST, _POLL_MOST = 0.002, 0.05
 _AWAY_LEAST, _AWAY_MOST = 0.05, 1.0
 _PRUNE_SECONDS = 1.0
+_LAST_FOLD_SECONDS = 2.0  # how long to wait for the other processes' last rows
 _EMPTY_DELTA = pack_delta({})
 _BEATS_AHEAD = 1000  # of the parent, which renewed the lease until now
 _ENDINGS = {
@@ -177,16 +178,21 @@ class Checkpointer:
         with translated(self._line.address):
             return self._progress(self._setup.partition, "trimmed") - 1
 
-    def checkpoint(self) -> None:
-        """Fold up to the least progress of all partitions, then trim the journal."""
+    def checkpoint(self) -> bool:
+        """Fold up to the least progress of all partitions, then trim the journal.
+
+        :returns: Whether the journal is folded to its end; else another partition is behind.
+        """
         with translated(self._line.address):
-            target = min(
+            epochs = [
                 self._progress(partition, "epoch") for partition in range(self._setup.partitions)
-            )
+            ]
+            target = min(epochs)
             if target - 1 > self.applied:
                 self._folder.fold(self._journal, self.applied, target - 1)
                 self._journal.trim(target)
                 self.applied = target - 1
+            return epochs[self._setup.partition] == target
 
     def start(self) -> None:
         """Begin to fold every interval."""
@@ -408,7 +414,7 @@ class Replicator:
                     self._show(ReplicatorState.DRAINING)
                 self._checkpointer.stop()
                 self._heed_threads()
-                self._checkpointer.checkpoint()
+                self._fold_last()
             except ServerUnavailableError as error:
                 if time.monotonic() > deadline:
                     left = self._outbox.backlog(self._row)
@@ -417,6 +423,16 @@ class Replicator:
                 time.sleep(_AWAY_LEAST)
             else:
                 return self._end(ReplicatorState.DRAINED)
+
+    def _fold_last(self) -> None:
+        """Fold; the others, which end too, get a moment to come as far as this one.
+
+        Else the keyed state would lack the last epochs of a run that ended well, until the next.
+        """
+        patience = time.monotonic() + _LAST_FOLD_SECONDS
+        while not self._checkpointer.checkpoint() and time.monotonic() < patience:
+            self._heed_threads()
+            time.sleep(_POLL_MOST)
 
 
 def main() -> int:
