@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from bytewax_redis_state.codec.delta import pack_delta
+from bytewax_redis_state.codec.envelope import MSGPACK, open_envelope, seal
 from bytewax_redis_state.config import RecoverySettings
 from bytewax_redis_state.dataflow.steps import StateStep
 from bytewax_redis_state.keys import FlowKeys, shard_of
@@ -31,7 +32,6 @@ class FlowInRedis:
 
     client: Client
     namespace: str
-    settings: RecoverySettings = field(init=False)
     row: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -91,7 +91,8 @@ class FlowInRedis:
         """Append one epoch's changes, grouped by cell, and move progress past it."""
         cells: dict[Cell, dict[str, bytes | None]] = {}
         for key, value in changes.items():
-            cells.setdefault(Cell(step, shard_of(key, SHARDS)), {})[key] = value
+            sealed = None if value is None else seal(key, MSGPACK, value)
+            cells.setdefault(Cell(step, shard_of(key, SHARDS)), {})[key] = sealed
         row = self.row[partition]
         entries = [
             Entry(epoch, row + n, cell, pack_delta(delta))
@@ -120,7 +121,7 @@ class FlowInRedis:
         for key in self.client.scan_iter(self.keys.state_pattern, 1000):
             at = self.keys.parse_state(key)
             if at is not None and at[0] == step:
-                found[at[2]] = self.client.get(key)
+                found[at[2]] = open_envelope(at[2], self.client.get(key)).payload
         return found
 
     def applied(self, shard: int, step: str = "sum") -> bytes:
