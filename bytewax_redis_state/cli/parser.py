@@ -1,0 +1,40 @@
+"""The parser of the command line: each command adds its own options and names its function.
+
+Invariant: what is wrong with the arguments is an error of ours, in one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib.metadata import version
+from typing import NoReturn
+
+from bytewax_redis_state.cli import demo
+from bytewax_redis_state.errors import ConfigError
+
+__all__ = ["parser"]
+
+_COMMANDS = (demo,)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, f"see {self.prog} --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Make the parser.
+
+    :returns: It gives ``command``, a function that takes the parsed arguments.
+    """
+    made = _Parser(
+        prog="bytewax-redis-state",
+        description="Look after the state that Bytewax dataflows keep in Redis.",
+    )
+    made.add_argument(
+        "--version", action="version", version=f"%(prog)s {version('bytewax-redis-state')}"
+    )
+    commands = made.add_subparsers(metavar="COMMAND", required=True)
+    for module in _COMMANDS:
+        module.add_command(commands)
+    return made
