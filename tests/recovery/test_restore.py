@@ -1,0 +1,134 @@
+"""Restore: whole, or not at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from bytewax_redis_state.codec.delta import unpack_piece
+from bytewax_redis_state.dataflow.placement import shard_of_name, worker_of
+from bytewax_redis_state.errors import DecodeError, StateLostError
+from bytewax_redis_state.keys import shard_of
+from bytewax_redis_state.server.client import Client
+
+from .conftest import KEYED, SHARDS, SOURCE, FlowInRedis
+
+
+@pytest.fixture
+def full(flow: FlowInRedis) -> FlowInRedis:
+    """A flow with 300 keys and two source partitions, at its second generation."""
+    flow.start([KEYED, SOURCE], parts={"in": ["p0", "p1"]})
+    flow.commit(1, {f"k{n}": b"%d" % n * 10 for n in range(300)})
+    flow.commit(2, {"p0": b"10", "p1": b"20"}, step="in")
+    flow.start([KEYED, SOURCE], parts={"in": ["p0", "p1"]})
+    return flow
+
+
+def test_each_cell_is_one_row(full):
+    restorer = full.restorer(workers=2)
+    assert restorer.read() == {"in": 2, "sum": 300}
+    assert restorer.size > 3000
+    rows = list(restorer.rows())
+    keyed = [(name, unpack_piece(data)) for step, name, data in rows if step == KEYED.engine_id]
+    assert {shard_of_name(name) for name, _ in keyed} == set(range(SHARDS))
+    found = {}
+    for name, piece in keyed:
+        assert (shard_of_name(name), piece.more) == (piece.shard, False)
+        assert worker_of(name, 2) == piece.shard % 2  # rule 14: spread evenly over the workers
+        found |= piece.states
+    assert len(found) == 300
+    sources = {name for step, name, _ in rows if step == SOURCE.engine_id}
+    assert sources == {"p0", "p1"}
+    assert restorer.size == 0, "rows let go of what they gave"
+
+
+def test_a_large_cell_comes_in_pieces_that_sort_before_it(full):
+    """Rule 18: pieces far below SQLite's limit for a row."""
+    restorer = full.restorer(piece_bytes=100)
+    restorer.read()
+    by_shard: dict[int, list] = {}
+    for step, name, data in restorer.rows():
+        if step == KEYED.engine_id:
+            piece = unpack_piece(data)
+            by_shard.setdefault(piece.shard, []).append((name, piece))
+    assert set(by_shard) == set(range(SHARDS))
+    for shard, pieces in by_shard.items():
+        assert len(pieces) > 5
+        assert pieces == sorted(pieces, key=lambda pair: pair[0]), "the engine loads in this order"
+        assert [piece.more for _, piece in pieces] == [True] * (len(pieces) - 1) + [False]
+        assert [shard_of_name(name) for name, _ in pieces[:-1]] == [None] * (len(pieces) - 1)
+        states = {key for _, piece in pieces for key in piece.states}
+        assert states == {f"k{n}" for n in range(300) if shard_of(f"k{n}", SHARDS) == shard}
+
+
+def test_shards_of_other_processes_are_left_to_them(full):
+    halves = [full.restorer(shards=frozenset(mine)) for mine in ({0, 1}, {2, 3})]
+    counts = [half.read() for half in halves]
+    assert sum(c["sum"] for c in counts) == 300
+    assert sum(c["in"] for c in counts) == 2
+    names = [{name for _, name, _ in half.rows()} for half in halves]
+    assert not names[0] & names[1]
+
+
+def test_progress_reaches_the_total(full):
+    seen = []
+    full.restorer(progress=lambda done, total: seen.append((done, total))).read()
+    assert seen[-1] == (302, 302)
+
+
+def test_an_evicted_key_stops_the_start(full, client: Client):
+    """Rule 10: live counts must be equal. Delete a key as an eviction would."""
+    shard = shard_of("k7", SHARDS)
+    client.delete(full.keys.state("sum", shard, "k7"))
+    with pytest.raises(
+        StateLostError, match=rf"shard {shard} of step 'sum' has \d+ keys"
+    ) as caught:
+        full.restorer().read()
+    assert "evicted" in caught.value.hint
+
+
+def test_a_key_too_many_stops_the_start(full, client: Client):
+    """Rule 10: the other way round too."""
+    key = next(client.scan_iter(full.keys.state_pattern))
+    step, shard, _ = full.keys.parse_state(key)
+    client.hincrby(full.applied(shard, step), "count", -1)
+    with pytest.raises(StateLostError, match="were written"):
+        full.restorer().read()
+
+
+def test_a_step_whose_keys_are_all_gone_stops_the_start(full, client: Client):
+    for key in list(client.scan_iter(full.keys.state_pattern, 1000)):
+        client.delete(key)
+    with pytest.raises(StateLostError, match="has 0 keys"):
+        full.restorer().read()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("generation", 3), ("epoch", 1), ("incarnation", "x"), ("count", None)]
+)
+def test_a_cell_that_stands_elsewhere_stops_the_start(full, client: Client, name, value):
+    """Rule 7: what is restored is of one manifest; a start that was overtaken sees it here."""
+    if value is None:
+        client.hdel(full.applied(1), name)
+    else:
+        client.hset(full.applied(1), name, value)
+    with pytest.raises(StateLostError, match="shard 1 of step 'sum' does not stand"):
+        full.restorer().read()
+
+
+def test_a_value_that_fails_its_check_is_named_by_its_key(full, client: Client):
+    key = full.keys.state("sum", shard_of("k7", SHARDS), "k7")
+    value = bytearray(client.get(key))
+    value[-1] ^= 1
+    client.set(key, bytes(value))
+    with pytest.raises(DecodeError) as caught:
+        full.restorer().read()
+    assert key.decode() in str(caught.value)
+    assert caught.value.hint
+
+
+def test_a_neighbours_keys_are_not_read(full, namespace):
+    other = FlowInRedis(full.client, namespace + "x")
+    other.start()
+    other.commit(1, {"a": b"1"})
+    other.start()
+    assert full.restorer().read() == {"in": 2, "sum": 300}
