@@ -38,6 +38,7 @@ from bytewax_redis_state.errors import (
 )
 from bytewax_redis_state.keys import FlowKeys, shard_of
 from bytewax_redis_state.recovery.checkpoint import Folder, cells_of
+from bytewax_redis_state.recovery.cluster import read_manifest
 from bytewax_redis_state.recovery.journal import Cell, Entry, Journal, JournalMovedError
 from bytewax_redis_state.recovery.lease import Lease, LeaseHolder
 from bytewax_redis_state.recovery.outbox import Outbox, OutboxRow, Stamp
@@ -137,6 +138,26 @@ class _Line:
             setup.generation,
             setup.partition,
         )
+
+
+def _explained(setup: Setup, error: StateError) -> StateError:
+    """Tell keys that a newer generation has deleted from keys that Redis lost."""
+    if not isinstance(error, StateLostError):
+        return error
+    try:
+        line = _Line(setup)
+        with translated(line.address):
+            manifest = read_manifest(line.client, setup.keys)
+    except StateError:  # then the first error says more
+        return error
+    if manifest is None or manifest.incarnation != setup.incarnation:
+        return error
+    if manifest.generation <= setup.generation:
+        return error
+    return FencedError(
+        f"generation {setup.generation} of the flow was taken over by "
+        f"generation {manifest.generation}"
+    )
 
 
 class Checkpointer:
@@ -283,7 +304,8 @@ class Replicator:
             self._checkpointer.start()
             self._ship_until_orphaned()
             return self._drain()
-        except StateError as error:
+        except StateError as caught:
+            error = _explained(self._setup, caught)
             state = _ENDINGS.get(type(error), ReplicatorState.FAILED)
             # One line, as an operator wants it; the traceback says nothing that the error does not.
             generation = self._setup.generation
@@ -451,7 +473,8 @@ def main() -> int:
     setup = Setup.from_json(sys.stdin.readline())
     try:
         replicator = Replicator(setup, parent)
-    except StateError as error:
+    except StateError as caught:
+        error = _explained(setup, caught)
         state = _ENDINGS.get(type(error), ReplicatorState.FAILED)
         StatusBoard(Path(setup.status)).write(Status(state=state, text=str(error)))
         return 1
