@@ -1,0 +1,30 @@
+"""Jobs for the crash tests: each in a namespace and folders of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from .job import Job
+from .known import Clicks, Known
+
+MakeJob = Callable[..., Job]
+
+
+@pytest.fixture
+def make_job(
+    redis_url: str, namespace: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[MakeJob]:
+    """Make a job: ``make_job(Clicks())``; what is left of its processes ends with the test."""
+    with ExitStack() as stack:
+
+        def make(known: Known | None = None, url: str = redis_url) -> Job:
+            seed = request.node.name
+            job = Job(known or Clicks(), url, namespace, tmp_path / "job", seed)
+            stack.callback(job.close)
+            return job
+
+        yield make

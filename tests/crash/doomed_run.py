@@ -1,0 +1,99 @@
+"""Run a flow in a process that kills or stops itself at a step of its start, or has a bug.
+
+It takes the arguments of ``python -m bytewax_redis_state.run``. ``CRASH_AT_STEP`` is ``kill:STEP``
+or ``stop:STEP``; steps are those of ``recovery/takeover.py``, and further phases of a start:
+
+============  =====================================================================
+phase         what has happened
+============  =====================================================================
+``waiting``   a process that does not coordinate is about to wait for the manifest
+``listed``    it has found a manifest that lists it
+``restored``  the keyed state has been read
+``outbox``    the outbox holds the restored rows
+``shipping``  the replicator works; the engine has not started
+============  =====================================================================
+
+``CRASH_BUG`` names a bug of ``planted.py``, planted here and in the replicator.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import planted
+
+from bytewax_redis_state import run
+from bytewax_redis_state.recovery import replicator, session, takeover, watchdog
+
+_REPLICATOR = "bytewax_redis_state.recovery.replicator"
+_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+
+
+def doom(at: str) -> None:
+    """Make this process strike itself at a step."""
+    how, _, doomed_step = at.partition(":")
+
+    def reached(step: str) -> None:
+        if step == doomed_step:
+            os.kill(os.getpid(), _SIGNALS[how])
+
+    takeover.reached = reached
+    session.reached = reached
+    wait_for_manifest = session.wait_for_manifest
+
+    def wait_and_find(*args: Any) -> Any:
+        reached("waiting")
+        found = wait_for_manifest(*args)
+        reached("listed")
+        return found
+
+    session.wait_for_manifest = wait_and_find
+    for method, phase in (
+        ("_restore", "restored"),
+        ("_make_outbox", "outbox"),
+        ("_start_replicator", "shipping"),
+    ):
+        setattr(session.Session, method, _then(getattr(session.Session, method), reached, phase))
+
+
+def _then(
+    method: Callable[..., Any], reached: Callable[[str], None], phase: str
+) -> Callable[..., Any]:
+    def wrapped(*args: Any) -> Any:
+        result = method(*args)
+        reached(phase)
+        return result
+
+    return wrapped
+
+
+class _Subprocess:
+    """``subprocess`` as the watchdog sees it: its replicator is this file."""
+
+    PIPE = subprocess.PIPE
+    TimeoutExpired = subprocess.TimeoutExpired
+
+    @staticmethod
+    def Popen(command: list[str], **settings: Any) -> subprocess.Popen[bytes]:  # noqa: N802
+        assert command[1:] == ["-m", _REPLICATOR]
+        return subprocess.Popen([command[0], str(Path(__file__)), _REPLICATOR], **settings)
+
+
+def main() -> int:
+    planted.plant(os.environ["CRASH_BUG"])
+    if sys.argv[1:] == [_REPLICATOR]:
+        return replicator.main()
+    watchdog.subprocess = _Subprocess  # type: ignore[assignment]
+    if os.environ["CRASH_AT_STEP"]:
+        doom(os.environ["CRASH_AT_STEP"])
+    return run.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""A flow with a known answer in a namespace of its own: started, struck and compared.
+
+A strike counts only when it landed in mid-stream: the dataflow was alive and an epoch with state
+was committed, and the start after it resumed there with input left to read.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from bytewax_redis_state.codec import Codec
+from bytewax_redis_state.config import RedisConfig
+from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.recovery.cluster import read_manifest
+from bytewax_redis_state.server.client import connect
+
+from .cluster import Cluster, Resumed, free_addresses, start_member, wait_until
+from .known import Known
+
+PAUSE = 0.06  # between two batches of a source; the stream is a hundred batches long
+NEVER = 3600.0  # seconds between two checkpoints, where none is to come
+
+
+class Job:
+    """Runs of one flow.
+
+    :arg known: The flow.
+    :arg url: Of Redis.
+    :arg namespace: Of this job alone.
+    :arg folder: For output, scratch and logs.
+    :arg seed: Of the random moments.
+    """
+
+    def __init__(self, known: Known, url: str, namespace: str, folder: Path, seed: str) -> None:
+        self.known = known
+        self.url = url
+        self.namespace = namespace
+        self.random = random.Random(seed)
+        self.keys = FlowKeys(namespace, known.flow_id)
+        self.client: redis.Redis = connect(RedisConfig(url=url))
+        self.landed = 0
+        self._folder = folder
+        self._clusters: list[Cluster] = []
+
+    @property
+    def out(self) -> Path:
+        return self._folder / "out"
+
+    def close(self) -> None:
+        """End every process that is left."""
+        for cluster in self._clusters:
+            cluster.kill_groups()
+        self.client.close()
+
+    # -- starting -------------------------------------------------------------------------
+
+    def start(
+        self,
+        processes: int = 1,
+        workers: int = 1,
+        *,
+        pause: float = PAUSE,
+        quick: bool = False,
+        checkpoint: float = 0.3,
+        join_timeout: float = 30,
+        take_over: bool = False,
+        at_step: Mapping[int, str] | None = None,
+        bug: str = "",
+    ) -> Cluster:
+        """Start the flow.
+
+        :arg pause: Seconds between two batches of a source.
+        :arg quick: Read ten batches at once.
+        :arg checkpoint: Seconds between two checkpoints.
+        :arg at_step: Process to what it does to itself, see :func:`start_member`.
+        :arg bug: Planted in every process and its replicator.
+        """
+        options: list[object] = ["--redis", self.url, "--namespace", self.namespace]
+        options += ["-s", 0.1, "--checkpoint-interval", checkpoint, "-w", workers]
+        options += ["--join-timeout", join_timeout]
+        if take_over:
+            options.append("--take-over")
+        shared = [] if processes == 1 else ["-a", free_addresses(processes)]
+        environ = self.known.environ(self.out, pause, quick=quick)
+        make = partial(start_member, self.known.path, environ=environ, bug=bug)
+        cluster = Cluster()
+        self._clusters.append(cluster)
+        for process in range(processes):
+            own = [*options, *shared, *(["-i", process] if shared else [])]
+            folder = self._folder / f"start-{len(self._clusters)}-{process}"
+            at = (at_step or {}).get(process, "")
+            cluster.add(partial(make, options=own), folder, at)
+        return cluster
+
+    # -- how far it is --------------------------------------------------------------------
+
+    def progress(self) -> int:
+        """Give the epoch below which every partition of the newest generation is committed."""
+        manifest = read_manifest(self.client, self.keys)
+        if manifest is None or not manifest.partitions:
+            return 0
+        epochs = self.partition_epochs(manifest.generation, manifest.partitions)
+        return min(epochs, default=0)
+
+    def partition_epochs(self, generation: int, partitions: int) -> list[int]:
+        names = [self.keys.progress(partition, generation) for partition in range(partitions)]
+        return [int(self.client.hget(name, "epoch") or 0) for name in names]
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """Read the keyed state from Redis."""
+        codec = Codec()
+        found: dict[str, dict[str, Any]] = {}
+        for key in self.client.scan_iter(match=self.keys.state_pattern, count=10_000):
+            step, _, state_key = self.keys.parse_state(key)
+            value = self.client.get(key)
+            if value is not None:
+                bound = codec.bind(namespace=self.namespace, flow_id=self.known.flow_id, step=step)
+                found.setdefault(step, {})[state_key] = bound.decode(state_key, value)
+        return found
+
+    @property
+    def has_input_left(self) -> bool:
+        """Whether the sources, as of the last checkpoint, have anything left to read."""
+        state = self.state()
+        positions = [n for source in self.known.sources for n in state.get(source, {}).values()]
+        return any(position < self.known.events for position in positions)
+
+    # -- striking -------------------------------------------------------------------------
+
+    def reach_midstream(self, cluster: Cluster, epochs: int | None = None) -> Resumed:
+        """Wait until some epochs are committed, and for a random moment of the next one.
+
+        :arg epochs: How many; random by default.
+        """
+        resumed = cluster.wait_resumed()
+        goal = max(self.progress(), resumed.epoch) + (epochs or self.random.randint(2, 6))
+        wait_until(
+            lambda: self.progress() >= goal or not cluster.alive,
+            f"epoch {goal} is committed",
+        )
+        # Where in the epoch it strikes is up to the seed.
+        time.sleep(self.random.uniform(0, 0.15))
+        assert cluster.alive, f"a process ended by itself:\n{cluster.said}"
+        return resumed
+
+    def check_landed(self, resumed: Resumed, before: Resumed) -> None:
+        """Count a strike, if the start after it says that it was in mid-stream.
+
+        :arg resumed: What the start after it said.
+        :arg before: What the start before it said.
+        """
+        assert resumed.epoch > max(before.epoch, 1), "nothing was committed before the strike"
+        assert resumed.total > 0
+        assert self.has_input_left, "it struck when all input was read"
+        self.landed += 1
+
+    # -- ending ---------------------------------------------------------------------------
+
+    def finish(
+        self,
+        processes: int = 1,
+        workers: int = 1,
+        *,
+        after: Resumed | None = None,
+        **settings: Any,
+    ) -> Resumed:
+        """Run to the end of the input; every process must end well.
+
+        :arg after: What the last start said, where a strike after it is to be counted.
+        """
+        # Without a checkpoint until the end, so that what it resumed from can be looked at.
+        settings = {"pause": 0.03, "quick": True, "checkpoint": NEVER, **settings}
+        cluster = self.start(processes, workers, **settings)
+        if after is not None:
+            self.check_landed(cluster.wait_resumed(), after)
+        self.wait_for_end(cluster)
+        return cluster.wait_resumed()
+
+    def wait_for_end(self, cluster: Cluster) -> None:
+        """Wait until the input is over; every process must end well."""
+        codes = cluster.wait()
+        assert codes == [0] * len(codes), f"exit codes {codes}:\n{cluster.said}"
+        for member in cluster.members:
+            member.wait_for_group()
+
+    def differences(self) -> list[str]:
+        """Compare everything with an uninterrupted run."""
+        return self.known.differences(self.state(), self.out)
+
+    def litter(self) -> list[str]:
+        """Give keys that an old generation has made and nothing will ever delete."""
+        manifest = read_manifest(self.client, self.keys)
+        assert manifest is not None
+        wanted = {self.keys.generation, self.keys.manifest}
+        for partition in range(manifest.partitions):
+            wanted.add(self.keys.journal(partition, manifest.generation))
+            wanted.add(self.keys.progress(partition, manifest.generation))
+        for step in manifest.steps:
+            wanted |= {self.keys.applied(step, shard) for shard in range(manifest.shards)}
+        return sorted(
+            key.decode()
+            for key in self._all_keys()
+            if key not in wanted
+            and self.keys.parse_state(key) is None
+            and self.client.ttl(key) == -1  # the lease of a process that was killed has one
+        )
+
+    def _all_keys(self) -> Iterator[bytes]:
+        for pattern in self.keys.patterns:
+            yield from self.client.scan_iter(match=pattern, count=10_000)

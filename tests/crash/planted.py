@@ -1,0 +1,139 @@
+"""Bugs and faults that a test plants in a run: a checker that can't fail proves nothing.
+
+Only ``doomed_run.py`` imports this, in the processes that it starts. A bug takes away one of the
+rules that keep state right; a fault is what the rule is there for, and must do no harm alone.
+
+======================  =========================================================================
+fault                   what it does
+======================  =========================================================================
+``lease-unheeded``      the replicator does not notice that another process holds its lease
+``late-folds``          each fold comes once more after the one that follows it, as commands do
+                        that a dead connection had still in its buffer
+======================  =========================================================================
+
+======================  =========================================================================
+bug                     what it takes away
+======================  =========================================================================
+``no-fence``            an append, a trim and a fold don't ask whether somebody took the flow
+                        over; with ``lease-unheeded``
+``progress-too-high``   the replicator says that one epoch more is in the journal
+``rows-not-dropped``    a start folds all that a journal holds, not what is before the resume epoch
+``folds-not-compared``  a fold asks neither whether it was applied nor whether one is missing;
+                        with ``late-folds``
+======================  =========================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bytewax_redis_state.recovery import journal, takeover
+from bytewax_redis_state.recovery.checkpoint import Folder
+from bytewax_redis_state.recovery.lease import LeaseHolder
+from bytewax_redis_state.recovery.replicator import Checkpointer
+from bytewax_redis_state.scripts import scripts
+
+__all__ = ["plant"]
+
+
+def _cut(name: str, *cuts: tuple[str, str]) -> None:
+    """Change the source of a script; what is to be changed must be there."""
+    before = scripts.script_source
+
+    def source(wanted: str) -> str:
+        text = before(wanted)
+        if wanted == name:
+            for old, new in cuts:
+                assert text.count(old) == 1, (name, old)
+                text = text.replace(old, new)
+        return text
+
+    scripts.script_source = source
+
+
+def lease_unheeded() -> None:
+    LeaseHolder._renew = lambda self: None  # type: ignore[method-assign]
+
+
+def no_fence() -> None:
+    lease_unheeded()
+    _cut("append", ("elseif have[4] then", "elseif false then"))
+    _cut("trim_journal", (" or have[4] then", " then"))
+    _cut("fold", ("elseif have[2] ~= ARGV[2] then", "elseif false then"))
+
+
+def progress_too_high() -> None:
+    append = journal.Journal.append
+
+    def too_high(
+        self: Any, row_before: int, row_after: int, entries: Any, epoch: int | None
+    ) -> None:
+        append(self, row_before, row_after, entries, None if epoch is None else epoch + 1)
+
+    journal.Journal.append = too_high  # type: ignore[method-assign]
+
+
+def rows_not_dropped() -> None:
+    fold = Folder.fold
+
+    def fold_all(self: Any, of: journal.Journal, from_epoch: int, to_epoch: int) -> int:
+        last = max((entry.epoch for entry in of.entries(from_epoch + 1, 2**62)), default=to_epoch)
+        return fold(self, of, from_epoch, max(last, to_epoch))
+
+    class _StartFolder(Folder):
+        pass
+
+    _StartFolder.fold = fold_all  # type: ignore[method-assign]
+    takeover.Folder = _StartFolder  # type: ignore[attr-defined]
+
+
+def late_folds() -> None:
+    checkpoint, script = Checkpointer.checkpoint, scripts.Scripts.fold
+    recording: list[tuple[Any, ...]] = []
+    previous: list[tuple[Any, ...]] = []
+
+    def recorded(self: Any, *args: Any, on: Any, **named: Any) -> None:
+        recording.append((args, named))
+        script(self, *args, on=on, **named)
+
+    def checkpoint_then_late_one(self: Any) -> bool:
+        recording.clear()
+        done = checkpoint(self)
+        if not recording:
+            return done
+        client = self._line.client
+        with client.pipeline(transaction=False) as pipe:
+            for args, named in previous:
+                script(self._line.scripts, *args, on=pipe, **named)
+            pipe.execute()
+        previous[:] = recording
+        return done
+
+    scripts.Scripts.fold = recorded  # type: ignore[method-assign]
+    Checkpointer.checkpoint = checkpoint_then_late_one  # type: ignore[method-assign]
+
+
+def folds_not_compared() -> None:
+    _cut(
+        "fold",
+        ("if applied >= to then", "if false then"),
+        ("elseif applied < from then", "elseif false then"),
+    )
+    late_folds()
+
+
+_BUGS: dict[str, Callable[[], None]] = {
+    "": lambda: None,
+    "lease-unheeded": lease_unheeded,
+    "no-fence": no_fence,
+    "progress-too-high": progress_too_high,
+    "rows-not-dropped": rows_not_dropped,
+    "late-folds": late_folds,
+    "folds-not-compared": folds_not_compared,
+}
+
+
+def plant(name: str) -> None:
+    """Plant a bug in this process, by the name that ``CRASH_BUG`` gives."""
+    _BUGS[name]()

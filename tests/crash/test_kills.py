@@ -1,0 +1,144 @@
+"""SIGKILLs at random moments in mid-stream: what comes out is what an uninterrupted run puts out.
+
+==========================  =====================================================
+struck                      what happens then
+==========================  =====================================================
+the whole process group     scratch is deleted, the flow is started again
+the dataflow alone          the same at once, while the replicator still drains
+the replicator alone        the watchdog restarts it, the run goes on to its end
+one process of two          the other ends by itself; both are started again
+==========================  =====================================================
+
+Each test strikes four times, and asserts that each strike landed.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from .cluster import Cluster, Resumed, wait_until
+from .conftest import MakeJob
+from .job import Job
+from .known import Clicks, Known, Ledger
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(240)]
+
+STRIKES = 4
+Strike = Callable[[Job, Cluster], None]
+Shape = tuple[int, int]  # processes, workers of each
+
+ONE_WORKER, TWO_WORKERS, TWO_PROCESSES = (1, 1), (1, 2), (2, 1)
+
+
+def strike_groups(_job: Job, cluster: Cluster) -> None:
+    cluster.kill_groups()
+
+
+def strike_dataflows(_job: Job, cluster: Cluster) -> None:
+    cluster.kill()
+
+
+def strike_one_of_two(job: Job, cluster: Cluster) -> None:
+    """Kill one process, with its replicator or without; the other one ends by itself."""
+    victim = job.landed % 2
+    if job.random.random() < 0.5:
+        cluster[victim].kill_group()
+    else:
+        cluster[victim].kill()
+    assert cluster[1 - victim].wait() != 0
+
+
+def strike_on_and_on(job: Job, shape: Shape, strike: Strike) -> None:
+    """Start, strike and lose the scratch, several times; then run to the end and compare."""
+    before: Resumed | None = None
+    for _ in range(STRIKES):
+        cluster = job.start(*shape)
+        resumed = job.reach_midstream(cluster)
+        if before is not None:
+            job.check_landed(resumed, before)
+        strike(job, cluster)
+        cluster.lose_scratch()
+        before = resumed
+    job.finish(*shape, after=before)
+    assert job.differences() == []
+    assert job.landed == STRIKES
+    assert job.litter() == []
+
+
+@pytest.mark.parametrize(
+    ("known", "shape"),
+    [
+        pytest.param(Clicks(), ONE_WORKER, id="clicks on one worker"),
+        pytest.param(Clicks(), TWO_PROCESSES, id="clicks in two processes"),
+        pytest.param(Ledger(), TWO_WORKERS, id="ledger on two workers"),
+        pytest.param(Ledger(), TWO_PROCESSES, id="ledger in two processes"),
+    ],
+)
+def test_after_kills_of_the_whole_process_group_all_is_exact(
+    make_job: MakeJob, known: Known, shape: Shape
+) -> None:
+    strike_on_and_on(make_job(known), shape, strike_groups)
+
+
+@pytest.mark.parametrize(
+    ("known", "shape"),
+    [
+        pytest.param(Ledger(), ONE_WORKER, id="ledger on one worker"),
+        pytest.param(Clicks(), TWO_WORKERS, id="clicks on two workers"),
+        pytest.param(Clicks(), TWO_PROCESSES, id="clicks in two processes"),
+    ],
+)
+def test_after_kills_of_the_dataflow_alone_all_is_exact(
+    make_job: MakeJob, known: Known, shape: Shape
+) -> None:
+    strike_on_and_on(make_job(known), shape, strike_dataflows)
+
+
+@pytest.mark.parametrize("known", [Clicks(), Ledger()], ids=["clicks", "ledger"])
+def test_after_kills_of_one_process_of_two_all_is_exact(make_job: MakeJob, known: Known) -> None:
+    strike_on_and_on(make_job(known), TWO_PROCESSES, strike_one_of_two)
+
+
+@pytest.mark.parametrize(
+    ("known", "shape"),
+    [
+        pytest.param(Clicks(80_000), ONE_WORKER, id="clicks on one worker"),
+        pytest.param(Ledger(12_000), TWO_WORKERS, id="ledger on two workers"),
+        pytest.param(Ledger(12_000), TWO_PROCESSES, id="ledger in two processes"),
+    ],
+)
+def test_after_kills_of_the_replicator_alone_the_run_ends_right(
+    make_job: MakeJob, known: Known, shape: Shape
+) -> None:
+    job = make_job(known)
+    cluster = job.start(*shape)
+    while job.landed < STRIKES:
+        job.reach_midstream(cluster)
+        strike_replicator(job, cluster)
+    job.wait_for_end(cluster)
+    assert job.differences() == []
+    assert job.litter() == []
+
+
+def strike_replicator(job: Job, cluster: Cluster) -> None:
+    """Kill one, and wait until the one that takes its place has got on."""
+    member = cluster[job.landed % len(cluster.members)]
+    struck = member.replicator
+    assert struck is not None
+    member.send(signal.SIGKILL, to=struck)
+    before = job.progress()
+    wait_until(lambda: member.replicator not in (None, struck), "another replicator")
+    wait_until(lambda: job.progress() > before + 1, "progress goes on")
+    assert cluster.alive
+    assert job.has_input_left, "it struck when all input was read"
+    job.landed += 1
+
+
+@pytest.mark.container
+def test_after_kills_with_redis_in_a_container_all_is_exact(
+    make_job: MakeJob, container_redis_url: str
+) -> None:
+    strike_on_and_on(make_job(Clicks(), container_redis_url), TWO_WORKERS, strike_groups)

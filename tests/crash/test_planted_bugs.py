@@ -1,0 +1,134 @@
+"""The crash tests can fail: each scenario is right as it is, and goes wrong with its bug.
+
+What is planted, and where, stands in ``planted.py``. Nothing here is left to luck: who is stopped,
+and what the others do meanwhile, is forced.
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from .cluster import Cluster, wait_until
+from .conftest import MakeJob
+from .job import NEVER, Job
+from .known import Clicks
+from .test_double_crash import query
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(180)]
+
+AHEAD = 5  # epochs
+
+
+def replicator_of(cluster: Cluster, process: int) -> int:
+    pid = cluster[process].replicator
+    assert pid is not None
+    return pid
+
+
+# --- Two processes, one of which has shipped less ------------------------------------------------
+
+
+def killed_unevenly(job: Job, bug: str) -> None:
+    """Stop one replicator of two, and kill everything when the other one is well ahead."""
+    cluster = job.start(2, checkpoint=NEVER, bug=bug)
+    resumed = job.reach_midstream(cluster, 2)
+    cluster[1].send(signal.SIGSTOP, to=replicator_of(cluster, 1))
+
+    def is_ahead() -> bool:
+        first, second = job.partition_epochs(resumed.generation, 2)
+        return first >= second + AHEAD
+
+    wait_until(is_ahead, "one partition is ahead")
+    cluster.kill_groups()
+    cluster.lose_scratch()
+
+
+@pytest.mark.parametrize(
+    ("bug", "right"), [("", True), ("progress-too-high", False), ("rows-not-dropped", False)]
+)
+def test_what_is_not_committed_everywhere_is_dropped(
+    make_job: MakeJob, bug: str, right: bool
+) -> None:
+    job = make_job(Clicks(20_000))
+    killed_unevenly(job, bug)
+    job.finish(bug=bug)
+    assert (job.differences() == []) is right
+
+
+# --- A replicator that sleeps while its flow is taken over ---------------------------------------
+
+
+def commit_mark(cluster: Cluster) -> int:
+    for file in Path(cluster[0].scratch).rglob("part-0.sqlite3"):
+        for (mark,) in query(file, "SELECT commit_epoch FROM commits"):
+            assert isinstance(mark, int)
+            return mark
+    return 0
+
+
+def left_asleep(job: Job, bug: str) -> Cluster:
+    """Leave a stopped replicator with a full outbox, and no dataflow."""
+    cluster = job.start(checkpoint=NEVER, bug=bug)
+    job.reach_midstream(cluster, 2)
+    cluster[0].send(signal.SIGSTOP, to=replicator_of(cluster, 0))
+    shipped = job.progress()
+    wait_until(lambda: commit_mark(cluster) > shipped + AHEAD, "the outbox fills")
+    cluster[0].kill()
+    return cluster
+
+
+@pytest.mark.parametrize(("bug", "right"), [("lease-unheeded", True), ("no-fence", False)])
+def test_a_replicator_that_wakes_after_a_takeover_writes_nothing(
+    make_job: MakeJob, bug: str, right: bool
+) -> None:
+    """It wakes when one of the new processes has read the keyed state and the other has not."""
+    job = make_job(Clicks(20_000))
+    old = left_asleep(job, bug)
+    new = job.start(2, quick=True, at_step={0: "stop:written"})
+    wait_until(lambda: new[1].resumed is not None, "process 1 has restored its part")
+    wait_until(lambda: new[0].is_stopped, "process 0 is held")
+
+    before = job.state()
+    old[0].send(signal.SIGCONT, to=replicator_of(old, 0))
+    old[0].wait_for_group()
+    assert (job.state() == before) is right
+    assert ("was taken over by generation 2" in old[0].err) is right
+
+    new[0].send(signal.SIGCONT)
+    job.wait_for_end(new)
+    assert (job.differences() == []) is right
+
+
+@pytest.mark.parametrize("asleep", ["the replicator", "the dataflow", "both"])
+def test_a_flow_taken_over_while_asleep_ends_with_the_error(make_job: MakeJob, asleep: str) -> None:
+    """With ``--take-over``, and nothing planted: state is exact, and the old run says why."""
+    job = make_job(Clicks(20_000))
+    old = job.start(checkpoint=0.3)
+    job.reach_midstream(old, 2)
+    sleepers = {
+        "the replicator": [replicator_of(old, 0)],
+        "the dataflow": [old[0].pid],
+        "both": [old[0].pid, replicator_of(old, 0)],
+    }[asleep]
+    for pid in sleepers:
+        old[0].send(signal.SIGSTOP, to=pid)
+    job.finish(take_over=True)
+    for pid in reversed(sleepers):
+        old[0].send(signal.SIGCONT, to=pid)
+    assert old[0].wait() == 2
+    old[0].wait_for_group()
+    assert "taken over" in old[0].err
+    assert job.differences() == []
+
+
+# --- A fold that comes late ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("bug", "right"), [("late-folds", True), ("folds-not-compared", False)])
+def test_a_fold_that_comes_late_changes_nothing(make_job: MakeJob, bug: str, right: bool) -> None:
+    job = make_job(Clicks(10_000))
+    job.finish(bug=bug, checkpoint=0.1, pause=0.15)
+    assert (job.differences() == []) is right

@@ -1,0 +1,28 @@
+"""A flow is killed in mid-stream and goes on with other numbers of workers and processes."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import MakeJob
+from .known import Clicks, Known, Ledger
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(240)]
+
+
+@pytest.mark.parametrize("known", [Clicks(), Ledger()], ids=["clicks", "ledger"])
+def test_one_worker_then_three_then_two_processes_then_one(make_job: MakeJob, known: Known) -> None:
+    job = make_job(known)
+    before = None
+    for processes, workers in [(1, 1), (1, 3), (2, 1)]:
+        cluster = job.start(processes, workers)
+        resumed = job.reach_midstream(cluster)
+        if before is not None:
+            job.check_landed(resumed, before)
+        cluster.kill_groups()
+        cluster.lose_scratch()
+        before = resumed
+    job.finish(1, 1, after=before)
+    assert job.landed == 3
+    assert job.differences() == []
+    assert job.litter() == []

@@ -1,0 +1,134 @@
+"""A start dies at each of its numbered steps: the next one is right.
+
+Before it, the flow was killed in mid-stream, with everything still in the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from .conftest import MakeJob
+from .job import NEVER, Job
+from .known import Ledger
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(240)]
+
+KILLED = -9
+STEPS = (
+    "claimed",
+    "joined",
+    "bumped",
+    "fenced",
+    "cells",
+    "epoch",
+    "checked",
+    "folded",
+    "settled",
+    "written",
+    "cleaned",
+)
+"""Of the coordinator, in ``recovery/takeover.py``; then what every process does."""
+PHASES = ("restored", "outbox", "shipping")
+OTHERS = ("claimed", "waiting", "listed", *PHASES)
+BEFORE_THE_MANIFEST = STEPS[: STEPS.index("written")]
+
+
+def killed_in_midstream(job: Job, processes: int = 1) -> None:
+    cluster = job.start(processes, checkpoint=NEVER)
+    resumed = job.reach_midstream(cluster, 4)
+    cluster.kill_groups()
+    cluster.lose_scratch()
+    generation = resumed.generation
+    found = job.partition_epochs(generation, processes)
+    assert min(found) >= resumed.epoch + 4, "the journal holds several epochs"
+
+
+def end_right(job: Job, processes: int = 1) -> None:
+    resumed = job.finish(processes)
+    assert resumed.epoch > 1
+    assert resumed.total > 0
+    assert job.differences() == []
+    assert job.litter() == []
+
+
+@pytest.mark.parametrize("step", [*STEPS, *PHASES])
+def test_a_start_killed_at(make_job: MakeJob, step: str) -> None:
+    job = make_job(Ledger(3000))
+    killed_in_midstream(job)
+    doomed = job.start(at_step={0: f"kill:{step}"})
+    assert doomed.wait() == [KILLED], doomed.said
+    doomed.lose_scratch()
+    end_right(job)
+
+
+def test_the_first_start_ever_killed_at_each_step_in_turn(make_job: MakeJob) -> None:
+    job = make_job(Ledger(3000))
+    for step in (*STEPS, *PHASES):
+        doomed = job.start(at_step={0: f"kill:{step}"})
+        assert doomed.wait() == [KILLED], doomed.said
+        doomed.lose_scratch()
+    assert job.finish().epoch == 1
+    assert job.differences() == []
+    assert job.litter() == []
+
+
+def test_starts_killed_at_each_step_in_turn(make_job: MakeJob) -> None:
+    job = make_job(Ledger(3000))
+    killed_in_midstream(job)
+    for step in (*STEPS, *PHASES):
+        doomed = job.start(at_step={0: f"kill:{step}"})
+        assert doomed.wait() == [KILLED], doomed.said
+        doomed.lose_scratch()
+    end_right(job)
+
+
+def in_threes(steps: Sequence[str]) -> pytest.MarkDecorator:
+    threes = [steps[i : i + 3] for i in range(0, len(steps), 3)]
+    return pytest.mark.parametrize("steps", threes, ids=", ".join)
+
+
+@in_threes([*STEPS, *PHASES])
+def test_the_coordinator_of_two_killed_at(make_job: MakeJob, steps: Sequence[str]) -> None:
+    """Each time from mid-stream; what one start did wrong would show at the end."""
+    job = make_job()
+    for step in steps:
+        killed_in_midstream(job, 2)
+        doomed = job.start(2, join_timeout=1.5, at_step={0: f"kill:{step}"})
+        assert doomed[0].wait() == KILLED, doomed.said
+        if step in BEFORE_THE_MANIFEST:
+            # It waits in vain for a manifest that lists it, and says so.
+            assert doomed[1].wait() == 2, doomed.said
+            assert "process 0" in doomed[1].err
+        doomed.kill_groups()
+        doomed.lose_scratch()
+    end_right(job, 2)
+
+
+@in_threes(OTHERS)
+def test_the_other_of_two_killed_at(make_job: MakeJob, steps: Sequence[str]) -> None:
+    job = make_job()
+    for step in steps:
+        killed_in_midstream(job, 2)
+        doomed = job.start(2, at_step={1: f"kill:{step}"})
+        assert doomed[1].wait() == KILLED, doomed.said
+        doomed.kill_groups()
+        doomed.lose_scratch()
+    end_right(job, 2)
+
+
+@pytest.mark.parametrize("step", ["joined", "epoch", "folded", "settled"])
+def test_a_coordinator_that_comes_back_finds_the_other_still_waiting(
+    make_job: MakeJob, step: str
+) -> None:
+    """As under a supervisor, which starts only the process that died."""
+    job = make_job()
+    killed_in_midstream(job, 2)
+    cluster = job.start(2, quick=True, at_step={0: f"kill:{step}"})
+    assert cluster[0].wait() == KILLED, cluster.said
+    assert cluster[1].alive
+    cluster.restart(0)
+    job.wait_for_end(cluster)
+    assert job.differences() == []
+    assert job.litter() == []
