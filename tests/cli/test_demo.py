@@ -8,11 +8,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from bytewax_redis_state.cli import clicks, main, trial
+from bytewax_redis_state.cli.throwaway import throwaway_server
 from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.server.folder import EmbeddedFolder
 
 SCRIPT = Path(sys.executable).with_name("bytewax-redis-state")
 EVENTS, PAGES = 10_000, 248
@@ -20,11 +23,12 @@ KEYS = ("keys", "seconds", "epoch", "event")
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """The temporary folder that the demo works in."""
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    return tmp_path
+def folder(monkeypatch):
+    """The temporary folder that the demo works in; short enough to hold a server's socket."""
+    with tempfile.TemporaryDirectory(prefix="cli-") as made:
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.setenv("TMPDIR", made)
+        yield Path(made)
 
 
 def start(*options):
@@ -120,6 +124,13 @@ def test_ctrl_c_ends_its_own_server(folder, eventually):
         run.kill()
     assert (code, err) == (130, "")
     assert_nothing_left(folder)
+
+
+def test_a_server_that_can_no_longer_be_reached_is_ended_all_the_same(folder):
+    with throwaway_server(folder / "server") as config:
+        Path(urlsplit(config.url).path).unlink()
+    assert not EmbeddedFolder(folder / "server").is_held()
+    assert processes_in(folder) == []
 
 
 def run_here(capsys, *options):
