@@ -216,7 +216,10 @@ def _partition_drops(
     for text in settings.drop_partitions:
         step, colon, part = text.partition(":")
         if not colon or not step:
-            raise ConfigError(f"--drop-partition {text!r} is not STEP:PARTITION")
+            raise ConfigError(
+                f"--drop-partition {text!r} is not STEP:PARTITION",
+                "name the step and, after a colon, the partition",
+            )
         wanted.add((step, part))
     return frozenset(
         (step, part)

@@ -1,0 +1,1 @@
+"""The runner as people start it: processes, options, signals, bad input."""

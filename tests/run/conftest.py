@@ -1,0 +1,142 @@
+"""Runs of the runner in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bytewax_redis_state.codec import Codec
+from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.recovery.cluster import read_manifest
+from bytewax_redis_state.server.client import Client
+
+FLOWS = Path(__file__).parent / "flows.py"
+
+
+def environment(**extra: str) -> dict[str, str]:
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("BYTEWAX_", "RUST_"))}
+    return plain | extra
+
+
+@dataclass
+class Runner:
+    """Starts ``python -m bytewax_redis_state.run`` in a folder of the test's own."""
+
+    url: str
+    folder: Path
+    started: list[subprocess.Popen[str]]
+
+    def start(
+        self, *options: str, flow: str = "flow", redis: bool = True, **env: str
+    ) -> subprocess.Popen[str]:
+        where = ("--redis", self.url) if redis else ()
+        fixed = ("--scratch", str(self.folder / "scratch")) if "--scratch" not in options else ()
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "bytewax_redis_state.run", f"{FLOWS}:{flow}"),
+                *where,
+                *fixed,
+                *options,
+            ],
+            cwd=self.folder,
+            env=environment(**env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def __call__(self, *options: str, **more: object) -> subprocess.CompletedProcess[str]:
+        process = self.start(*options, **more)
+        return finished(process)
+
+
+def finished(process: subprocess.Popen[str], timeout: float = 60):
+    out, err = process.communicate(timeout=timeout)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@pytest.fixture
+def run(redis_url: str, tmp_path: Path) -> Iterator[Runner]:
+    runner = Runner(redis_url, tmp_path, [])
+    yield runner
+    for process in runner.started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+class Sums:
+    """What Redis holds of a flow of ``flows.py``."""
+
+    def __init__(self, client: Client, flow_id: str = "numbers", namespace: str = "bytewax"):
+        self.client = client
+        self.keys = FlowKeys(namespace, flow_id)
+        self.namespace = namespace
+
+    @property
+    def manifest(self):
+        return read_manifest(self.client, self.keys)
+
+    def state(self, step: str = "sum") -> dict[str, object]:
+        codec = Codec().bind(namespace=self.namespace, flow_id=self.keys.flow_id, step=step)
+        found = {}
+        for key in self.client.scan_iter(self.keys.state_pattern, 1000):
+            at = self.keys.parse_state(key)
+            if at[0] == step:
+                found[at[2]] = codec.decode(at[2], self.client.get(key))
+        return found
+
+    def progress(self, partition: int = 0) -> int:
+        key = self.keys.progress(partition, self.manifest.generation)
+        return int(self.client.hget(key, "epoch") or 0)
+
+    def applied(self, step: str = "sum", shard: int = 0) -> int:
+        """The applied epoch of a cell of a flow with one process."""
+        epoch, lane = self.client.hmget(self.keys.applied(step, shard), "epoch", "p0")
+        return max(int(epoch), int(lane or 0))
+
+    def leases(self) -> list[bytes]:
+        return [key for key in self.client.scan_iter() if b":lease:" in key]
+
+
+@pytest.fixture
+def sums(client: Client) -> Sums:
+    return Sums(client)
+
+
+def expected(items: int, parts: int = 2) -> dict[str, int]:
+    """The sums of all numbers up to ``items``, once for each partition."""
+    result: dict[str, int] = {}
+    for number in range(1, items + 1):
+        result[f"k{number % 5}"] = result.get(f"k{number % 5}", 0) + parts * number
+    return result
+
+
+@pytest.fixture
+def dump(client: Client) -> Callable[[], Mapping[bytes, bytes | None]]:
+    """Everything in Redis but leases."""
+
+    def dump() -> dict[bytes, bytes | None]:
+        return {key: client.dump(key) for key in client.scan_iter() if b":lease:" not in key}
+
+    return dump
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port where nobody listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,132 @@
+"""Flows for the runner; the environment says what they do."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timedelta, timezone
+
+import bytewax.operators as op
+import bytewax.operators.windowing as win
+from bytewax.connectors.stdio import StdOutSink
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import (
+    DynamicSource,
+    FixedPartitionedSource,
+    StatefulSourcePartition,
+    StatelessSourcePartition,
+)
+from bytewax.operators.windowing import EventClock, TumblingWindower
+
+ITEMS = int(os.environ.get("ITEMS", "30"))
+PAUSE = timedelta(seconds=float(os.environ.get("PAUSE", "0.001")))
+PARTS = os.environ.get("PARTS", "a b").split()
+START = datetime(2024, 1, 1, tzinfo=timezone.utc)
+
+
+class _Numbers(StatefulSourcePartition):
+    def __init__(self, number):
+        self._number = number or 0
+        self._awake = None
+
+    def next_batch(self):
+        if self._number >= ITEMS:
+            raise StopIteration
+        self._number += 1
+        self._awake = datetime.now(timezone.utc) + PAUSE
+        return [self._number]
+
+    def next_awake(self):
+        return self._awake
+
+    def snapshot(self):
+        return self._number
+
+
+class Numbers(FixedPartitionedSource):
+    """Each partition counts to ITEMS, pausing after each."""
+
+    def list_parts(self):
+        return PARTS
+
+    def build_part(self, step_id, for_part, resume_state):
+        return _Numbers(resume_state)
+
+
+class Opaque:
+    """A value that only pickle can hold."""
+
+    def __init__(self, total):
+        self.total = total
+
+    def __reduce__(self):
+        return Opaque, (self.total,)
+
+
+def get_flow(flow_id="numbers", step="sum"):
+    flow = Dataflow(flow_id)
+    numbers = op.input("in", flow, Numbers())
+    keyed = op.key_on("key", numbers, lambda n: f"k{n % 5}")
+
+    def add(total, number):
+        if number == int(os.environ.get("FAIL_AT", "-1")):
+            raise ValueError("the user's own mistake")
+        total = (total or 0) + number
+        return total, total
+
+    sums = op.stateful_map(step, keyed, add)
+    op.output("out", sums, StdOutSink())
+    return flow
+
+
+def pickled():
+    flow = Dataflow("pickled")
+    keyed = op.key_on("key", op.input("in", flow, Numbers()), lambda n: f"k{n % 5}")
+
+    def add(held, number):
+        held = Opaque((held.total if held else 0) + number)
+        return held, held.total
+
+    op.output("out", op.stateful_map("sum", keyed, add), StdOutSink())
+    return flow
+
+
+def windows():
+    """One window of an hour, which nothing but the end of input closes."""
+    flow = Dataflow("windows")
+    numbers = op.input("in", flow, Numbers())
+    # A frozen clock: the watermark does not move with the time of day.
+    clock = EventClock(
+        lambda n: START + timedelta(milliseconds=n),
+        wait_for_system_duration=timedelta(hours=1),
+        now_getter=lambda: START,
+        to_system_utc=None,
+    )
+    windower = TumblingWindower(length=timedelta(hours=1), align_to=START)
+    out = win.count_window("count", numbers, clock, windower, lambda n: f"k{n % 5}")
+    op.output("out", out.down, StdOutSink())
+    return flow
+
+
+class _Countdown(StatelessSourcePartition):
+    def __init__(self):
+        self._left = 20
+
+    def next_batch(self):
+        if not self._left:
+            raise StopIteration
+        self._left -= 1
+        return [self._left]
+
+
+class Countdown(DynamicSource):
+    def build(self, step_id, worker_index, worker_count):
+        return _Countdown()
+
+
+def stateless():
+    flow = Dataflow("stateless")
+    op.output("out", op.input("in", flow, Countdown()), StdOutSink())
+    return flow
+
+
+flow = get_flow()

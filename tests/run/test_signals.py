@@ -1,0 +1,109 @@
+"""Ctrl-C and SIGTERM: once is stop, drain, checkpoint, exit; twice is at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from bytewax_redis_state.config import RedisConfig
+from bytewax_redis_state.server.client import connect
+
+from .conftest import Sums, expected, finished
+
+ENDLESS = {"ITEMS": "1000000", "PAUSE": "0.01"}
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+
+
+def send(process, number: signal.Signals) -> None:
+    """To the whole group, as a terminal does it: the replicator gets it too."""
+    os.killpg(process.pid, number)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("number", SIGNALS)
+def test_once_stops_drains_and_checkpoints(run, sums, eventually, number, workers):
+    """Rule 3: what was committed is shipped and folded before the process is gone."""
+    running = run.start("-s", "0.1", "-w", workers, **ENDLESS)
+    eventually(lambda: sums.manifest and sums.progress() > 3)
+    send(running, number)
+    done = finished(running, 20)
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert sums.leases() == []
+    assert list((run.folder / "scratch").iterdir()) == []
+    progress = sums.progress()
+    assert {sums.applied(shard=shard) for shard in range(64)} == {progress - 1}
+    numbers = sums.state("in")
+    assert sums.state() == {
+        key: value
+        for key, value in _added(expected(numbers["a"], 1), expected(numbers["b"], 1)).items()
+        if value
+    }
+    # And it goes on from there.
+    items = max(numbers.values()) + 20
+    resumed = run("-s", "0.1", "-w", workers, ITEMS=str(items))
+    assert f"resumed at epoch {progress}" in resumed.stderr
+    assert sums.state() == expected(items)
+
+
+def _added(one: dict[str, int], two: dict[str, int]) -> dict[str, int]:
+    return {key: one.get(key, 0) + two.get(key, 0) for key in one.keys() | two.keys()}
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_no_window_closes_because_of_it(run, client, eventually, number):
+    """Once stops without end of input: the end of input would close all windows."""
+    windows = Sums(client, "windows")
+    running = run.start("-s", "0.1", flow="windows()", **ENDLESS)
+    eventually(lambda: windows.manifest and windows.progress() > 3)
+    send(running, number)
+    done = finished(running, 20)
+    assert (done.returncode, done.stdout) == (130, "")
+    seen = windows.state("in")
+    done = run("-s", "0.1", flow="windows()", ITEMS=str(max(seen.values()) + 5))
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == 5  # one window for each key, at the real end
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("number", SIGNALS)
+def test_twice_exits_at_once(run, start_redis, eventually, number, workers):
+    """Rule 11 at its worst: Redis hangs, so the drain could take its minute."""
+    server = start_redis()
+    run.url = server.url
+    client = connect(RedisConfig(url=server.url))
+    sums = Sums(client)
+    running = run.start("-s", "0.1", "-w", workers, **ENDLESS)
+    eventually(lambda: sums.manifest and sums.progress() > 2)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        send(running, number)
+        time.sleep(1.5)  # let it get into the drain, which can't end
+        assert running.poll() is None
+        began = time.monotonic()
+        send(running, number)
+        done = finished(running, 20)
+        took = time.monotonic() - began
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    assert done.returncode == 130, done.stderr
+    assert took < 3, "it is to end within a second on a machine that is not busy"
+    assert list((run.folder / "scratch").iterdir()) == []
+    client.close()
+    # Nothing is lost: the next start is not held up by the lease that nobody gave back.
+    resumed = run("-s", "0.1", "-w", workers, ITEMS="1000")
+    assert resumed.returncode == 0, resumed.stderr
+
+
+def test_while_it_waits_for_others_it_ends_too(run, sums, free_port, eventually):
+    addresses = f"127.0.0.1:{free_port};127.0.0.1:{free_port + 1}"
+    waiting = run.start("-s", "0.1", "-i", "0", "-a", addresses)
+    eventually(sums.leases)
+    send(waiting, signal.SIGINT)
+    done = finished(waiting, 20)
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert sums.leases() == []
