@@ -27,6 +27,7 @@ from bytewax_redis_state.codec import StateCodec
 from bytewax_redis_state.codec.delta import pack_delta, unpack_piece
 from bytewax_redis_state.dataflow.returns import checked_emit, checked_time
 from bytewax_redis_state.dataflow.route import Groups
+from bytewax_redis_state.dataflow.snapshots import snapshot_of
 from bytewax_redis_state.dataflow.timers import Timers
 from bytewax_redis_state.dataflow.windows import PatientWindow
 from bytewax_redis_state.errors import CodecError, DecodeError
@@ -204,7 +205,7 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
         try:
             for key in self._dirty:
                 logic = logics.get(key)
-                changes[key] = None if logic is None else encode(key, logic.snapshot())
+                changes[key] = None if logic is None else encode(key, snapshot_of(logic))
         except CodecError:
             raise
         except Exception as error:

@@ -21,6 +21,8 @@ from bytewax.operators.windowing import (
     _WindowLogic,
 )
 
+from bytewax_redis_state.dataflow.snapshots import window_snapshot
+
 __all__ = ["PatientWindow"]
 
 _TICK = timedelta(microseconds=1)
@@ -46,7 +48,7 @@ class PatientWindow(StatefulBatchLogic[Any, Any, Any]):
         self._fruitless = 0
         self.changed = True
         self.on_batch = logic.on_batch  # type: ignore[method-assign]
-        self.snapshot = logic.snapshot  # type: ignore[method-assign]
+        self.snapshot = window_snapshot(logic)  # type: ignore[method-assign]
 
     def on_batch(self, values: list[Any]) -> tuple[Iterable[Any], bool]:
         """Stand in for the window's method, which hides this one."""
