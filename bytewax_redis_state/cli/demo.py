@@ -34,7 +34,6 @@ __all__ = ["add_command"]
 _LEAST_EVENTS, _EVENTS = 10_000, 200_000
 _MOST_KILLS, _KILLS = 20, 2
 _SEEDS = 1_000_000
-# Not bytewax-redis-…: a run in the same temporary folder takes that for a dead run's scratch.
 _FOLDER_PREFIX = "bytewax-demo-"
 
 

@@ -18,7 +18,7 @@ from bytewax_redis_state.errors import ScratchError
 
 __all__ = ["Scratch", "open_scratch"]
 
-_PREFIX = "bytewax-redis-"
+_PREFIX = "bytewax-outbox-"
 _LEAST_FREE = 64 * 1024 * 1024
 
 
@@ -53,10 +53,10 @@ class Scratch:
             os.close(self.lock)
 
 
-def _lock(folder: Path) -> int | None:
+def _lock(folder: Path, flags: int = 0) -> int | None:
     try:
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError:  # somebody else is removing it
+        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+    except OSError:  # no folder of ours, or somebody else is removing it
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -94,7 +94,7 @@ def open_scratch(parent: Path) -> Scratch:
         _remove_leftovers(parent)
         # Locked before it gets the name that leftovers are found by.
         hidden = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
-        descriptor = _lock(hidden)
+        descriptor = _lock(hidden, os.O_CREAT)
         folder = hidden.rename(parent / f"{_PREFIX}{hidden.name[len('.new-') :]}")
     except OSError as error:
         raise ScratchError(f"the scratch folder {parent} can't be used: {error}", hint) from error

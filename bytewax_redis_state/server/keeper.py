@@ -112,6 +112,10 @@ def _watch(folder: EmbeddedFolder, listening: Listening, idle: float) -> None:
     usage = _Usage(listening.config)
     while True:
         time.sleep(min(1.0, idle / 4))
+        if not Path(listening.socket).exists():
+            # Nobody can reach it any more, and nobody could end it later.
+            os.kill(listening.server, signal.SIGTERM)
+            return
         if usage.idle_seconds() >= idle:
             _retire(folder, listening, usage, idle)
 

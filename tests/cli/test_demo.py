@@ -117,7 +117,7 @@ def test_ctrl_c_leaves_nothing_behind(folder, redis_url, client, eventually, sig
 def test_ctrl_c_ends_its_own_server(folder, eventually):
     run = start("demo")
     try:
-        eventually(lambda: list(folder.glob("*/killed/scratch/bytewax-redis-*")))
+        eventually(lambda: list(folder.glob("*/killed/scratch/bytewax-outbox-*")))
         run.send_signal(signal.SIGINT)
         code, _, err = finish(run)
     finally:

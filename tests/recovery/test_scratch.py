@@ -68,14 +68,16 @@ def test_leftovers_that_nobody_locks_are_removed_at_start(tmp_path, holder):
 
 def test_what_is_not_ours_is_left_alone(tmp_path):
     (tmp_path / "other").mkdir()
-    (tmp_path / "bytewax-redis-note").write_text("a file with our prefix")
+    (tmp_path / "bytewax-outbox-note").write_text("a file with our prefix")
+    (tmp_path / "bytewax-outbox-folder").mkdir()  # without a lock file it can't be ours
     open_scratch(tmp_path).remove()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["bytewax-redis-note", "other"]
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == ["bytewax-outbox-folder", "bytewax-outbox-note", "other"]
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="giving a folder to another user needs root")
 def test_another_users_leftovers_stay(tmp_path):
-    folder = tmp_path / "bytewax-redis-theirs"
+    folder = tmp_path / "bytewax-outbox-theirs"
     folder.mkdir()
     os.chown(folder, 12345, 12345)
     open_scratch(tmp_path).remove()

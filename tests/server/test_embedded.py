@@ -281,6 +281,15 @@ def test_who_starts_while_it_retires_gets_a_live_server(directory: Path) -> None
         time.sleep(0.2 + visit * 0.02)
 
 
+def test_a_server_whose_socket_is_gone_ends_and_can_be_started_again(
+    directory: Path, use: Callable[[], Client], eventually: Eventually
+) -> None:
+    use().set("key", "kept")
+    Path(listening(directory).socket).unlink()
+    eventually(lambda: not EmbeddedFolder(directory).is_held())
+    assert use().get("key") == b"kept"
+
+
 def test_a_long_path_gets_its_socket_elsewhere(
     tmp_path: Path, server_binary: Path, eventually: Eventually
 ) -> None:
