@@ -99,7 +99,7 @@ def windows():
         lambda n: START + timedelta(milliseconds=n),
         wait_for_system_duration=timedelta(hours=1),
         now_getter=lambda: START,
-        to_system_utc=None,
+        to_system_utc=lambda _time: None,
     )
     windower = TumblingWindower(length=timedelta(hours=1), align_to=START)
     out = win.count_window("count", numbers, clock, windower, lambda n: f"k{n % 5}")

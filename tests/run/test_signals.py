@@ -94,7 +94,7 @@ def test_twice_exits_at_once(run, start_redis, eventually, number, workers):
     assert list((run.folder / "scratch").iterdir()) == []
     client.close()
     # Nothing is lost: the next start is not held up by the lease that nobody gave back.
-    resumed = run("-s", "0.1", "-w", workers, ITEMS="1000")
+    resumed = run("-s", "0.1", "-w", workers, ITEMS="10")
     assert resumed.returncode == 0, resumed.stderr
 
 
