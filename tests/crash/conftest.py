@@ -1,7 +1,11 @@
-"""Jobs for the crash tests: each in a namespace and folders of its own."""
+"""Jobs for the crash tests: each in a namespace and folders of its own.
+
+``CRASH_SEED`` strikes at other moments: ``CRASH_SEED=2 python -m pytest tests/crash``.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,7 +26,7 @@ def make_job(
     with ExitStack() as stack:
 
         def make(known: Known | None = None, url: str = redis_url) -> Job:
-            seed = request.node.name
+            seed = f"{request.node.name} {os.environ.get('CRASH_SEED', '')}"
             job = Job(known or Clicks(), url, namespace, tmp_path / "job", seed)
             stack.callback(job.close)
             return job

@@ -42,9 +42,9 @@ def strike_dataflows(_job: Job, cluster: Cluster) -> None:
 
 
 def strike_one_of_two(job: Job, cluster: Cluster) -> None:
-    """Kill one process, with its replicator or without; the other one ends by itself."""
+    """Kill the first or the second, with its replicator or without; the other ends by itself."""
     victim = job.landed % 2
-    if job.random.random() < 0.5:
+    if job.landed < 2:
         cluster[victim].kill_group()
     else:
         cluster[victim].kill()
