@@ -343,6 +343,9 @@ class Session:
             wait_for_coordinator(
                 client, self._keys, cluster, self._settings.join_timeout, self._reporter.say
             )
+        # Known before it is claimed: Ctrl-C in between would leave it to expire.
+        self._holder = LeaseHolder(client, self._keys, lease, self._fail)
+        self._stack.callback(self._release_lease)
         claim(
             scripts,
             self._keys,
@@ -350,8 +353,7 @@ class Session:
             take_over=self._settings.take_over,
             say=self._reporter.say,
         )
-        self._holder = LeaseHolder(client, self._keys, lease, self._fail).start()
-        self._stack.callback(self._release_lease)
+        self._holder.start()
         return lease
 
     def _release_lease(self) -> None:
