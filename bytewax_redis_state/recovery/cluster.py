@@ -25,6 +25,7 @@ from bytewax_redis_state.recovery.manifest import Manifest
 
 __all__ = [
     "ClusterShape",
+    "missing_members",
     "read_manifest",
     "wait_for_coordinator",
     "wait_for_manifest",
@@ -73,6 +74,22 @@ def _leases(client: redis.Redis, keys: FlowKeys, processes: range) -> dict[int, 
         for i, value in zip(processes, values, strict=True)
         if value is not None
     }
+
+
+def missing_members(client: redis.Redis, keys: FlowKeys, generation: int) -> list[int]:
+    """Give the processes of a generation that no longer hold their leases.
+
+    :returns: Their numbers; none where the manifest is already another generation's.
+    """
+    manifest = read_manifest(client, keys)
+    if manifest is None or manifest.generation != generation:
+        return []
+    held = _leases(client, keys, range(len(manifest.processes)))
+    return [
+        process
+        for process, member in enumerate(manifest.processes)
+        if process not in held or held[process].id != member
+    ]
 
 
 def wait_for_coordinator(

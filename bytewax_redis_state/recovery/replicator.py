@@ -38,7 +38,7 @@ from bytewax_redis_state.errors import (
 )
 from bytewax_redis_state.keys import FlowKeys, shard_of
 from bytewax_redis_state.recovery.checkpoint import Folder, cells_of
-from bytewax_redis_state.recovery.cluster import read_manifest
+from bytewax_redis_state.recovery.cluster import missing_members, read_manifest
 from bytewax_redis_state.recovery.journal import Cell, Entry, Journal, JournalMovedError
 from bytewax_redis_state.recovery.lease import Lease, LeaseHolder
 from bytewax_redis_state.recovery.outbox import Outbox, OutboxRow, Stamp
@@ -58,6 +58,8 @@ _BATCH_BYTES = 4 * 1024 * 1024
 _POLL_LEAST, _POLL_MOST = 0.002, 0.05
 _AWAY_LEAST, _AWAY_MOST = 0.05, 1.0
 _PRUNE_SECONDS = 1.0
+_MEMBERS_SECONDS = 0.5
+_MEMBERS_PATIENCE = 3.0
 _LAST_FOLD_SECONDS = 2.0  # how long to wait for the other processes' last rows
 _EMPTY_DELTA = pack_delta({})
 _BEATS_AHEAD = 1000  # of the parent, which renewed the lease until now
@@ -237,6 +239,43 @@ class Checkpointer:
             self._thread.join()
 
 
+class _MemberWatch:
+    """Ends a start of which another process died before the engines met.
+
+    An engine that waits for another process's engine waits for good, and keeps that process from
+    joining again. Once an epoch is committed the engines watch each other.
+
+    :arg setup: Of the replicator.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._asked = 0.0
+        self._missed: float | None = None
+
+    def look(self, line: _Line) -> None:
+        """Look at the leases, now and then.
+
+        :raises ReplicatorError: If one has been gone, or another's, for a while.
+        """
+        now = time.monotonic()
+        if self._setup.partitions == 1 or now < self._asked + _MEMBERS_SECONDS:
+            return
+        self._asked = now
+        with translated(line.address):
+            missing = missing_members(line.client, self._setup.keys, self._setup.generation)
+        if not missing:
+            self._missed = None
+            return
+        self._missed = self._missed or now
+        if now > self._missed + _MEMBERS_PATIENCE:
+            names = ", ".join(map(str, missing))
+            raise ReplicatorError(
+                f"process {names} of the flow {self._setup.flow_id!r} ended before the flow ran",
+                "start all processes of the cluster again",
+            )
+
+
 class Replicator:
     """Ships one outbox.
 
@@ -260,6 +299,7 @@ class Replicator:
         self._acked: deque[tuple[float, int]] = deque()
         self._pruned_at = 0.0
         self._forgotten = False
+        self._members = _MemberWatch(setup)
         self._checkpointer = Checkpointer(setup)
         lease = Lease.from_json(setup.lease.encode())
         lease = replace(lease, beat=lease.beat + _BEATS_AHEAD, phase="running")
@@ -337,6 +377,8 @@ class Replicator:
             now = self._outbox.changed()
             try:
                 moved = now != version and self._ship()
+                if not self._forgotten:  # no epoch is committed yet
+                    self._members.look(self._line)
             except ServerUnavailableError as error:
                 self._say_away(error)
                 self._orphaned.wait(away)

@@ -78,6 +78,7 @@ EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM, as shells have it."""
 
 _EPOCH_INTERVAL = timedelta(seconds=10)  # Bytewax's own default
+_STOP_SECONDS = 5.0  # for the engine to heed an interrupt
 
 
 class Reporter(Protocol):
@@ -270,6 +271,8 @@ class Session:
         self._failure: StateError | None = None
         self._holder: LeaseHolder | None = None
         self._leaving = False
+        self._engine_may_run = False
+        self._stopping = threading.Event()
         self._seen: StateError | None = None
         self._hurried = False
         self.flow = flow
@@ -482,6 +485,7 @@ class Session:
         # From here on the replicator renews the lease.
         self._holder.stop(release=False)
         self._watch_signals()
+        self._engine_may_run = True
 
     # -- stopping -------------------------------------------------------------------------
 
@@ -489,6 +493,12 @@ class Session:
         """Stop the dataflow: from a thread of ours, by the way Ctrl-C takes."""
         self._failure = error
         _thread.interrupt_main()
+        if self._shape.process_count == 1 or not self._engine_may_run:
+            return
+        # An engine that waits for the others to connect does so in a call that nothing breaks.
+        if not self._stopping.wait(_STOP_SECONDS):
+            self._reporter.failed(error)
+            os._exit(EXIT_FAILED)
 
     def _witness(self, error: StateError) -> None:
         self._seen = self._seen or error
@@ -546,6 +556,7 @@ class Session:
             self._reporter.warn(str(undrained))
 
     def _drain(self) -> StateError | None:
+        self._stopping.set()
         if self._watchdog is None:
             return None
         self._watchdog.disarm()
