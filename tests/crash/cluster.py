@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -183,8 +184,10 @@ class Cluster:
     def add(self, make: Callable[..., Member], folder: Path, at_step: str) -> None:
         """Start one more process; ``make`` takes a folder and ``at_step``."""
         self.members.append(make(folder=folder, at_step=at_step))
-        again = folder.with_name(f"{folder.name}-again")
-        self._again.append(lambda: make(folder=again))
+        times = count(1)
+        self._again.append(
+            lambda: make(folder=folder.with_name(f"{folder.name}-again-{next(times)}"))
+        )
 
     def restart(self, process: int) -> None:
         """Start a process that died once more, as it was but not doomed."""
@@ -212,8 +215,8 @@ class Cluster:
         assert {(r.epoch, r.generation) for r in found} == {(first.epoch, first.generation)}
         keys: dict[str, int] = {}
         for one in found:
-            for name, count in one.keys.items():
-                keys[name] = keys.get(name, 0) + count
+            for name, found_keys in one.keys.items():
+                keys[name] = keys.get(name, 0) + found_keys
         return Resumed(first.epoch, first.generation, keys)
 
     def kill(self) -> None:

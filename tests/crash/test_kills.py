@@ -106,8 +106,8 @@ def test_after_kills_of_one_process_of_two_all_is_exact(make_job: MakeJob, known
     ("known", "shape"),
     [
         pytest.param(Clicks(80_000), ONE_WORKER, id="clicks on one worker"),
-        pytest.param(Ledger(12_000), TWO_WORKERS, id="ledger on two workers"),
-        pytest.param(Ledger(12_000), TWO_PROCESSES, id="ledger in two processes"),
+        pytest.param(Ledger(9_000), TWO_WORKERS, id="ledger on two workers"),
+        pytest.param(Ledger(9_000), TWO_PROCESSES, id="ledger in two processes"),
     ],
 )
 def test_after_kills_of_the_replicator_alone_the_run_ends_right(

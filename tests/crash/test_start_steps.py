@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from .cluster import wait_until
 from .conftest import MakeJob
 from .job import NEVER, Job
 from .known import Ledger
@@ -118,7 +119,7 @@ def test_the_other_of_two_killed_at(make_job: MakeJob, steps: Sequence[str]) -> 
     end_right(job, 2)
 
 
-@pytest.mark.parametrize("step", ["joined", "epoch", "folded", "settled"])
+@pytest.mark.parametrize("step", ["joined", "folded"])
 def test_a_coordinator_that_comes_back_finds_the_other_still_waiting(
     make_job: MakeJob, step: str
 ) -> None:
@@ -130,5 +131,26 @@ def test_a_coordinator_that_comes_back_finds_the_other_still_waiting(
     assert cluster[1].alive
     cluster.restart(0)
     job.wait_for_end(cluster)
+    assert job.differences() == []
+    assert job.litter() == []
+
+
+@pytest.mark.parametrize(("process", "step"), [(0, "written"), (1, "listed"), (1, "shipping")])
+def test_a_process_that_dies_before_the_engines_meet_can_be_started_again(
+    make_job: MakeJob, process: int, step: str
+) -> None:
+    """The other's engine would wait for it for good; each is started again when it ends."""
+    job = make_job()
+    killed_in_midstream(job, 2)
+    cluster = job.start(2, quick=True, join_timeout=3, at_step={process: f"kill:{step}"})
+    assert cluster[process].wait() == KILLED, cluster.said
+
+    def supervise() -> bool:
+        for number, member in enumerate(cluster.members):
+            if not member.alive and member.wait() != 0:
+                cluster.restart(number)
+        return not any(member.alive for member in cluster.members)
+
+    wait_until(supervise, "all processes have ended well", 90)
     assert job.differences() == []
     assert job.litter() == []
