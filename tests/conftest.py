@@ -26,6 +26,7 @@ from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ConfigError, ServerUnavailableError
 from bytewax_redis_state.server.binary import find_server_binary
 from bytewax_redis_state.server.client import Client, connect
+from tests.ports import free_addresses, free_ports
 
 DATABASES = 1024
 PERSISTENT = ("--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
@@ -51,12 +52,6 @@ def no_server(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @dataclass
 class RedisProcess:
     """A Redis server on a loopback port, which can be killed and started again on its data."""
@@ -64,7 +59,7 @@ class RedisProcess:
     binary: Path
     folder: Path
     options: tuple[str, ...] = PERSISTENT
-    port: int = field(default_factory=free_port)
+    port: int = field(default_factory=lambda: free_ports(1)[0])
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -213,3 +208,15 @@ def _answers(url: str) -> bool:
     except ServerUnavailableError:
         return False
     return True
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port where nobody listens."""
+    return free_ports(1)[0]
+
+
+@pytest.fixture
+def two_addresses() -> str:
+    """Addresses for the two processes of a cluster, as ``-a`` takes them."""
+    return ";".join(free_addresses(2))

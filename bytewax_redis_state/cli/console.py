@@ -71,6 +71,10 @@ class ConsoleReporter:
             f"keys: {keys}, in {resumed.seconds:.1f} s"
         )
 
+    def failed(self, error: StateError) -> None:
+        """Show why this process of a cluster ends."""
+        print_error(error)
+
 
 def print_error(error: StateError) -> None:
     """Show an error in one line: what is wrong and what to do."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -152,15 +151,6 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20) -> 
         assert time.monotonic() < deadline, f"still waiting after {seconds} s: {what}"
         time.sleep(0.005)
     return value
-
-
-def free_addresses(count: int) -> list[str]:
-    """Find free loopback ports for the processes of a cluster."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
-    for one in sockets:
-        one.close()
-    return addresses
 
 
 class Engine:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from .engine import Engine, Gate, Row, connect, free_addresses, make_db, part_file, read_outbox
+from tests.ports import free_addresses
+
+from .engine import Engine, Gate, Row, connect, make_db, part_file, read_outbox
 
 PARTS = 4
 FIRST_EPOCH = 7

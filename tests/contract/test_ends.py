@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_addresses
+
 from .engine import (
     Engine,
     Outcome,
     connect,
-    free_addresses,
     make_db,
     marks_of,
     part_file,

@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 
 import pytest
 
+from tests.ports import free_addresses
+
 from .engine import (
     Engine,
     Snap,
-    free_addresses,
     make_db,
     marks_of,
     part_file,

@@ -7,11 +7,9 @@ processes of one start. Everything here waits for conditions, with a bound.
 from __future__ import annotations
 
 import os
-import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -38,16 +36,6 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = SECONDS
         assert time.monotonic() < deadline, f"still waiting after {seconds} s: {what}"
         time.sleep(0.005)
     return value
-
-
-def free_addresses(count: int) -> str:
-    """Find free loopback ports, below those that the kernel gives to clients."""
-    found: list[str] = []
-    while len(found) < count:
-        port = random.SystemRandom().randrange(10_000, 32_000)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            found.append(f"127.0.0.1:{port}")
-    return ";".join(found)
 
 
 @dataclass(frozen=True)

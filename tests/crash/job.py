@@ -20,8 +20,9 @@ from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.cluster import read_manifest
 from bytewax_redis_state.server.client import connect
+from tests.ports import free_addresses
 
-from .cluster import Cluster, Resumed, free_addresses, start_member, wait_until
+from .cluster import Cluster, Resumed, start_member, wait_until
 from .known import Known
 
 PAUSE = 0.06  # between two batches of a source; the stream is a hundred batches long
@@ -87,7 +88,7 @@ class Job:
         options += ["--join-timeout", join_timeout]
         if take_over:
             options.append("--take-over")
-        shared = [] if processes == 1 else ["-a", free_addresses(processes)]
+        shared = [] if processes == 1 else ["-a", ";".join(free_addresses(processes))]
         environ = self.known.environ(self.out, pause, quick=quick)
         make = partial(start_member, self.known.path, environ=environ, bug=bug)
         cluster = Cluster()

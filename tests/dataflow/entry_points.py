@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import importlib
 import json
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +45,6 @@ def run_two_threads(build: Build, *, sharded: bool) -> list[Any]:
     return record
 
 
-def free_addresses(count: int) -> list[str]:
-    """Find loopback addresses that nobody listens on."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for listener in sockets:
-            listener.bind(("127.0.0.1", 0))
-        return [f"127.0.0.1:{listener.getsockname()[1]}" for listener in sockets]
-
-
 def run_two_processes(module: str, build: str, *, sharded: bool) -> list[Any]:
     """Run a flow in two processes.
 
@@ -64,6 +53,8 @@ def run_two_processes(module: str, build: str, *, sharded: bool) -> list[Any]:
     :arg sharded: Whether to rewrite the flow.
     :returns: What the sinks of both filled, as JSON gives it back.
     """
+    from tests.ports import free_addresses  # the children, started in this folder, lack it
+
     addresses = free_addresses(2)
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / str(process) for process in range(2)]

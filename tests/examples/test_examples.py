@@ -3,13 +3,14 @@
 import ast
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from tests.ports import free_addresses
 
 DATAFLOWS = Path(__file__).parents[2] / "examples" / "dataflows"
 SETTINGS = {
@@ -48,15 +49,8 @@ def settings_prefix(name):
     return next(iter(SETTINGS[name])).split("_")[0] + "_"
 
 
-def two_addresses():
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        return ";".join(f"127.0.0.1:{taken.getsockname()[1]}" for taken in (first, second))
-
-
 def start_two_processes(name, settings):
-    addresses = two_addresses()
+    addresses = ";".join(free_addresses(2))
     return [start(name, settings, "-i", str(i), "-a", addresses) for i in range(2)]
 
 

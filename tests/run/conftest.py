@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -132,11 +131,3 @@ def dump(client: Client) -> Callable[[], Mapping[bytes, bytes | None]]:
         return {key: client.dump(key) for key in client.scan_iter() if b":lease:" not in key}
 
     return dump
-
-
-@pytest.fixture
-def free_port() -> int:
-    """A port where nobody listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -151,9 +151,8 @@ def test_several_processes_without_a_url(run):
     assert not (run.folder / ".bytewax-redis-state").exists()
 
 
-def test_a_process_that_never_joins(run, sums, dump, free_port):
-    addresses = f"127.0.0.1:{free_port};127.0.0.1:{free_port + 1}"
-    options = ("-a", addresses, "--join-timeout", "1")
+def test_a_process_that_never_joins(run, sums, dump, two_addresses):
+    options = ("-a", two_addresses, "--join-timeout", "1")
     refused(run(*FAST, "-i", "0", *options), "process 1 ", "has not joined", "start all processes")
     refused(run(*FAST, "-i", "1", *options), "process 0 ", "has not joined", "start all processes")
     assert dump() == {}

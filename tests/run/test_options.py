@@ -76,13 +76,12 @@ def test_the_number_of_workers_may_change(run, sums):
         assert sums.state() == expected(items)
 
 
-def test_two_processes_share_a_flow(run, sums, free_port, tmp_path):
+def test_two_processes_share_a_flow(run, sums, two_addresses, tmp_path):
     """Rule 5b: they meet, and one generation counts for both; then one process goes on alone."""
-    addresses = f"127.0.0.1:{free_port};127.0.0.1:{free_port + 1}"
     hosts = tmp_path / "hosts"
-    hosts.write_text(addresses.replace(";", "\n") + "\n")
+    hosts.write_text(two_addresses.replace(";", "\n") + "\n")
     pods = {"BYTEWAX_STATEFULSET_NAME": "flow", "BYTEWAX_HOSTFILE_PATH": str(hosts)}
-    first = run.start(*FAST, "-i", "0", "-a", addresses)
+    first = run.start(*FAST, "-i", "0", "-a", two_addresses)
     second = run.start(*FAST, **pods, BYTEWAX_POD_NAME="flow-1")
     for process in (first, second):
         done = finished(process)
@@ -94,9 +93,8 @@ def test_two_processes_share_a_flow(run, sums, free_port, tmp_path):
     assert (sums.manifest.partitions, sums.manifest.generation) == (1, 2)
 
 
-def test_two_threads_and_two_processes_at_once(run, sums, free_port):
-    addresses = f"127.0.0.1:{free_port};127.0.0.1:{free_port + 1}"
-    both = [run.start(*FAST, "-w", "2", "-i", str(i), "-a", addresses) for i in range(2)]
+def test_two_threads_and_two_processes_at_once(run, sums, two_addresses):
+    both = [run.start(*FAST, "-w", "2", "-i", str(i), "-a", two_addresses) for i in range(2)]
     for process in both:
         assert finished(process).returncode == 0
     assert sums.state() == expected(30)

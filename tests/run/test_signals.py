@@ -98,9 +98,8 @@ def test_twice_exits_at_once(run, start_redis, eventually, number, workers):
     assert resumed.returncode == 0, resumed.stderr
 
 
-def test_while_it_waits_for_others_it_ends_too(run, sums, free_port, eventually):
-    addresses = f"127.0.0.1:{free_port};127.0.0.1:{free_port + 1}"
-    waiting = run.start("-s", "0.1", "-i", "0", "-a", addresses)
+def test_while_it_waits_for_others_it_ends_too(run, sums, two_addresses, eventually):
+    waiting = run.start("-s", "0.1", "-i", "0", "-a", two_addresses)
     eventually(sums.leases)
     send(waiting, signal.SIGINT)
     done = finished(waiting, 20)
