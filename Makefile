@@ -3,7 +3,7 @@
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.10 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null \
 	&& echo $$p && break; done)
-JOBS ?= 3
+JOBS ?= 4
 BIN = .venv/bin
 READY = .venv/.ready
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bytewax_redis_state.config import RedisConfig
     from bytewax_redis_state.dataflow.rewrite import shard_stateful_steps
-    from bytewax_redis_state.recovery.session import RedisRecovery
+    from bytewax_redis_state.recovery.redis_recovery import RedisRecovery
 
 __all__ = ["RedisConfig", "RedisRecovery", "shard_stateful_steps"]
 
 _HOMES = {
     "RedisConfig": "bytewax_redis_state.config",
-    "RedisRecovery": "bytewax_redis_state.recovery.session",
+    "RedisRecovery": "bytewax_redis_state.recovery.redis_recovery",
     "shard_stateful_steps": "bytewax_redis_state.dataflow.rewrite",
 }
 

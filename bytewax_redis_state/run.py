@@ -23,11 +23,8 @@ from bytewax.run import _locate_dataflow, _prepare_import
 
 from bytewax_redis_state.cli.console import ConsoleReporter, print_error
 from bytewax_redis_state.errors import ConfigError, StateError
-from bytewax_redis_state.recovery.session import (
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    RedisRecovery,
-)
+from bytewax_redis_state.recovery.redis_recovery import RedisRecovery
+from bytewax_redis_state.recovery.session import EXIT_FAILED, EXIT_INTERRUPTED
 
 __all__ = ["main", "parser"]
 

@@ -28,7 +28,8 @@ from bytewax_redis_state.cli.console import ConsoleReporter, print_error
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.recovery.session import RedisRecovery, Resumed
+from bytewax_redis_state.recovery.redis_recovery import RedisRecovery
+from bytewax_redis_state.recovery.reporter import Resumed
 from bytewax_redis_state.server.client import connect
 
 __all__ = ["CHECKPOINT_INTERVAL", "ChildRun", "Resume", "RunPlace"]

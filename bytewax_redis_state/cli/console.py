@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bytewax_redis_state.errors import StateError
-from bytewax_redis_state.recovery.session import Resumed
+from bytewax_redis_state.recovery.reporter import Resumed
 
 __all__ = ["ConsoleReporter", "print_error"]
 

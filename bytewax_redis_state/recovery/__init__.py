@@ -1,20 +1,27 @@
 """Bytewax's recovery files on one side, Redis on the other.
 
-==============  ==========================================================================
-file            noun
-==============  ==========================================================================
-outbox.py       the log table in Bytewax's recovery partition; the only user of sqlite3
-scratch.py      the private, locked folder of one execution
-manifest.py     what a generation is made of
-lease.py        who runs a process of the flow
-cluster.py      the join barrier: all processes of one execution, one coordinator
-takeover.py     the numbered steps of a start
-journal.py      the durable log of deltas
-checkpoint.py   folding the journal into the keyed state
-restore.py      keyed state back into a fresh outbox
-replicator.py   the process that ships rows
-status.py       the replicator's heartbeat and lag in shared memory
-watchdog.py     keeps the replicator alive from the dataflow's process
-session.py      all of it around one run: RedisRecovery
-==============  ==========================================================================
+=================  =======================================================================
+file               noun
+=================  =======================================================================
+redis_recovery.py  what users call
+session.py         one run, from its resume to its drain
+reporter.py        what a session tells a person
+resume.py          from a claimed lease to an outbox that the engine can load
+plan.py            how the flow fits what Redis holds of it
+lease.py           who runs a process of the flow
+cluster.py         the join barrier: all processes of one execution, one coordinator
+manifest.py        what a generation is made of
+takeover.py        the numbered steps of a start
+restore.py         keyed state back into a fresh outbox
+scratch.py         the private, locked folder of one execution
+outbox.py          the log table in Bytewax's recovery partition; the only user of sqlite3
+watchdog.py        keeps the replicator alive from the dataflow's process
+setup.py           what a replicator is told
+replicator.py      the process that ships rows
+members.py         the processes of a cluster until their engines have met
+journal.py         the durable log of deltas
+checkpoint.py      folding the journal into the keyed state
+checkpointer.py    a fold every interval, beside the shipping
+status.py          the replicator's heartbeat and lag in shared memory
+=================  =======================================================================
 """

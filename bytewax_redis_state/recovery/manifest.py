@@ -53,6 +53,11 @@ class Manifest:
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def names(self) -> dict[str, str]:
+        """Full step ID to short name."""
+        return {entry.step_id: name for name, entry in self.steps.items()}
+
     def to_fields(self) -> dict[str, str]:
         """Give the hash fields that Redis holds, without incarnation and generation."""
         steps = {name: [entry.step_id, entry.kind] for name, entry in self.steps.items()}

@@ -1,6 +1,6 @@
 """The replicator: the process that ships outbox rows to Redis, one beside each dataflow process.
 
-It runs as ``python -m bytewax_redis_state.recovery.replicator`` with a :class:`Setup` as one JSON
+It runs as ``python -m bytewax_redis_state.recovery.replicator`` with a ``Setup`` as one JSON
 line on its standard input. The input then stays open for as long as the dataflow lives: its end
 (or another parent) means drain and go.
 
@@ -10,7 +10,6 @@ the margin; and once it is fenced it writes nothing any more.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -18,16 +17,11 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
+from dataclasses import replace
 from pathlib import Path
 
-import redis
-
 from bytewax_redis_state.codec.delta import pack_delta
-from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.dataflow.placement import shard_of_name
 from bytewax_redis_state.errors import (
     FencedError,
@@ -36,18 +30,18 @@ from bytewax_redis_state.errors import (
     StateError,
     StateLostError,
 )
-from bytewax_redis_state.keys import FlowKeys, shard_of
-from bytewax_redis_state.recovery.checkpoint import Folder, cells_of
-from bytewax_redis_state.recovery.cluster import missing_members, read_manifest
-from bytewax_redis_state.recovery.journal import Cell, Entry, Journal, JournalMovedError
+from bytewax_redis_state.keys import shard_of
+from bytewax_redis_state.recovery.checkpointer import Checkpointer
+from bytewax_redis_state.recovery.cluster import read_manifest
+from bytewax_redis_state.recovery.journal import Cell, Entry, JournalMovedError
 from bytewax_redis_state.recovery.lease import Lease, LeaseHolder
+from bytewax_redis_state.recovery.members import MemberWatch
 from bytewax_redis_state.recovery.outbox import Outbox, OutboxRow, Stamp
+from bytewax_redis_state.recovery.setup import Line, Setup
 from bytewax_redis_state.recovery.status import ReplicatorState, Status, StatusBoard
-from bytewax_redis_state.scripts import Scripts
-from bytewax_redis_state.server.client import connect
 from bytewax_redis_state.server.translation import translated
 
-__all__ = ["Replicator", "Setup", "main"]
+__all__ = ["Replicator", "main"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +52,6 @@ _BATCH_BYTES = 4 * 1024 * 1024
 _POLL_LEAST, _POLL_MOST = 0.002, 0.05
 _AWAY_LEAST, _AWAY_MOST = 0.05, 1.0
 _PRUNE_SECONDS = 1.0
-_MEMBERS_SECONDS = 0.5
-_MEMBERS_PATIENCE = 3.0
 _LAST_FOLD_SECONDS = 2.0  # how long to wait for the other processes' last rows
 _EMPTY_DELTA = pack_delta({})
 _BEATS_AHEAD = 1000  # of the parent, which renewed the lease until now
@@ -69,85 +61,12 @@ _ENDINGS = {
 }
 
 
-@dataclass(frozen=True)
-class Setup:
-    """All that a replicator needs to know; goes to it as one line of JSON.
-
-    :arg steps: Engine step ID to short name and kind.
-    :arg lease: As the parent last wrote it.
-    """
-
-    url: str
-    connect_timeout: float
-    command_timeout: float
-    namespace: str
-    flow_id: str
-    incarnation: str
-    generation: int
-    partition: int
-    partitions: int
-    resume_epoch: int
-    shards: int
-    steps: Mapping[str, Sequence[str]]
-    outbox: str
-    status: str
-    checkpoint_interval: float
-    drain_timeout: float
-    lease: str
-
-    def to_json(self) -> str:
-        """Give the line."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, line: str) -> Setup:
-        """Read the line."""
-        return cls(**json.loads(line))
-
-    @property
-    def redis(self) -> RedisConfig:
-        """Where Redis is."""
-        return RedisConfig(
-            url=self.url,
-            connect_timeout=timedelta(seconds=self.connect_timeout),
-            command_timeout=timedelta(seconds=self.command_timeout),
-        )
-
-    @property
-    def keys(self) -> FlowKeys:
-        """The flow's keyspace."""
-        return FlowKeys(self.namespace, self.flow_id)
-
-
-class _Line:
-    """One connection to Redis, made when it is first needed, with our errors at its edge."""
-
-    def __init__(self, setup: Setup) -> None:
-        self._setup = setup
-        self._config = setup.redis
-        self.address = self._config.address
-        self.client: redis.Redis = connect(self._config)
-        self.scripts = Scripts(self.client)
-
-    def journal(self) -> Journal:
-        """The journal of the replicator's partition."""
-        setup = self._setup
-        return Journal(
-            self.client,
-            self.scripts,
-            setup.keys,
-            setup.incarnation,
-            setup.generation,
-            setup.partition,
-        )
-
-
 def _explained(setup: Setup, error: StateError) -> StateError:
     """Tell keys that a newer generation has deleted from keys that Redis lost."""
     if not isinstance(error, StateLostError):
         return error
     try:
-        line = _Line(setup)
+        line = Line(setup)
         with translated(line.address):
             manifest = read_manifest(line.client, setup.keys)
     except StateError:  # then the first error says more
@@ -160,120 +79,6 @@ def _explained(setup: Setup, error: StateError) -> StateError:
         f"generation {setup.generation} of the flow was taken over by "
         f"generation {manifest.generation}"
     )
-
-
-class Checkpointer:
-    """Folds the journal every interval, in a thread of its own so that shipping goes on.
-
-    :arg setup: Of the replicator.
-    """
-
-    def __init__(self, setup: Setup) -> None:
-        self._setup = setup
-        self._line = _Line(setup)
-        self._journal = self._line.journal()
-        steps = {name for name, _ in setup.steps.values()}
-        self._folder = Folder(
-            self._line.client,
-            self._line.scripts,
-            setup.keys,
-            setup.incarnation,
-            setup.generation,
-            setup.partition,
-            cells_of(sorted(steps), setup.shards),
-        )
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
-        self.applied = self._first_applied()
-        self.failure: StateError | None = None
-
-    def _progress(self, partition: int, field: str) -> int:
-        key = self._setup.keys.progress(partition, self._setup.generation)
-        value = self._line.client.hget(key, field)
-        if value is None:
-            raise StateLostError(
-                f"the progress of partition {partition} is missing in Redis",
-                "Redis was emptied under a running flow; start the flow again",
-            )
-        return int(value)
-
-    def _first_applied(self) -> int:
-        with translated(self._line.address):
-            return self._progress(self._setup.partition, "trimmed") - 1
-
-    def checkpoint(self) -> bool:
-        """Fold up to the least progress of all partitions, then trim the journal.
-
-        :returns: Whether the journal is folded to its end; else another partition is behind.
-        """
-        with translated(self._line.address):
-            epochs = [
-                self._progress(partition, "epoch") for partition in range(self._setup.partitions)
-            ]
-            target = min(epochs)
-            if target - 1 > self.applied:
-                self._folder.fold(self._journal, self.applied, target - 1)
-                self._journal.trim(target)
-                self.applied = target - 1
-            return epochs[self._setup.partition] == target
-
-    def start(self) -> None:
-        """Begin to fold every interval."""
-        self._thread.start()
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._setup.checkpoint_interval):
-            try:
-                self.checkpoint()
-            except ServerUnavailableError as error:
-                # Shipping meets the same trouble and reports it; the next round folds more.
-                logger.debug("checkpoint put off reason=%s", error)
-            except StateError as error:
-                self.failure = error
-                return
-
-    def stop(self) -> None:
-        """End the thread, after the fold that it may be in."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-
-class _MemberWatch:
-    """Ends a start of which another process died before the engines met.
-
-    An engine that waits for another process's engine waits for good, and keeps that process from
-    joining again. Once an epoch is committed the engines watch each other.
-
-    :arg setup: Of the replicator.
-    """
-
-    def __init__(self, setup: Setup) -> None:
-        self._setup = setup
-        self._asked = 0.0
-        self._missed: float | None = None
-
-    def look(self, line: _Line) -> None:
-        """Look at the leases, now and then.
-
-        :raises ReplicatorError: If one has been gone, or another's, for a while.
-        """
-        now = time.monotonic()
-        if self._setup.partitions == 1 or now < self._asked + _MEMBERS_SECONDS:
-            return
-        self._asked = now
-        with translated(line.address):
-            missing = missing_members(line.client, self._setup.keys, self._setup.generation)
-        if not missing:
-            self._missed = None
-            return
-        self._missed = self._missed or now
-        if now > self._missed + _MEMBERS_PATIENCE:
-            names = ", ".join(map(str, missing))
-            raise ReplicatorError(
-                f"process {names} of the flow {self._setup.flow_id!r} ended before the flow ran",
-                "start all processes of the cluster again",
-            )
 
 
 class Replicator:
@@ -290,7 +95,7 @@ class Replicator:
         self._failure: StateError | None = None
         self._board = StatusBoard(Path(setup.status))
         self._status = Status(progress=setup.resume_epoch)
-        self._line = _Line(setup)
+        self._line = Line(setup)
         self._journal = self._line.journal()
         stamp = Stamp(setup.incarnation, setup.generation, setup.partition)
         flat = frozenset(step for step, (_, kind) in setup.steps.items() if kind != "keyed")
@@ -299,7 +104,7 @@ class Replicator:
         self._acked: deque[tuple[float, int]] = deque()
         self._pruned_at = 0.0
         self._forgotten = False
-        self._members = _MemberWatch(setup)
+        self._members = MemberWatch(setup)
         self._checkpointer = Checkpointer(setup)
         lease = Lease.from_json(setup.lease.encode())
         lease = replace(lease, beat=lease.beat + _BEATS_AHEAD, phase="running")

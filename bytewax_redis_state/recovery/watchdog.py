@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bytewax_redis_state.errors import FencedError, ReplicatorError, StateError, StateLostError
-from bytewax_redis_state.recovery.replicator import Setup
+from bytewax_redis_state.recovery.setup import Setup
 from bytewax_redis_state.recovery.status import ReplicatorState, Status, StatusBoard
 
 __all__ = ["Watchdog"]

@@ -29,7 +29,7 @@ from typing import Any
 import planted
 
 from bytewax_redis_state import run
-from bytewax_redis_state.recovery import replicator, session, takeover, watchdog
+from bytewax_redis_state.recovery import replicator, resume, session, takeover, watchdog
 
 _REPLICATOR = "bytewax_redis_state.recovery.replicator"
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
@@ -43,9 +43,9 @@ def doom(at: str) -> None:
         if step == doomed_step:
             os.kill(os.getpid(), _SIGNALS[how])
 
-    takeover.reached = reached
-    session.reached = reached
-    wait_for_manifest = session.wait_for_manifest
+    for module in (takeover, session, resume):
+        module.reached = reached  # type: ignore[attr-defined]
+    wait_for_manifest = resume.wait_for_manifest
 
     def wait_and_find(*args: Any) -> Any:
         reached("waiting")
@@ -53,13 +53,13 @@ def doom(at: str) -> None:
         reached("listed")
         return found
 
-    session.wait_for_manifest = wait_and_find
-    for method, phase in (
-        ("_restore", "restored"),
-        ("_make_outbox", "outbox"),
-        ("_start_replicator", "shipping"),
+    resume.wait_for_manifest = wait_and_find
+    for owner, method, phase in (
+        (resume.Resume, "restore", "restored"),
+        (resume.Resume, "make_outbox", "outbox"),
+        (session.Session, "_start_replicator", "shipping"),
     ):
-        setattr(session.Session, method, _then(getattr(session.Session, method), reached, phase))
+        setattr(owner, method, _then(getattr(owner, method), reached, phase))
 
 
 def _then(

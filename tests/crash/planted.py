@@ -30,8 +30,8 @@ from typing import Any
 
 from bytewax_redis_state.recovery import journal, takeover
 from bytewax_redis_state.recovery.checkpoint import Folder
+from bytewax_redis_state.recovery.checkpointer import Checkpointer
 from bytewax_redis_state.recovery.lease import LeaseHolder
-from bytewax_redis_state.recovery.replicator import Checkpointer
 from bytewax_redis_state.scripts import scripts
 
 __all__ = ["plant"]

@@ -1,0 +1,73 @@
+"""What a session tells a person: lines, progress, and what was resumed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from bytewax_redis_state.errors import StateError
+
+__all__ = ["LogReporter", "Reporter", "Resumed"]
+
+logger = logging.getLogger(__name__)
+
+
+class Reporter(Protocol):
+    """Tells a person what a session does."""
+
+    def say(self, line: str) -> None:
+        """Show a line."""
+
+    def warn(self, line: str) -> None:
+        """Show a warning."""
+
+    def progress(self, done: int, total: int) -> None:
+        """Show how far a resume is, in state keys."""
+
+    def resumed(self, resumed: Resumed) -> None:
+        """Show what was resumed, when the engine is about to start."""
+
+    def failed(self, error: StateError) -> None:
+        """Show why this process of a cluster ends; it has no caller left to raise to."""
+
+
+class LogReporter:
+    """Tells the log instead of a person."""
+
+    def say(self, line: str) -> None:
+        """Log at level INFO."""
+        logger.info("%s", line)
+
+    def warn(self, line: str) -> None:
+        """Log at level WARNING."""
+        logger.warning("%s", line)
+
+    def progress(self, done: int, total: int) -> None:
+        """Log at level DEBUG."""
+        logger.debug("resume done=%d total=%d", done, total)
+
+    def resumed(self, resumed: Resumed) -> None:
+        """Log at level INFO."""
+        logger.info("resumed epoch=%d keys=%d", resumed.epoch, sum(resumed.keys.values()))
+
+    def failed(self, error: StateError) -> None:
+        """Log at level ERROR."""
+        logger.error("stopped why=%s", error)
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What a run went on from.
+
+    :arg epoch: First epoch of the run; 1 where nothing was ever committed.
+    :arg keys: Short step name to number of state keys restored by this process.
+    :arg seconds: How long the resume took, from the claim of the lease on.
+    :arg generation: Number of the start.
+    """
+
+    epoch: int
+    keys: Mapping[str, int]
+    seconds: float
+    generation: int

@@ -1,0 +1,164 @@
+"""The resume of a flow: from a claimed lease to an outbox that the engine can load.
+
+Invariant: what can be refused is refused before anything is written; and the outbox that comes out
+holds the whole state before the manifest's resume epoch, each cell once in the cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import redis
+from bytewax.recovery import init_db_dir
+
+from bytewax_redis_state.config import RecoverySettings
+from bytewax_redis_state.dataflow.steps import StateStep
+from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.recovery.cluster import (
+    ClusterShape,
+    read_manifest,
+    wait_for_manifest,
+    wait_for_members,
+)
+from bytewax_redis_state.recovery.lease import Lease
+from bytewax_redis_state.recovery.manifest import Manifest
+from bytewax_redis_state.recovery.outbox import Stamp, part_file, prepare
+from bytewax_redis_state.recovery.plan import plan_start
+from bytewax_redis_state.recovery.reporter import Reporter
+from bytewax_redis_state.recovery.restore import Restorer
+from bytewax_redis_state.recovery.scratch import Scratch
+from bytewax_redis_state.recovery.takeover import (
+    known_or_founded,
+    reached,
+    require_partitions,
+    take_over,
+)
+from bytewax_redis_state.scripts import Scripts
+
+__all__ = ["Resume"]
+
+
+class Resume:
+    """The steps of a resume, in the order in which a session calls them.
+
+    :arg client: Where the state is.
+    :arg keys: Of the flow.
+    :arg settings: Drops, renames, timeouts and the number of shards are heeded.
+    :arg shape: Which process this is, of how many.
+    :arg steps: Steps of the flow that bear state.
+    :arg parts: Natural short name of each source and sink to the partitions it lists here.
+    :arg reporter: Gets lines and progress.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        keys: FlowKeys,
+        settings: RecoverySettings,
+        shape: ClusterShape,
+        steps: Sequence[StateStep],
+        parts: Mapping[str, list[str]],
+        reporter: Reporter,
+    ) -> None:
+        self._client = client
+        self._keys = keys
+        self._settings = settings
+        self._shape = shape
+        self._steps = steps
+        self._reporter = reporter
+        self.parts = parts
+
+    def preflight(self) -> None:
+        """Refuse what can be refused before anything is written.
+
+        :raises StateError: If the flow does not fit what Redis holds of it.
+        """
+        manifest = read_manifest(self._client, self._keys)
+        if manifest is None:
+            return
+        plan = plan_start(manifest, self._steps, self.parts, self._settings)
+        if self._shape.process_count == 1:  # the others' partitions are not known yet
+            require_partitions(self._client, self._keys, plan, manifest.shards)
+
+    def start(self, lease: Lease) -> Manifest:
+        """Meet the other processes and start a generation with them.
+
+        :arg lease: Of this process, claimed and renewed.
+        :returns: The manifest that lists this process.
+        :raises StateError: If they don't come, or Redis lost something.
+        """
+        timeout = self._settings.join_timeout
+        if self._shape.process_id > 0:
+            return wait_for_manifest(self._client, self._keys, lease, timeout)
+        members = wait_for_members(
+            self._client, self._keys, lease, self._shape.process_count, timeout, self._reporter.say
+        )
+        reached("joined")
+        parts: dict[str, list[str]] = {}
+        for member in members:
+            for name, listed in member.parts.items():
+                parts.setdefault(name, []).extend(p for p in listed if p not in parts.get(name, []))
+        scripts = Scripts(self._client)
+        manifest = known_or_founded(
+            self._client, scripts, self._keys, os.urandom(16).hex(), self._settings.shards
+        )
+        plan = plan_start(manifest, self._steps, parts, self._settings)
+        require_partitions(self._client, self._keys, plan, manifest.shards)
+        ids = [member.id for member in members]
+        return take_over(self._client, scripts, self._keys, manifest, plan, ids, _versions())
+
+    def engine_steps(self, manifest: Manifest) -> dict[str, tuple[str, str]]:
+        """Give engine step ID to short name and kind."""
+        names = manifest.names
+        return {step.engine_id: (names[step.step_id], step.kind) for step in self._steps}
+
+    def restore(self, manifest: Manifest) -> tuple[dict[str, int], Restorer]:
+        """Read the shards that the workers of this process will own.
+
+        :returns: Short step name to number of state keys, and what was read.
+        :raises StateLostError: If something is missing.
+        """
+        shape = self._shape
+        mine = frozenset(
+            shard
+            for shard in range(manifest.shards)
+            if shard % shape.workers // shape.worker_count == shape.process_id
+        )
+        engine_ids = {name: engine for engine, (name, _) in self.engine_steps(manifest).items()}
+        restorer = Restorer(
+            self._client,
+            self._keys,
+            manifest,
+            mine,
+            shape.workers,
+            engine_ids,
+            self._reporter.progress,
+        )
+        return restorer.read(), restorer
+
+    def make_outbox(self, scratch: Scratch, manifest: Manifest, restorer: Restorer) -> None:
+        """Make the recovery partition of this process, with what was restored in it."""
+        scratch.require_room(2 * restorer.size)
+        count, own = self._shape.process_count, self._shape.process_id
+        init_db_dir(str(scratch.folder), count)  # type: ignore[no-untyped-call]
+        for partition in range(count):
+            if partition != own:  # the other processes make those
+                for file in scratch.folder.glob(f"{part_file(Path(), partition).name}*"):
+                    file.unlink()
+        prepare(
+            part_file(scratch.folder, own),
+            Stamp(manifest.incarnation, manifest.generation, own),
+            execution=manifest.generation if own == 0 else None,
+            resume_epoch=manifest.resume_epoch,
+            restored=restorer.rows(),
+        )
+
+
+def _versions() -> dict[str, str]:
+    python = ".".join(map(str, sys.version_info[:3]))
+    packages = ("bytewax", "bytewax-redis-state", "redis", "msgpack")
+    return {"python": python, **{name: version(name) for name in packages}}
