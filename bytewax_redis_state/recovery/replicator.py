@@ -312,6 +312,7 @@ def main() -> int:
     # Ctrl-C reaches the whole group: the dataflow ends first, and its end is our sign to drain.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     logging.basicConfig(
         level=os.environ.get("BYTEWAX_REDIS_LOG", "WARNING"),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",

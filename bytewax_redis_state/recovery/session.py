@@ -6,7 +6,6 @@ state before the resume epoch; and whatever ends the run, what was committed is 
 
 from __future__ import annotations
 
-import _thread
 import os
 import signal
 import sys
@@ -53,6 +52,7 @@ EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM, as shells have it."""
 
 _STOP_SECONDS = 5.0  # for the engine to heed an interrupt
+_STOP_TRIES = 6
 _DRAIN_GRACE = 10.0  # the replicator gives up by itself; this is for one that hangs
 
 
@@ -231,13 +231,15 @@ class Session:
     def _fail(self, error: StateError) -> None:
         """Stop the dataflow: from a thread of ours, by the way Ctrl-C takes."""
         self._failure = error
-        _thread.interrupt_main()
-        if self._shape.process_count == 1 or not self._engine_may_run:
-            return
-        # An engine that waits for the others to connect does so in a call that nothing breaks.
-        if not self._stopping.wait(_STOP_SECONDS):
-            self._reporter.failed(error)
-            os._exit(EXIT_FAILED)
+        # The flow's own code may swallow an interrupt, or wait in a call that none breaks; and an
+        # engine that waits for the others of its cluster to connect heeds none at all.
+        for _ in range(_STOP_TRIES if self._shape.process_count == 1 else 1):
+            # A real signal: it breaks a sleep too, which interrupt_main() would not.
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            if not self._engine_may_run or self._stopping.wait(_STOP_SECONDS):
+                return
+        self._reporter.failed(error)
+        os._exit(EXIT_FAILED)
 
     def _witness(self, error: StateError) -> None:
         self._seen = self._seen or error

@@ -7,6 +7,7 @@ fenced, or that can't be restarted, ends it.
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import sys
 import threading
@@ -58,11 +59,16 @@ class Watchdog:
         return self._board.read()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bytewax_redis_state.recovery.replicator"],
-            stdin=subprocess.PIPE,
-            pass_fds=(self._lock_fd,),
-        )
+        # It ignores Ctrl-C as soon as it runs; until then the signals wait, inherited as blocked.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "bytewax_redis_state.recovery.replicator"],
+                stdin=subprocess.PIPE,
+                pass_fds=(self._lock_fd,),
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         assert process.stdin is not None
         with suppress(BrokenPipeError):  # died at once: whoever waits for it will see
             process.stdin.write(self._setup.to_json().encode() + b"\n")

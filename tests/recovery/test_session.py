@@ -26,6 +26,7 @@ from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.errors import ConfigError, ReplicatorError, StateLostError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery import restore
+from bytewax_redis_state.recovery import session as session_module
 from bytewax_redis_state.recovery.cluster import read_manifest
 
 EPOCH = timedelta(milliseconds=50)
@@ -343,3 +344,24 @@ def test_a_lost_cell_stops_the_dataflow_at_the_next_checkpoint(recovery, client)
 
     with pytest.raises(StateLostError, match="shard 9 of step 'sum' is missing"):
         run(recovery, sums(Ticks(When(damage)), []))
+
+
+def test_an_interrupt_that_the_flow_swallows_comes_again(recovery, monkeypatch):
+    """Rule 6: a dataflow whose replicator is lost for good stops, whatever its code catches."""
+    monkeypatch.setattr(session_module, "_STOP_SECONDS", 0.2)
+    sessions: list = []
+    swallowed = []
+
+    def catch_the_first(number: int) -> bool:
+        if number == 5:
+            lost = ReplicatorError("lost for good")
+            try:
+                threading.Thread(target=sessions[0]._fail, args=(lost,), daemon=True).start()
+                time.sleep(10)
+            except KeyboardInterrupt:
+                swallowed.append(number)
+        return False
+
+    with pytest.raises(ReplicatorError, match="lost for good"):
+        run(recovery, sums(Ticks(catch_the_first), []), sessions)
+    assert swallowed == [5]
