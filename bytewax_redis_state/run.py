@@ -294,8 +294,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     :returns: The exit code.
     """
     args = parser().parse_args(argv)
-    # A supervisor's SIGTERM is a person's Ctrl-C: stop without end of input, drain, go.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # A supervisor's SIGTERM is a person's Ctrl-C: stop without end of input, drain, go. SIGINT is
+    # named too, because shells start background jobs with it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         _run(args)
     except StateError as error:

@@ -28,6 +28,10 @@ from bytewax_redis_state.server.binary import find_server_binary
 from bytewax_redis_state.server.client import Client, connect
 from tests.ports import free_addresses, free_ports
 
+# A job in the background ignores Ctrl-C, and so would each process that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 DATABASES = 1024
 PERSISTENT = ("--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
 

@@ -31,8 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from bytewax_redis_state.cli.parser import parser
     from bytewax_redis_state.errors import StateError
 
-    # A supervisor's SIGTERM is a person's Ctrl-C: clean up, and go.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # A supervisor's SIGTERM is a person's Ctrl-C: clean up, and go; in the background too, where
+    # shells have SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         args = parser().parse_args(argv)
         return int(args.command(args))

@@ -409,7 +409,7 @@ class ScriptLogic(StatefulBatchLogic):
         self._record(["on_batch", *["".join(v) for v in values]])
         for _, wish in values:
             self._state += wish
-            self._notify_at = {"now": soon(-1), "later": soon(300)}.get(wish, self._notify_at)
+            self._notify_at = {"now": soon(-1), "later": soon(1000)}.get(wish, self._notify_at)
             if wish == "forget":
                 self._notify_at = None
         return [], values[-1][1] == "complete"

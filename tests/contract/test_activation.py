@@ -82,7 +82,7 @@ def test_snapshot_comes_once_per_awoken_key_before_any_item_of_the_next_epoch(
 
 
 def test_a_key_awoken_by_a_notification_only_is_snapshotted(tmp_path: Path) -> None:
-    calls = script(tmp_path, [["a", "later"]], linger_ms=600)
+    calls = script(tmp_path, [["a", "later"]], linger_ms=1500)
     after = calls[first(calls, ["on_notify", "a"]) :]
     assert calls_of(after, "snapshot", "on_eof")[0] == ["snapshot", "a"]
 
@@ -111,11 +111,11 @@ def test_a_logic_complete_on_eof_leaves_a_null_row(tmp_path: Path) -> None:
 
 
 def test_notify_at_that_returns_none_does_not_clear_an_earlier_schedule(tmp_path: Path) -> None:
-    calls = script(tmp_path, [["a", "later"]], [["a", "forget"]], linger_ms=600)
+    calls = script(tmp_path, [["a", "later"]], [["a", "forget"]], linger_ms=1500)
     assert first(calls, ["on_batch", "aforget"]) < first(calls, ["on_notify", "a"])
     assert calls_of(calls, "on_notify") == [["on_notify", "a"]]
 
 
 def test_complete_clears_the_schedule(tmp_path: Path) -> None:
-    calls = script(tmp_path, [["a", "later"]], [["a", "complete"]], linger_ms=600)
+    calls = script(tmp_path, [["a", "later"]], [["a", "complete"]], linger_ms=1500)
     assert calls_of(calls, "on_notify") == []

@@ -10,7 +10,7 @@ from .known import Clicks, Known, Ledger
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(240)]
 
 
-@pytest.mark.parametrize("known", [Clicks(), Ledger()], ids=["clicks", "ledger"])
+@pytest.mark.parametrize("known", [Clicks(60_000), Ledger(12_000)], ids=["clicks", "ledger"])
 def test_one_worker_then_three_then_two_processes_then_one(make_job: MakeJob, known: Known) -> None:
     job = make_job(known)
     before = None
