@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 
-from bytewax_redis_state.errors import ServerUnavailableError, StateError, StateLostError
+from bytewax_redis_state.errors import (
+    ServerError,
+    ServerUnavailableError,
+    StateError,
+    StateLostError,
+)
 from bytewax_redis_state.recovery.checkpoint import Folder, cells_of
 from bytewax_redis_state.recovery.setup import Line, Setup
+from bytewax_redis_state.recovery.takeover import sweep
 from bytewax_redis_state.server.translation import translated
 
 __all__ = ["Checkpointer"]
@@ -79,6 +86,9 @@ class Checkpointer:
         self._thread.start()
 
     def _run(self) -> None:
+        if self._setup.partition == 0:
+            with suppress(ServerError), translated(self._line.address):  # the next start's turn
+                sweep(self._line.client, self._setup.keys, self._setup.generation)
         while not self._stop.wait(self._setup.checkpoint_interval):
             try:
                 self.checkpoint()

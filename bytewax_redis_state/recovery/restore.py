@@ -10,7 +10,8 @@ resume epoch and hold as many keys as it says.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NoReturn, cast
 
@@ -29,6 +30,7 @@ __all__ = ["RestoredRow", "Restorer"]
 RestoredRow = tuple[str, str, bytes]
 """``(engine step ID, engine state key, bytes)``."""
 
+_Page = tuple[bytes, list[bytes], list[bytes | None]]  # prefix of a cell, keys, values
 _SCAN_COUNT = 10_000
 _PIECE_BYTES = 32 * 1024 * 1024
 _LOST_HINT = "Redis lost or evicted keys; restore it from a backup"
@@ -111,31 +113,37 @@ class Restorer:
         return counts
 
     def _read_keys(self, total: int) -> None:
-        done, cursor = 0, 0
-        while True:
-            cursor, page = cast(
-                "tuple[int, list[bytes]]",
-                self.client.scan(cursor, match=self.keys.state_pattern, count=_SCAN_COUNT),
-            )
-            done += self._read_page(page)
-            self.progress(min(done, total), total)
-            if cursor == 0:
-                return
+        """Read page by page; Redis works on the next one while this one is taken in."""
+        done = 0
+        with ThreadPoolExecutor(1, "restore") as ahead:
+            coming = ahead.submit(self._read_page, 0)
+            while True:
+                cursor, page = coming.result()
+                if cursor:
+                    coming = ahead.submit(self._read_page, cursor)
+                for prefix, keys, values in page:
+                    self._take(prefix, keys, values)
+                    done += len(keys)
+                self.progress(min(done, total), total)
+                if not cursor:
+                    return
 
-    def _read_page(self, page: Iterable[bytes]) -> int:
-        """Read the values of a page, one MGET for each cell: its keys share a hash tag."""
+    def _read_page(self, cursor: int) -> tuple[int, list[_Page]]:
+        """Find keys, and read them with one MGET for each cell: its keys share a hash tag."""
+        cursor, found = cast(
+            "tuple[int, list[bytes]]",
+            self.client.scan(cursor, match=self.keys.state_pattern, count=_SCAN_COUNT),
+        )
         groups: dict[bytes, list[bytes]] = defaultdict(list)
         prefix_of = self.keys.cell_prefix
-        for key in page:
+        for key in found:
             groups[prefix_of(key)].append(key)
-        wanted = {prefix: keys for prefix, keys in groups.items() if prefix in self._prefixes}
+        wanted = [(prefix, keys) for prefix, keys in groups.items() if prefix in self._prefixes]
         with self.client.pipeline(transaction=False) as pipe:
-            for keys in wanted.values():
+            for _, keys in wanted:
                 pipe.mget(keys)
             answers: list[list[bytes | None]] = pipe.execute()
-        for (prefix, keys), values in zip(wanted.items(), answers, strict=True):
-            self._take(prefix, keys, values)
-        return sum(map(len, wanted.values()))
+        return cursor, [(*group, values) for group, values in zip(wanted, answers, strict=True)]
 
     def _take(self, prefix: bytes, keys: list[bytes], values: list[bytes | None]) -> None:
         """Take the values in, and find a damaged one here: the engine would panic on it."""
@@ -144,9 +152,10 @@ class Restorer:
         for key, value in zip(keys, values, strict=True):
             if value is None:  # gone since the SCAN: the count will tell
                 continue
-            if not is_sound(key[cut:], value):
-                self._refuse(key, key[cut:].decode(), value)
-            states[key[cut:].decode()] = value
+            state_key = key[cut:]
+            if not is_sound(state_key, value):
+                self._refuse(key, state_key.decode(), value)
+            states[state_key.decode()] = value
 
     @staticmethod
     def _refuse(key: bytes, state_key: str, value: bytes) -> NoReturn:

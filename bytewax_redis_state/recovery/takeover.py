@@ -12,7 +12,8 @@ g. ``checked``    no cell has applied anything at or above E, and no journal has
 h. ``folded``     the keyed state is exactly the state before E; what is above is dropped
    ``settled``    new cells, new journals and new progress exist
 i. ``written``    the manifest names the new generation
-j. ``cleaned``    the old journals and the cells of dropped steps are gone
+j. ``cleaned``    the old journals and the cells of dropped steps are gone; what starts that died
+                  have left goes later, see :func:`sweep`
 
 a and b are in lease.py and cluster.py; the coordinator alone does c to j.
 """
@@ -39,7 +40,14 @@ from bytewax_redis_state.recovery.manifest import FORMAT, Manifest
 from bytewax_redis_state.recovery.plan import StartPlan
 from bytewax_redis_state.scripts import Scripts
 
-__all__ = ["CellMark", "known_or_founded", "reached", "require_partitions", "take_over"]
+__all__ = [
+    "CellMark",
+    "known_or_founded",
+    "reached",
+    "require_partitions",
+    "sweep",
+    "take_over",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -180,6 +188,19 @@ def take_over(
     start.clean(plan)
     reached("cleaned")
     return written
+
+
+def sweep(client: redis.Redis, keys: FlowKeys, generation: int) -> None:
+    """Delete what starts that died have left: journals and progress of older generations.
+
+    They are found, not counted up, since a start may have had any number of processes; a SCAN of
+    the whole database takes too long for a start to wait for it.
+
+    :arg generation: The newest; what belongs to an older one is nobody's.
+    """
+    for key in client.scan_iter(match=keys.partition_pattern, count=1_000):
+        if keys.generation_of(key) < generation:
+            client.unlink(key)
 
 
 class _Start:
@@ -379,11 +400,9 @@ class _Start:
         return manifest
 
     def clean(self, plan: StartPlan) -> None:
-        """Step j: all older journals, also of starts that died before i or j, and old cells."""
-        # Found, not counted up: a start that died may have had any number of processes.
-        for key in self._client.scan_iter(match=self._keys.partition_pattern, count=10_000):
-            if self._keys.generation_of(key) < self._generation:
-                self._client.unlink(key)
+        """Step j: the old generation's journals, and cells that no manifest names any more."""
+        for partition in range(self._old.partitions):
+            self._journal(self._old.generation, partition).delete()
         with self._client.pipeline(transaction=False) as pipe:
             for cell in cells_of(plan.dropped, self._old.shards):
                 pipe.unlink(self._keys.applied(cell.step, cell.shard))
