@@ -92,7 +92,7 @@ def _parts(secret: str) -> list[str]:
     return [part for part in cut.split("\0") if len(part) >= 4]
 
 
-@pytest.mark.parametrize("field", ["connect_timeout", "command_timeout"])
+@pytest.mark.parametrize("field", ["connect_timeout", "read_timeout", "write_timeout"])
 @pytest.mark.parametrize("value", [timedelta(0), timedelta(seconds=-1), 5])
 def test_a_timeout_is_a_duration_above_zero(field, value):
     with pytest.raises(ConfigError, match=field):

@@ -77,6 +77,7 @@ EXIT_FAILED = 2
 EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM, as shells have it."""
 
+_SCRIPT_TIMEOUT = timedelta(seconds=30)
 _EPOCH_INTERVAL = timedelta(seconds=10)  # Bytewax's own default
 
 
@@ -139,7 +140,8 @@ class RedisRecovery:
     """Keep a flow's state in Redis instead of in local files.
 
     :arg redis: A URL, a :class:`RedisConfig`, or ``None``: then ``BYTEWAX_REDIS_URL`` counts, and
-        without it an embedded server is started in ``./.bytewax-redis-state``.
+        without it an embedded server is started in ``./.bytewax-redis-state``. Recovery waits at
+        least 30 s for a reply, also where the configuration says less: its scripts are long.
     :arg settings: Any field of :class:`RecoverySettings` by its name, such as ``namespace`` or
         ``checkpoint_interval``.
     :raises ConfigError: If a setting can't be right.
@@ -296,7 +298,7 @@ class Session:
         require_sqlite()
         scratch = open_scratch(self._settings.scratch)
         self._stack.callback(scratch.remove)
-        config = self._recovery.redis or start_embedded()
+        config = (self._recovery.redis or start_embedded()).patient(_SCRIPT_TIMEOUT)
         client = connect(config)
         self._stack.callback(client.close)
         with translated(config.address):
@@ -458,7 +460,7 @@ class Session:
         setup = Setup(
             url=config.url,
             connect_timeout=config.connect_timeout.total_seconds(),
-            command_timeout=config.command_timeout.total_seconds(),
+            script_timeout=config.read_timeout.total_seconds(),
             namespace=self._settings.namespace,
             flow_id=self._keys.flow_id,
             incarnation=manifest.incarnation,

@@ -5,6 +5,7 @@ Invariant: a command is sent once. Whether it may be sent again is known to its 
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import quote
 
@@ -18,7 +19,7 @@ from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ConfigError
 from bytewax_redis_state.server.translation import translated
 
-__all__ = ["CLIENT_NAME", "Client", "address_of", "connect"]
+__all__ = ["CLIENT_NAME", "Client", "address_of", "connect", "open_minimum"]
 
 Client = redis.Redis
 CLIENT_NAME = "bytewax-redis-state"
@@ -37,7 +38,7 @@ def _options(config: RedisConfig) -> dict[str, Any]:
         )
     return options | {
         "socket_connect_timeout": config.connect_timeout.total_seconds(),
-        "socket_timeout": config.command_timeout.total_seconds(),
+        "socket_timeout": config.read_timeout.total_seconds(),
         "client_name": CLIENT_NAME,
         "decode_responses": False,
         "health_check_interval": 0,
@@ -51,7 +52,12 @@ def _pool(config: RedisConfig) -> redis.ConnectionPool:
         options = _options(config)
         kind = options.pop("connection_class", redis.Connection)
         kind(**options)  # Connects to nothing yet, but refuses options it does not know.
-        return redis.ConnectionPool(connection_class=kind, **options)
+        return redis.BlockingConnectionPool(
+            max_connections=config.pool_max,
+            timeout=config.connect_timeout.total_seconds(),  # type: ignore[arg-type]
+            connection_class=kind,
+            **options,
+        )
     except (RedisError, TypeError, ValueError) as error:
         raise ConfigError(
             f"the URL of Redis at {config.address} has an option that can't be used: {error}",
@@ -76,6 +82,20 @@ def connect(config: RedisConfig) -> Client:
         client.close()
         raise
     return client
+
+
+def open_minimum(client: Client, count: int) -> None:
+    """Open connections up front, so that the first callers needn't wait for them.
+
+    They go back to the client's pool, which keeps them; redis-py has no minimum of its own.
+
+    :arg client: As ``connect`` made it, not yet used by others.
+    :arg count: How many, of those that the pool may have.
+    :raises ServerUnavailableError: If Redis can't be reached, or takes no more connections.
+    """
+    with translated(address_of(client)), ExitStack() as opened:
+        for _ in range(count):
+            opened.enter_context(client.client())
 
 
 def address_of(client: Client) -> str:

@@ -107,9 +107,14 @@ while tonumber(redis.call('TIME')[1]) < ends do end
 """
 
 
+def impatient(url: str, milliseconds: int) -> RedisConfig:
+    wait = timedelta(milliseconds=milliseconds)
+    return RedisConfig(url=url, read_timeout=wait, write_timeout=wait)
+
+
 def test_a_command_that_takes_too_long_is_sent_once(start_redis: Callable[..., Any]) -> None:
     url = start_redis().url
-    hasty = connect(RedisConfig(url=url, command_timeout=timedelta(milliseconds=200)))
+    hasty = connect(impatient(url, milliseconds=200))
 
     with pytest.raises(ServerUnavailableError) as caught, translated(address_of(hasty)):
         hasty.eval(SLOW_INCR, 1, "counter")
@@ -139,7 +144,7 @@ def test_a_server_that_never_answers_is_unavailable_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         url = f"redis://127.0.0.1:{mute.getsockname()[1]}"
         with pytest.raises(ServerUnavailableError):
-            connect(RedisConfig(url=url, command_timeout=timedelta(milliseconds=100)))
+            connect(impatient(url, milliseconds=100))
 
 
 @pytest.mark.parametrize("login", ["", ":wrong-secret@", "nobody:wrong-secret@"])
