@@ -184,9 +184,7 @@ class Scripts:
         """Give a lease back; returns whether it was one's own."""
         return bool(self._run("release_lease", (lease,), (owner,), None))
 
-    def read_page(
-        self, keys: Sequence[bytes], limit: int, on: Executor | None = None
-    ) -> list[Any]:
+    def read_page(self, keys: Sequence[bytes], limit: int, on: Executor | None = None) -> list[Any]:
         """Read values with their TTL; returns [time in ms, values, TTLs in ms or nothing]."""
         answer: list[Any] = self._run("read_page", keys, (limit,), on)
         return answer

@@ -19,7 +19,7 @@ from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ConfigError
 from bytewax_redis_state.server.translation import translated
 
-__all__ = ["CLIENT_NAME", "Client", "address_of", "connect", "open_minimum"]
+__all__ = ["CLIENT_NAME", "Client", "address_of", "connect", "connection_options", "open_minimum"]
 
 Client = redis.Redis
 CLIENT_NAME = "bytewax-redis-state"
@@ -28,7 +28,13 @@ CLIENT_NAME = "bytewax-redis-state"
 _OF_THE_URL = {"connection_class", "db", "host", "password", "path", "port", "username"}
 
 
-def _options(config: RedisConfig) -> dict[str, Any]:
+def connection_options(config: RedisConfig) -> dict[str, Any]:
+    """Say how connections are made, for redis-py; its retries are off.
+
+    :arg config: Where Redis is.
+    :returns: Arguments of a connection, and ``connection_class`` unless it is the usual one.
+    :raises ConfigError: If the URL sets what is none of its business.
+    """
     options: dict[str, Any] = parse_url(config.url)  # type: ignore[no-untyped-call]
     foreign = [n for n in options if n not in _OF_THE_URL and not n.startswith("ssl_")]
     if foreign:
@@ -49,7 +55,7 @@ def _options(config: RedisConfig) -> dict[str, Any]:
 
 def _pool(config: RedisConfig) -> redis.ConnectionPool:
     try:
-        options = _options(config)
+        options = connection_options(config)
         kind = options.pop("connection_class", redis.Connection)
         kind(**options)  # Connects to nothing yet, but refuses options it does not know.
         return redis.BlockingConnectionPool(
