@@ -28,13 +28,10 @@ SCRIPT_NAMES = (
     "fence_partition",
     "fold",
     "found_flow",
-    "mark_restore",
-    "read_page",
     "release_lease",
     "settle_cell",
     "trim_journal",
     "write_manifest",
-    "write_page",
 )
 """The Lua files of this package, without their ending."""
 
@@ -183,23 +180,3 @@ class Scripts:
     def release_lease(self, lease: bytes, owner: str) -> bool:
         """Give a lease back; returns whether it was one's own."""
         return bool(self._run("release_lease", (lease,), (owner,), None))
-
-    def read_page(self, keys: Sequence[bytes], limit: int, on: Executor | None = None) -> list[Any]:
-        """Read values with their TTL; returns [time in ms, values, TTLs in ms or nothing]."""
-        answer: list[Any] = self._run("read_page", keys, (limit,), on)
-        return answer
-
-    def write_page(
-        self,
-        keys: Sequence[bytes],
-        values: Sequence[bytes],
-        ttls: Sequence[int],
-        on: Executor | None = None,
-    ) -> int:
-        """Write values with their TTL in ms; returns how many keys were there before."""
-        there: int = self._run("write_page", keys, (*values, *ttls), on)
-        return there
-
-    def mark_restore(self, marker: bytes, seen: bytes, value: bytes) -> bool:
-        """Replace what was seen of a marker, b"" for nothing; returns whether it still stood."""
-        return bool(self._run("mark_restore", (marker,), (seen, value), None))

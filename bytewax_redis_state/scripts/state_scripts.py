@@ -22,11 +22,14 @@ STATE_SCRIPT_NAMES = (
     "get_and_put",
     "get_refreshed",
     "increment",
+    "mark_restore",
     "put_expiring",
+    "read_page",
     "release_lock",
     "renew_lock",
     "set_if_not_exists",
     "take_lock",
+    "write_page",
 )
 """The Lua files of the state backend, without their ending."""
 
@@ -106,3 +109,18 @@ class StateScripts:
     def commit(keys: Sequence[bytes], changes: Sequence[Argument]) -> Command:
         """Carry out a transaction; the reply is 0, or the number of a key that has changed."""
         return _run("commit", keys, *changes)
+
+    @staticmethod
+    def read_page(keys: Sequence[bytes], limit: int) -> Command:
+        """Read values with their TTL; the reply is [time in ms, values, TTLs or nothing]."""
+        return _run("read_page", keys, limit)
+
+    @staticmethod
+    def write_page(keys: Sequence[bytes], values: Sequence[bytes], ttls: Sequence[int]) -> Command:
+        """Write values, each with its TTL or -1; the reply is how many were there before."""
+        return _run("write_page", keys, *values, *ttls)
+
+    @staticmethod
+    def mark_restore(marker: bytes, seen: bytes, value: bytes) -> Command:
+        """Replace what was seen of a marker, b"" for nothing; the reply is 1 if it still stood."""
+        return _run("mark_restore", (marker,), seen, value)
