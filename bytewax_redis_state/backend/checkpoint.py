@@ -255,7 +255,7 @@ def _counted(region: Region, restoration: _Restoration, report: OnProgress) -> I
         counts = restoration.info.counts.plus(reading.page, reading.vanished)
         restoration.info = CheckpointInfo(restoration.info.header, counts)
         yield reading.page
-        report(counts.records, round(counts.records / max(reading.share, 1e-9)))
+        report(counts.records, reading.total)
 
 
 def _refuse_both(*, replace: bool, merge: bool) -> None:
@@ -281,11 +281,11 @@ def _in_turn(region: Region, write: Callable[[Page], None], report: OnProgress) 
     """Pass pages on, one being compressed and written while the next one is read."""
     counts, pending = Counts(), None
     with ThreadPoolExecutor(1, "checkpoint") as lane:
-        for page, vanished, share in region.read():
+        for page, vanished, total in region.read():
             counts = counts.plus(page, vanished)
             _settle(pending)
             pending = lane.submit(write, page) if page.keys else None
-            report(counts.records, round(counts.records / max(share, 1e-9)))
+            report(counts.records, total)
         _settle(pending)
     return counts
 

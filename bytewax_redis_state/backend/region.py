@@ -45,12 +45,12 @@ class Reading(NamedTuple):
 
     :arg page: The records.
     :arg vanished: Keys that were listed and were gone when they were read.
-    :arg share: How much of the region has been listed, 0 to 1.
+    :arg total: How many keys the region has, guessed from how far the listing is.
     """
 
     page: Page
     vanished: int
-    share: float
+    total: int
 
 
 class Region(Protocol):
@@ -139,7 +139,7 @@ class RedisRegion:
     def _read(self, send: Send, receive: Receive) -> Iterator[Reading]:
         """Keep two pages and a listing under way, so that the server never waits for us."""
         flight: deque[list[bytes] | None] = deque()  # keys that are read, None for a listing
-        cursor, share = -1, 0.0
+        cursor, listed, total = -1, 0, 0
         keys: list[bytes] = []
         ready: Reading | None = None
         while True:
@@ -157,15 +157,17 @@ class RedisRegion:
                 ready = None
             if not flight:
                 return
-            listed = flight.popleft()
-            if listed is None:
-                cursor, found = receive()
-                cursor, share = int(cursor), _share(int(cursor))
+            asked = flight.popleft()
+            if asked is None:
+                answer, found = receive()
+                cursor = int(answer)
                 keys += self._shown(found)
+                listed += len(found)
+                total = round(listed / _share(cursor))
             else:
                 at, values, ttls = receive()
-                ready = self._reading(at, listed, values, ttls, share)
-                keys = listed[len(values) :] + keys
+                ready = self._reading(at, asked, values, ttls, total)
+                keys = asked[len(values) :] + keys
 
     def write(self, page: Page) -> int:
         """Write the records, in place of what their keys held; gives how many were there."""
@@ -215,12 +217,12 @@ class RedisRegion:
         return [key for key in dict.fromkeys(keys) if not is_own(key)]
 
     def _reading(
-        self, at: int, keys: list[bytes], values: list[Any], ttls: list[int], share: float
+        self, at: int, keys: list[bytes], values: list[Any], ttls: list[int], total: int
     ) -> Reading:
         cut = len(self.prefix)
         if None not in values and 1 not in values:
             found = [key[cut:] for key in islice(keys, len(values))]
-            return Reading(Page(at, found, values, ttls), 0, share)
+            return Reading(Page(at, found, values, ttls), 0, total)
         for key, value in zip(keys, values, strict=False):
             if value == 1:
                 raise CheckpointError(
@@ -234,7 +236,7 @@ class RedisRegion:
             [values[index] for index in left],
             [ttls[index] for index in left] if ttls else [],
         )
-        return Reading(page, len(values) - len(left), share)
+        return Reading(page, len(values) - len(left), total)
 
 
 def _share(cursor: int) -> float:
