@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from bytewax_redis_state.backend import checkpoint, region
-from bytewax_redis_state.backend.checkpoint import copy, restore, save, unfinished, verify
+from bytewax_redis_state.backend import region, restoration
+from bytewax_redis_state.backend.checkpoint import copy, save, verify
 from bytewax_redis_state.backend.region import RedisRegion
+from bytewax_redis_state.backend.restoration import restore, unfinished
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import (
     CheckpointDamagedError,
@@ -47,7 +48,9 @@ def fill(client, records=RECORDS, prefix=b"state:") -> None:
 
 
 def held(client, prefix=b"state:") -> dict[bytes, bytes]:
-    keys = [k for k in client.keys() if k.startswith(prefix) and b"__bytewax__" not in k]
+    keys = [
+        k for k in client.scan_iter(count=1000) if k.startswith(prefix) and b"__bytewax__" not in k
+    ]
     return {key[len(prefix) :]: client.get(key) for key in keys}
 
 
@@ -178,7 +181,7 @@ def test_keys_that_expire_meanwhile_are_counted(client, state, tmp_path, monkeyp
 def test_a_key_of_another_type_stops_it_and_is_named(client, state, tmp_path):
     fill(client)
     client.hset("state:hash", "a", "b")
-    with pytest.raises(CheckpointError, match="b'state:hash' at .* is no string"):
+    with pytest.raises(CheckpointError, match=r"b'state:hash' at .* is no string"):
         save(state, tmp_path / "f")
     assert list(tmp_path.iterdir()) == []
 
@@ -203,7 +206,7 @@ def test_open_files_and_pipes(client, state):
 def test_a_real_pipe(client, state):
     fill(client)
     end, start = os.pipe()
-    with open(start, "wb") as out, open(end, "rb") as into:
+    with os.fdopen(start, "wb") as out, os.fdopen(end, "rb") as into:
 
         def write():
             save(state, out)
@@ -237,9 +240,9 @@ def test_a_text_file_is_refused(state, call):
 
 
 def test_a_folder_that_is_not_there_is_named(state, tmp_path):
-    with pytest.raises(CheckpointError, match="nowhere.*No such file"):
+    with pytest.raises(CheckpointError, match=r"nowhere.*No such file"):
         save(state, tmp_path / "nowhere" / "f")
-    with pytest.raises(CheckpointError, match="nowhere.*No such file"):
+    with pytest.raises(CheckpointError, match=r"nowhere.*No such file"):
         restore(state, tmp_path / "nowhere")
 
 
@@ -262,7 +265,7 @@ def test_nothing_is_touched_by_a_damaged_file(client, state, make):
 def test_a_namespace_with_keys_is_left_alone(client, state, tmp_path):
     fill(client)
     save(state, tmp_path / "f")
-    with pytest.raises(NamespaceNotEmptyError, match="b'state:' at redis://.* holds keys") as e:
+    with pytest.raises(NamespaceNotEmptyError, match=r"b'state:' at redis://.* holds keys") as e:
         restore(state, tmp_path / "f")
     assert "replace=True" in e.value.hint
     assert unfinished(state) is None
@@ -303,7 +306,7 @@ def test_a_key_that_the_checkpoint_holds_twice_counts_once(client, state, tmp_pa
     fill(client)
     once = RedisRegion._read
     monkeypatch.setattr(
-        RedisRegion, "_read", lambda self, *ways: [*once(self, *ways)] + [*once(self, *ways)]
+        RedisRegion, "_read", lambda self, *ways: [*once(self, *ways), *once(self, *ways)]
     )
     assert save(state, tmp_path / "f").counts.records == 8
     assert restore(state, tmp_path / "f", replace=True).keys == 4
@@ -361,7 +364,7 @@ def test_a_killed_restore_is_told(client, state, redis_url, tmp_path):
     client.flushdb()
     code = f"""
 import os
-from bytewax_redis_state.backend.checkpoint import restore
+from bytewax_redis_state.backend.restoration import restore
 from bytewax_redis_state.backend.region import RedisRegion
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.server.client import connect
@@ -394,7 +397,7 @@ def test_a_restore_that_was_taken_over_stops(client, state, tmp_path, monkeypatc
     fill(client)
     path = tmp_path / "f"
     save(state, path)
-    monkeypatch.setattr(checkpoint, "_TOUCH", 0.0)
+    monkeypatch.setattr(restoration, "_TOUCH", 0.0)
     with pytest.raises(RestoreUnfinishedError, match="another restore"):
         restore(
             state, path, replace=True,
@@ -486,8 +489,9 @@ def test_a_bar_is_for_terminals_only(client, state, tmp_path, capfd):
 PEAK = """
 import sys
 from pathlib import Path
-from bytewax_redis_state.backend.checkpoint import restore, save
+from bytewax_redis_state.backend.checkpoint import save
 from bytewax_redis_state.backend.region import RedisRegion
+from bytewax_redis_state.backend.restoration import restore
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.server.client import connect
 def peak():
