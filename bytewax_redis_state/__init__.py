@@ -9,16 +9,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bytewax_redis_state.backend import RedisStateBackend, RedisStats, StateBackend
     from bytewax_redis_state.config import RedisConfig, RedisConfigBuilder
     from bytewax_redis_state.dataflow.rewrite import shard_stateful_steps
     from bytewax_redis_state.recovery.session import RedisRecovery
 
-__all__ = ["RedisConfig", "RedisConfigBuilder", "RedisRecovery", "shard_stateful_steps"]
+__all__ = [
+    "RedisConfig",
+    "RedisConfigBuilder",
+    "RedisRecovery",
+    "RedisStateBackend",
+    "RedisStats",
+    "StateBackend",
+    "shard_stateful_steps",
+]
 
 _HOMES = {
     "RedisConfig": "bytewax_redis_state.config",
     "RedisConfigBuilder": "bytewax_redis_state.config",
     "RedisRecovery": "bytewax_redis_state.recovery.session",
+    "RedisStateBackend": "bytewax_redis_state.backend",
+    "RedisStats": "bytewax_redis_state.backend",
+    "StateBackend": "bytewax_redis_state.backend",
     "shard_stateful_steps": "bytewax_redis_state.dataflow.rewrite",
 }
 

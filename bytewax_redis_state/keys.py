@@ -16,7 +16,7 @@ key                                                   type    holds
 (braces would capture the hash tag); the state key comes last and raw. Keys are bytes.
 
 A state backend has a scheme of its own: its prefix, then the user's key verbatim, where a user's
-own ``{tag}`` counts. What it needs itself lies in ``<prefix>__bytewax__:…``, which users can't name.
+own ``{tag}`` counts. Its own needs lie in ``<prefix>__bytewax__:…``, which users can't name.
 
 Invariant: two different (namespace, flow, step, state key) never share a key, also when one name
 is a prefix of another.
@@ -191,12 +191,12 @@ class PrefixKeys:
         :raises ArgumentError: If it is empty, too long for Redis, reserved, or no key at all.
         """
         try:
-            raw = key.encode() if isinstance(key, str) else bytes(memoryview(key))
+            raw = key.encode() if isinstance(key, str) else key
         except UnicodeEncodeError:
             raise ArgumentError(f"the key {key!r} is no UTF-8", "give it as bytes") from None
-        except TypeError:
+        if not isinstance(raw, bytes):
             kind = type(key).__name__
-            raise ArgumentError(f"the key {key!r} is of type {kind}", "give str or bytes") from None
+            raise ArgumentError(f"the key {key!r} is of type {kind}", "give str or bytes")
         full = self.prefix + raw
         if not raw:
             raise ArgumentError("the key is empty", "give at least one character")
