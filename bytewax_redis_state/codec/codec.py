@@ -29,7 +29,7 @@ from bytewax_redis_state.codec.envelope import (
     is_sound,
     key_bytes,
     open_envelope,
-    seal,
+    seal_plain,
 )
 from bytewax_redis_state.codec.packing import Packing
 from bytewax_redis_state.codec.paths import path_to, steepest
@@ -93,15 +93,33 @@ class Codec:
     def __post_init__(self) -> None:
         _check_size("compress_above", self.compress_above, 0)
         _check_size("inflate_limit", self.inflate_limit, 1)
-        _check_keys(
-            "encryption_keys", self.encryption_keys, "encrypt_with", self.encrypt_with,
-            "accept_unencrypted", self.accept_unencrypted,
-        )  # fmt: skip
-        _check_keys(
-            "signing_keys", self.signing_keys, "sign_with", self.sign_with,
-            "accept_unsigned", self.accept_unsigned,
-        )  # fmt: skip
+        self._check_keys("encryption_keys", "encrypt_with", "accept_unencrypted")
+        self._check_keys("signing_keys", "sign_with", "accept_unsigned")
         _ = self._stages  # what is wrong with keys or packages shows now
+
+    def _check_keys(self, keys_field: str, with_field: str, accept_field: str) -> None:
+        keys, key_id, accept = (
+            getattr(self, name) for name in (keys_field, with_field, accept_field)
+        )
+        if not isinstance(keys, Mapping):
+            raise ConfigError(f"{keys_field} is of type {type(keys).__name__}", "give a dict")
+        if type(accept) is not bool:
+            raise ConfigError(f"{accept_field} is {accept!r}", "give True or False")
+        if key_id is not None and key_id not in keys:
+            raise ConfigError(
+                f"{with_field} is {key_id!r} and {keys_field} has {[*keys] or 'no key'}",
+                f"give {keys_field} that key",
+            )
+        if accept and not keys:
+            raise ConfigError(
+                f"{accept_field} is True and {keys_field} is empty", f"leave {accept_field} out"
+            )
+        if keys and key_id is None and not accept:
+            raise ConfigError(
+                f"{keys_field} has keys and {with_field} is None: none would be used for writing",
+                f"give {with_field} a key's ID, or {accept_field}=True to write without",
+            )
+        object.__setattr__(self, keys_field, dict(keys))
 
     @property
     def protects(self) -> bool:
@@ -146,32 +164,6 @@ def _check_size(name: str, value: int, least: int) -> None:
         raise ConfigError(f"{name} is {value!r}", f"give a number of bytes from {least} to 4 GiB")
 
 
-def _check_keys(
-    keys_field: str,
-    keys: Mapping[str, bytes],
-    with_field: str,
-    key_id: str | None,
-    accept_field: str,
-    accept: bool,
-) -> None:
-    if not isinstance(keys, Mapping):
-        raise ConfigError(f"{keys_field} is of type {type(keys).__name__}", "give a dict")
-    if key_id is not None and key_id not in keys:
-        raise ConfigError(
-            f"{with_field} is {key_id!r} and {keys_field} has {[*keys] or 'no key'}",
-            f"give {keys_field} that key",
-        )
-    if accept and not keys:
-        raise ConfigError(
-            f"{accept_field} is True and {keys_field} is empty", f"leave {accept_field} out"
-        )
-    if keys and key_id is None and not accept:
-        raise ConfigError(
-            f"{keys_field} has keys and {with_field} is None, so none would be used for writing",
-            f"give {with_field} a key's ID, or {accept_field}=True where that is the intention",
-        )
-
-
 class StateCodec:
     """Encode and decode the states of one step; made by :meth:`Codec.bind`."""
 
@@ -185,7 +177,7 @@ class StateCodec:
         self._packing = packing
         self._place = Place(namespace, flow_id, step)
         self._stages = stages = codec._stages
-        self._seal = seal if stages.write_plain else partial(stages.seal, self._place)
+        self._seal = seal_plain if stages.write_plain else partial(stages.seal, self._place)
         readers = {VALUE_HEAD: packing.unpack, TUPLE_HEAD: packing.unpack_tuple}
         # How the most common envelopes go on; decode() looks at the rest.
         self._plain_readers = readers if stages.read_plain else {}
@@ -241,13 +233,13 @@ class StateCodec:
         :returns: State key and value, one by one.
         :raises DecodeError: As :meth:`decode`.
         """
-        reader_of = self._plain_readers.get
+        unpack = self._packing.unpack
+        head = VALUE_HEAD if self._plain_readers else None
         for state_key, data in states.items():
-            # The common kinds without a call in between; decode() judges the rest.
-            reader = reader_of(data[:2])
-            if reader is not None and is_sound(state_key.encode(), data):
+            # The common kind without a call in between; decode() judges the rest.
+            if data[:2] == head and is_sound(state_key.encode(), data):
                 try:
-                    value = reader(data[OVERHEAD:])
+                    value = unpack(data[OVERHEAD:])
                 except Exception:  # noqa: BLE001 - decode() meets it again, and names the key
                     value = self.decode(state_key, data)
             else:
@@ -267,7 +259,9 @@ class StateCodec:
         :raises DecodeError: As :meth:`decode`, but not for what is wrong inside the value.
         """
         envelope = self._open(state_key, data)
-        return into._seal(state_key, envelope.codec, envelope.payload, deadline=envelope.deadline)
+        return into._stages.seal(
+            into._place, state_key, envelope.codec, envelope.payload, envelope.deadline
+        )
 
     def _open(self, state_key: str | bytes, data: bytes) -> Envelope:
         try:
