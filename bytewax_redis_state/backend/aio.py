@@ -12,10 +12,15 @@ from types import TracebackType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from bytewax_redis_state.backend.checkpoint_file import CheckpointInfo
+from bytewax_redis_state.backend.checkpoint_place import CheckpointFile
+from bytewax_redis_state.backend.checkpointed import Checkpointed
 from bytewax_redis_state.backend.driver import AsyncDriver, Patience
 from bytewax_redis_state.backend.health import Health, HealthOperations, MemoryUsage
 from bytewax_redis_state.backend.lock import LOCK_TTL, AsyncLock, LockOperations
 from bytewax_redis_state.backend.operations import Operations, Versioned
+from bytewax_redis_state.backend.progress import OnProgress
+from bytewax_redis_state.backend.restoration import Restored, UnfinishedRestore
 from bytewax_redis_state.backend.statistics import Meter, RedisStats
 from bytewax_redis_state.backend.transaction import AsyncTransaction, Draft
 from bytewax_redis_state.backend.values import Key
@@ -45,12 +50,14 @@ class AsyncStateBackend:
         health: HealthOperations,
         meter: Meter,
         patience: Patience,
+        checkpoints: Checkpointed,
     ) -> None:
         self._config = config
         self._name = name
         self._operations = operations
         self._health = health
         self._meter = meter
+        self._checkpoints = checkpoints
         self._wires: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncWire] = WeakKeyDictionary()
         self._driver = AsyncDriver(self._wire, patience)
 
@@ -210,6 +217,45 @@ class AsyncStateBackend:
     async def server_info(self) -> ServerInfo:
         """Tell what the server is."""
         return await self._driver.run(self._health.server_info())
+
+    async def checkpoint(
+        self,
+        to: CheckpointFile | Checkpointed,
+        *,
+        replace: bool = False,
+        merge: bool = False,
+        progress: OnProgress | bool = False,
+    ) -> CheckpointInfo:
+        """Write all keys; in a thread, which goes on if the task is cancelled."""
+        take = self._checkpoints.checkpoint
+        return await asyncio.to_thread(take, to, replace=replace, merge=merge, progress=progress)
+
+    async def restore(
+        self,
+        from_: CheckpointFile | Checkpointed,
+        *,
+        replace: bool = False,
+        merge: bool = False,
+        deadlines: bool = False,
+        progress: OnProgress | bool = False,
+    ) -> Restored:
+        """Write what a checkpoint holds; in a thread, which goes on if the task is cancelled."""
+        return await asyncio.to_thread(
+            self._checkpoints.restore,
+            from_,
+            replace=replace,
+            merge=merge,
+            deadlines=deadlines,
+            progress=progress,
+        )
+
+    async def verify(self, from_: CheckpointFile) -> CheckpointInfo:
+        """Check every byte of a checkpoint; in a thread."""
+        return await asyncio.to_thread(self._checkpoints.verify, from_)
+
+    async def unfinished_restore(self) -> UnfinishedRestore | None:
+        """Tell whether a restore was begun and not finished; in a thread."""
+        return await asyncio.to_thread(self._checkpoints.unfinished_restore)
 
     async def close(self) -> None:
         """Close the connections of the running loop."""

@@ -9,13 +9,14 @@ can't be told, ``UnknownOutcomeError`` says so.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, TypeVar
 
+from bytewax_redis_state.backend.checkpointed import Checkpointed
 from bytewax_redis_state.backend.health import Health, MemoryUsage
 from bytewax_redis_state.backend.lock import LOCK_TTL, Lock
 from bytewax_redis_state.backend.operations import Versioned
@@ -32,7 +33,7 @@ _Result = TypeVar("_Result")
 _Self = TypeVar("_Self", bound="StateBackend")
 
 
-class StateBackend(ABC):
+class StateBackend(Checkpointed):
     """Keep values by key. Safe to share between threads.
 
     Every operation that takes a key raises ``ArgumentError`` for one that is empty, too long or

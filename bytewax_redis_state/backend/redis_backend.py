@@ -6,6 +6,7 @@ Invariant: this class holds no logic of an operation; ``operations`` does, for c
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,7 @@ from bytewax_redis_state.backend.interface import StateBackend
 from bytewax_redis_state.backend.lock import LOCK_TTL, Lock, LockOperations, RedisLockKeeper
 from bytewax_redis_state.backend.namespace import connection_name, refuse_overlap
 from bytewax_redis_state.backend.operations import Operations, Versioned
+from bytewax_redis_state.backend.region import RedisRegion, Region
 from bytewax_redis_state.backend.statistics import Meter, RedisStats
 from bytewax_redis_state.backend.transaction import Draft, RedisTransaction
 from bytewax_redis_state.backend.values import Key, Values
@@ -87,7 +89,7 @@ class RedisStateBackend(StateBackend):
         self._driver = Driver(self._wire, self._patience)
         self._open(allow_overlap=allow_overlap)
         self.aio = AsyncStateBackend(
-            config, name, self._operations, self._health, self._meter, self._patience
+            config, name, self._operations, self._health, self._meter, self._patience, self
         )
 
     def _open(self, *, allow_overlap: bool) -> None:
@@ -238,6 +240,15 @@ class RedisStateBackend(StateBackend):
 
     def server_info(self) -> ServerInfo:  # noqa: D102
         return self._driver.run(self._health.server_info())
+
+    @contextmanager
+    def region(self) -> Iterator[Region]:
+        """Open all keys, over a connection of their own: they are read ahead of the replies."""
+        client = connect(self.config)
+        try:
+            yield RedisRegion(client, self.keys.prefix)
+        finally:
+            client.close()
 
     def close(self) -> None:  # noqa: D102
         self._wire.close()
