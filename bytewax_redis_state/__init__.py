@@ -9,12 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bytewax_redis_state.backend import RedisStateBackend, RedisStats, StateBackend
+    from bytewax_redis_state.backend import (
+        MemoryStateBackend,
+        RedisStateBackend,
+        RedisStats,
+        StateBackend,
+    )
     from bytewax_redis_state.config import RedisConfig, RedisConfigBuilder
     from bytewax_redis_state.dataflow.rewrite import shard_stateful_steps
     from bytewax_redis_state.recovery.session import RedisRecovery
 
 __all__ = [
+    "MemoryStateBackend",
     "RedisConfig",
     "RedisConfigBuilder",
     "RedisRecovery",
@@ -25,6 +31,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "MemoryStateBackend": "bytewax_redis_state.backend",
     "RedisConfig": "bytewax_redis_state.config",
     "RedisConfigBuilder": "bytewax_redis_state.config",
     "RedisRecovery": "bytewax_redis_state.recovery.session",

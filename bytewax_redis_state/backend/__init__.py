@@ -5,6 +5,7 @@ from bytewax_redis_state.backend.checkpoint_file import CheckpointInfo
 from bytewax_redis_state.backend.health import Health, MemoryUsage
 from bytewax_redis_state.backend.interface import StateBackend
 from bytewax_redis_state.backend.lock import AsyncLock, Lock
+from bytewax_redis_state.backend.memory import MemoryStateBackend
 from bytewax_redis_state.backend.operations import Versioned
 from bytewax_redis_state.backend.redis_backend import RedisStateBackend
 from bytewax_redis_state.backend.restoration import Restored, UnfinishedRestore
@@ -21,6 +22,7 @@ __all__ = [
     "Key",
     "Latency",
     "Lock",
+    "MemoryStateBackend",
     "MemoryUsage",
     "RedisStateBackend",
     "RedisStats",

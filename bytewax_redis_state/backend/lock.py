@@ -76,7 +76,7 @@ class LockOperations:
     def __init__(self, keys: PrefixKeys, name: Key, ttl: timedelta, wait: timedelta | None) -> None:
         self.name = name
         self.ttl = milliseconds(ttl)
-        self.wait = _seconds(wait)
+        self.wait = wait_seconds(wait)
         self._key = keys.lock(name)
 
     @operation("lock", idempotent=True)
@@ -106,7 +106,8 @@ class LockOperations:
         return bool(ours)
 
 
-def _seconds(wait: timedelta | None) -> float | None:
+def wait_seconds(wait: timedelta | None) -> float | None:
+    """Check how long to wait for a lock; ``None`` for ever."""
     if wait is None:
         return None
     if not isinstance(wait, timedelta) or wait < timedelta(0):
