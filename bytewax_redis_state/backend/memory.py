@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import update_wrapper
@@ -21,6 +21,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from bytewax_redis_state.backend.health import Health, MemoryUsage
 from bytewax_redis_state.backend.interface import StateBackend
 from bytewax_redis_state.backend.lock import LOCK_TTL, Lock, Taken, next_pause, wait_seconds
+from bytewax_redis_state.backend.memory_region import MemoryRegion
 from bytewax_redis_state.backend.operations import (
     Versioned,
     check_increment,
@@ -28,6 +29,7 @@ from bytewax_redis_state.backend.operations import (
     not_a_counter,
     version_of,
 )
+from bytewax_redis_state.backend.region import Region
 from bytewax_redis_state.backend.statistics import Meter, RedisStats
 from bytewax_redis_state.backend.transaction import Transaction
 from bytewax_redis_state.backend.values import LARGEST, SMALLEST, Key, Values
@@ -108,6 +110,7 @@ class MemoryStateBackend(StateBackend):
         self._refreshes = refresh_on_read
         self._records: dict[bytes, _Record] = {}
         self._locks: dict[bytes, _Held] = {}
+        self.marker = b""
 
     # --- records --------------------------------------------------------------------------------
 
@@ -118,8 +121,18 @@ class MemoryStateBackend(StateBackend):
 
     def store(self, full: bytes, data: bytes, ttl: timedelta | None) -> None:
         """Store, with the default TTL where none is given."""
-        ttl = self.config.default_ttl if ttl is None else ttl
+        self.store_exactly(full, data, self.config.default_ttl if ttl is None else ttl)
+
+    def store_exactly(self, full: bytes, data: bytes, ttl: timedelta | None) -> None:
+        """Store, without end where no TTL is given."""
         self._records[full] = _Record(data, self._until(ttl))
+
+    def time_left(self, full: bytes) -> timedelta | None:
+        """Look how long a value stays; ``None`` where it has no end, or is not there."""
+        record = self._record(full)
+        if record is None or record.until is None:
+            return None
+        return timedelta(milliseconds=round(1000 * (record.until - self.clock())))
 
     def drop(self, full: bytes) -> bool:
         """Delete; tells whether there was anything."""
@@ -161,10 +174,12 @@ class MemoryStateBackend(StateBackend):
             record.until = self._until(self.config.default_ttl)
         return record.data
 
-    def _found(self, prefix: Key) -> list[bytes]:
+    def found(self, prefix: Key = "") -> list[bytes]:
+        """Look which keys there are."""
         raw = prefix.encode() if isinstance(prefix, str) else prefix
         start = self.keys.prefix + raw
-        return [k for k in list(self._records) if k.startswith(start) and self._record(k)]
+        with self.mutex:
+            return [k for k in list(self._records) if k.startswith(start) and self._record(k)]
 
     # --- the contract ---------------------------------------------------------------------------
 
@@ -190,22 +205,19 @@ class MemoryStateBackend(StateBackend):
 
     @_counted
     def _names(self, prefix: Key) -> list[Key]:
-        return list(map(self.keys.user, self._found(prefix)))
+        return list(map(self.keys.user, self.found(prefix)))
 
     @_counted
     def count(self, prefix: Key = "", *, unique: bool = False) -> int:  # noqa: D102
-        return len(self._found(prefix))
+        return len(self.found(prefix))
 
     @_counted
     def clear(self, prefix: Key = "") -> int:  # noqa: D102
-        return sum(map(self.drop, self._found(prefix)))
+        return sum(map(self.drop, self.found(prefix)))
 
     @_counted
     def ttl(self, key: Key) -> timedelta | None:  # noqa: D102
-        record = self._record(self.keys.full(key))
-        if record is None or record.until is None:
-            return None
-        return timedelta(milliseconds=round(1000 * (record.until - self.clock())))
+        return self.time_left(self.keys.full(key))
 
     @_counted
     def expire(self, key: Key, ttl: timedelta) -> bool:  # noqa: D102
@@ -359,7 +371,7 @@ class MemoryStateBackend(StateBackend):
 
     @_counted
     def memory_usage(self, samples: int = 200) -> MemoryUsage:  # noqa: D102
-        sizes = [len(full) + len(self._records[full].data) for full in self._found("")]
+        sizes = [len(full) + len(self._records[full].data) for full in self.found()]
         return MemoryUsage(
             keys=len(sizes),
             sampled=len(sizes),
@@ -386,6 +398,11 @@ class MemoryStateBackend(StateBackend):
             connected_clients=1,
             uptime_seconds=0,
         )
+
+    @contextmanager
+    def region(self) -> Iterator[Region]:
+        """Open all keys, as a checkpoint sees them."""
+        yield MemoryRegion(self)
 
     def close(self) -> None:
         """Do nothing: what is kept goes with the object."""

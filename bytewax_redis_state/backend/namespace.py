@@ -9,6 +9,8 @@ Invariant: of two live backends on one server whose prefixes overlap, the later 
 
 from __future__ import annotations
 
+import gc
+import time
 from collections.abc import Iterator
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -19,6 +21,7 @@ from bytewax_redis_state.server.client import CLIENT_NAME
 
 __all__ = ["connection_name", "refuse_overlap"]
 
+_SETTLE = 0.05  # seconds until a server has noticed a closed connection
 _STEM = f"{CLIENT_NAME}/"
 
 
@@ -36,17 +39,28 @@ def refuse_overlap(driver: Driver, prefix: bytes) -> None:
     :arg prefix: Its prefix.
     :raises ConfigError: If one of the two is a prefix of the other, and they are not equal.
     """
+    other = _overlapping(driver, prefix)
+    if other is not None:
+        # A backend that was dropped without close() keeps its connections until it is collected.
+        gc.collect()
+        time.sleep(_SETTLE)
+        other = _overlapping(driver, prefix)
+    if other is not None:
+        shown = other.decode(errors="replace")
+        raise ConfigError(
+            f"key_prefix {prefix.decode()!r} overlaps with {shown!r}, which another backend on "
+            "this server uses: each would see keys of the other",
+            "choose prefixes of which none begins like the other, such as 'a:' and 'b:'",
+        )
+
+
+def _overlapping(driver: Driver, prefix: bytes) -> bytes | None:
     try:
         others = driver.run(Operation("connect", _other_prefixes(), idempotent=True))
     except ServerAccessError:
-        return
-    for other in others:
-        if other != prefix and (other.startswith(prefix) or prefix.startswith(other)):
-            raise ConfigError(
-                f"key_prefix {prefix.decode()!r} overlaps with {other.decode()!r}, which another "
-                "backend on this server uses: each would see keys of the other",
-                "choose prefixes of which none begins like the other, such as 'a:' and 'b:'",
-            )
+        return None
+    overlapping = (o for o in others if o.startswith(prefix) or prefix.startswith(o))
+    return next((other for other in overlapping if other != prefix), None)
 
 
 def _other_prefixes() -> Program[set[bytes]]:

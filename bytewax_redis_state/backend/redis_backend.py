@@ -97,6 +97,7 @@ class RedisStateBackend(StateBackend):
             self._wire.open_minimum()
             if not allow_overlap:
                 refuse_overlap(self._driver, self.keys.prefix)
+            self._meter.reset()
         except TripError as error:
             raise as_ours(error.cause, self.config.address) from error.cause
         except BaseException:
