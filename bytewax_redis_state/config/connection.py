@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from pathlib import Path
@@ -143,8 +144,7 @@ class RedisConfig:
         :returns: The settings.
         :raises ConfigError: If there is no such field, or a value can't be right.
         """
-        names = _names()
-        refuse_unknown(settings, names[1:], "RedisConfig")
+        refuse_unknown(settings, _names()[1:])
         return cls(url=url, **settings)
 
     @classmethod
@@ -163,7 +163,8 @@ class RedisConfig:
         :returns: The settings.
         :raises ConfigError: If a value can't be right; names the variable or the field.
         """
-        return cls(**read_environment(prefix, _names(), environ))
+        with _found_in("environment"):
+            return cls(**read_environment(prefix, _names(), environ))
 
     @classmethod
     def from_file(cls, path: str | Path, table: str = "") -> RedisConfig:
@@ -178,11 +179,8 @@ class RedisConfig:
         :raises ConfigError: If the file can't be read, holds a key that is no field, or a value
             that can't be right.
         """
-        settings = read_toml(Path(path), table, _names())
-        try:
-            return cls(**settings)
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error.message}", error.hint) from None
+        with _found_in(str(path)):
+            return cls(**read_toml(Path(path), table, _names()))
 
     @staticmethod
     def builder() -> RedisConfigBuilder:
@@ -204,6 +202,15 @@ class RedisConfig:
     def __repr__(self) -> str:
         rest = "".join(f", {name}={getattr(self, name)!r}" for name in _names()[1:])
         return f"RedisConfig(url={self.address!r}{rest})"
+
+
+@contextmanager
+def _found_in(place: str) -> Iterator[None]:
+    """Say in an error where the value was found."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error.message}", error.hint) from None
 
 
 def _names() -> tuple[str, ...]:

@@ -29,41 +29,41 @@ _SWITCHES |= {"false": False, "0": False, "no": False, "off": False}
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError("text")
+        raise TypeError
     return value
 
 
 def _whole(value: object) -> int:
-    if isinstance(value, str):
-        return int(value)
     if type(value) is not int:
-        raise TypeError("a whole number")
+        raise TypeError
     return value
 
 
 def _seconds(value: object) -> timedelta:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise TypeError("seconds")
-    return timedelta(seconds=float(value))
+    if type(value) is not int and type(value) is not float:
+        raise TypeError
+    return timedelta(seconds=value)
 
 
 def _switch(value: object) -> bool:
-    if isinstance(value, str):
-        return _SWITCHES[value.lower()]
     if not isinstance(value, bool):
-        raise TypeError("a switch")
+        raise TypeError
     return value
 
 
 _Reader = Callable[[object], Any]
-_KINDS: Mapping[_Reader, str] = MappingProxyType(
-    {
-        _text: "give text",
-        _whole: "give a whole number",
-        _seconds: "give seconds, such as 0.5",
-        _switch: "give true or false",
-    }
-)
+_HINTS: Mapping[_Reader, str] = {
+    _text: "give text",
+    _whole: "give a whole number",
+    _seconds: "give seconds, such as 0.5",
+    _switch: "give true or false",
+}
+_OF_TEXT: Mapping[_Reader, Callable[[str], Any]] = {
+    _text: str,
+    _whole: int,
+    _seconds: float,
+    _switch: lambda text: _SWITCHES[text.lower()],
+}
 
 READERS: Mapping[str, _Reader] = MappingProxyType(
     {
@@ -86,7 +86,7 @@ READERS: Mapping[str, _Reader] = MappingProxyType(
 """How each field of :class:`.RedisConfig` is read from text or TOML."""
 
 
-def refuse_unknown(settings: Iterable[str], names: Collection[str], where: str) -> None:
+def refuse_unknown(settings: Iterable[str], names: Collection[str]) -> None:
     """Refuse a setting that does not exist, with the one that was probably meant.
 
     :raises ConfigError: Names it.
@@ -95,17 +95,17 @@ def refuse_unknown(settings: Iterable[str], names: Collection[str], where: str) 
         if name not in names:
             close = get_close_matches(name, names, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
-            raise ConfigError(f"{where} has no setting {name!r}", hint)
+            raise ConfigError(f"there is no setting {name!r}", hint)
 
 
-def _read(name: str, place: str, value: object) -> Any:
+def _read(name: str, place: str, value: object, *, from_text: bool = False) -> Any:
     reader = READERS[name]
     try:
-        return reader(value)
+        return reader(_OF_TEXT[reader](str(value)) if from_text else value)
     except (TypeError, ValueError, KeyError, OverflowError):
         # A URL of the wrong type may hold a password all the same.
         shown = f"of type {type(value).__name__}" if name == "url" else repr(value)
-        raise ConfigError(f"{place} is {shown}", _KINDS[reader]) from None
+        raise ConfigError(f"{place} is {shown}", _HINTS[reader]) from None
 
 
 def read_environment(
@@ -115,7 +115,9 @@ def read_environment(
     found = os.environ if environ is None else environ
     places = {name: prefix + name.upper() for name in names}
     return {
-        name: _read(name, place, found[place]) for name, place in places.items() if found.get(place)
+        name: _read(name, place, found[place], from_text=True)
+        for name, place in places.items()
+        if found.get(place)
     }
 
 
@@ -126,21 +128,21 @@ def read_toml(path: Path, table: str, names: Collection[str]) -> dict[str, Any]:
         if isinstance(value, dict) and name not in names:
             where = f"{table}.{name}" if table else name
             raise ConfigError(
-                f"{path}: [{where}] is a table, not a setting", f"read it with table={where!r}"
+                f"[{where}] is a table, not a setting", f"read it with table={where!r}"
             )
-    refuse_unknown(settings, names, str(path))
-    return {name: _read(name, f"{path}: {name}", value) for name, value in settings.items()}
+    refuse_unknown(settings, names)
+    return {name: _read(name, name, value) for name, value in settings.items()}
 
 
 def _table(path: Path, table: str) -> Mapping[str, Any]:
     try:
         found: Any = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error.strerror}", "check the path") from None
+        raise ConfigError(f"it can't be read: {error.strerror}", "check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        raise ConfigError(f"{path} is no TOML file", "see https://toml.io") from None
+        raise ConfigError("it is no TOML file", "see https://toml.io") from None
     for part in table.split(".") if table else ():
         found = found.get(part) if isinstance(found, dict) else None
     if not isinstance(found, dict):
-        raise ConfigError(f"{path} has no table [{table}]", "check the name of the table")
+        raise ConfigError(f"it has no table [{table}]", "check the name of the table")
     return found
