@@ -228,8 +228,7 @@ def main() -> int:
     for line in measure(quick=args.quick):
         print(f"{line.what}: {line.ours:,.3f} {line.unit}", file=sys.stderr)
         lines.append(line)
-    console = Console()
-    console.print(table(lines), width=max(console.width, 110))
+    Console(width=max(Console().width, 110)).print(table(lines))
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps([asdict(line) for line in lines], indent=2) + "\n")

@@ -47,8 +47,7 @@ class MemoryRegion:
             part = keys[start : start + PAGE_KEYS]
             with self._backend.mutex:
                 page = self._page(part)
-            share = min(1.0, (start + PAGE_KEYS) / len(keys))
-            yield Reading(page, len(part) - len(page.keys), share)
+            yield Reading(page, len(part) - len(page.keys), len(keys))
 
     def _page(self, keys: list[bytes]) -> Page:
         page = Page(self.clock(), [], [], [])
