@@ -58,9 +58,9 @@ def _pool(config: RedisConfig) -> redis.ConnectionPool:
         options = connection_options(config)
         kind = options.pop("connection_class", redis.Connection)
         kind(**options)  # Connects to nothing yet, but refuses options it does not know.
-        return redis.BlockingConnectionPool(
+        return redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
             max_connections=config.pool_max,
-            timeout=config.connect_timeout.total_seconds(),  # type: ignore[arg-type]
+            timeout=config.connect_timeout.total_seconds(),
             connection_class=kind,
             **options,
         )
@@ -101,7 +101,7 @@ def open_minimum(client: Client, count: int) -> None:
     """
     with translated(address_of(client)), ExitStack() as opened:
         for _ in range(count):
-            opened.enter_context(client.client())
+            opened.enter_context(client.client())  # type: ignore[no-untyped-call]
 
 
 def address_of(client: Client) -> str:
