@@ -20,7 +20,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from bytewax_redis_state.backend.health import Health, MemoryUsage
 from bytewax_redis_state.backend.interface import StateBackend
-from bytewax_redis_state.backend.lock import LOCK_TTL, Lock, Taken, next_pause, wait_seconds
+from bytewax_redis_state.backend.lock import LOCK_TTL, Lock, Taken, next_pause, surely, wait_seconds
 from bytewax_redis_state.backend.memory_region import MemoryRegion
 from bytewax_redis_state.backend.operations import (
     Versioned,
@@ -86,6 +86,7 @@ class MemoryStateBackend(StateBackend):
     :arg codec: As ``RedisStateBackend`` has it; the others too.
     :arg refresh_on_read: Whether reading a value that has an end starts the default TTL anew.
     :arg clock: Seconds; for tests that don't want to wait.
+    :arg beside: Another one, to share its keys as two backends on one server do; its clock counts.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class MemoryStateBackend(StateBackend):
         *,
         refresh_on_read: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        beside: MemoryStateBackend | None = None,
     ) -> None:
         self.config = config = config or RedisConfig()
         if refresh_on_read and config.default_ttl is None:
@@ -105,11 +107,11 @@ class MemoryStateBackend(StateBackend):
         self.keys = PrefixKeys(config.key_prefix.encode())
         self.values = Values(codec, config.key_prefix)
         self.meter = Meter()
-        self.mutex = threading.RLock()
-        self.clock = clock
+        self.mutex = beside.mutex if beside else threading.RLock()
+        self.clock = beside.clock if beside else clock
         self._refreshes = refresh_on_read
-        self._records: dict[bytes, _Record] = {}
-        self._locks: dict[bytes, _Held] = {}
+        self._records: dict[bytes, _Record] = beside._records if beside else {}
+        self._locks: dict[bytes, _Held] = beside._locks if beside else {}
         self.marker = b""
 
     # --- records --------------------------------------------------------------------------------
@@ -447,7 +449,7 @@ class _MemoryLockKeeper:
                 return None
             held.token += held.owner != owner
             held.owner, held.until = owner, now + self.ttl / 1000
-            return Taken(held.token, time.monotonic() + self.ttl / 1000)
+            return Taken(held.token, time.monotonic() + surely(self.ttl))
 
     def renew(self, owner: str) -> float | None:
         """Let its time start anew; tells until when, None where it is lost."""
@@ -455,7 +457,7 @@ class _MemoryLockKeeper:
             if self._held.owner != owner:
                 return None
             self._held.until = self._backend.clock() + self.ttl / 1000
-            return time.monotonic() + self.ttl / 1000
+            return time.monotonic() + surely(self.ttl)
 
     def release(self, owner: str) -> bool:
         """Give it back; tells whether it was still ours."""

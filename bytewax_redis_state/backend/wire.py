@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from operator import methodcaller
 from typing import Any
 
 import redis
@@ -209,6 +210,9 @@ class AsyncWire:
         kind: Callable[..., Any] = _ASYNC_CLASSES.get(sync_kind, async_connection.Connection)
         self._make: Callable[[], Any] = partial(kind, **options)
         self._config = config
+        # Named so in redis-py before version 8.
+        look = "can_read" if hasattr(kind, "can_read") else "can_read_destructive"
+        self._has_data = methodcaller(look)
         self._idle: list[Any] = []
         self._room = asyncio.Semaphore(config.pool_max)
 
@@ -243,11 +247,10 @@ class AsyncWire:
         except asyncio.TimeoutError:
             raise _full_pool(self._config) from None
 
-    @staticmethod
-    async def _prepare(connection: Any) -> None:
+    async def _prepare(self, connection: Any) -> None:
         await connection.connect()
         try:
-            stale = await connection.can_read_destructive()
+            stale = await self._has_data(connection)
         except _FAILURES:
             stale = True
         if stale:
