@@ -18,7 +18,7 @@ from bytewax_redis_state.errors import CheckpointError, ConfigError
 
 __all__ = ["CheckpointFile", "rewindable", "source", "target"]
 
-CheckpointFile: TypeAlias = "str | os.PathLike[str] | BinaryIO"
+CheckpointFile: TypeAlias = str | os.PathLike[str] | BinaryIO
 """A path, or a file open in binary mode; it need not be seekable, and stays open."""
 
 _SLICE = 1 << 20

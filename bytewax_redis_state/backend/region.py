@@ -203,11 +203,13 @@ class RedisRegion:
 
     def _listing(self) -> Iterator[list[bytes]]:
         cursor = -1
-        while cursor:
-            with translated(self.address):
-                cursor, found = self._client.execute_command(*self._scan(cursor))
-            if keys := self._shown(found):
-                yield keys
+        with lane(self._client, self.address) as (send, receive):
+            while cursor:
+                send(*self._scan(cursor))
+                answer, found = receive()
+                cursor = int(answer)
+                if keys := self._shown(found):
+                    yield keys
 
     def _scan(self, cursor: int) -> Command:
         return ("SCAN", max(cursor, 0), "MATCH", self._keys.pattern(), "COUNT", PAGE_KEYS)

@@ -53,7 +53,7 @@ __all__ = [
 Recode: TypeAlias = Callable[[bytes, bytes], bytes]
 """A key and its stored value to the value as another region stores it."""
 
-RecodeFrom: TypeAlias = Callable[[bytes], "Recode | None"]
+RecodeFrom: TypeAlias = Callable[[bytes], Recode | None]
 """The prefix that values come from to what recodes them; ``None`` where they fit as they are."""
 
 _TOUCH = 1.0  # seconds between two signs of life in a marker

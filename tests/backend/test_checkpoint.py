@@ -145,6 +145,14 @@ def test_large_values_come_one_by_one(client, state, other, tmp_path, monkeypatc
     assert held(client, b"other:") == records
 
 
+def test_zlib_takes_the_place_of_zstd(client, state, other, tmp_path, monkeypatch):
+    fill(client)
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    assert save(state, tmp_path / "f").header.compression == "zlib"
+    restore(other, tmp_path / "f")
+    assert held(client, b"other:") == RECORDS
+
+
 def test_a_prefix_is_taken_literally(client, tmp_path):
     odd = RedisRegion(client, b"a*b?[c]\\")
     fill(client, prefix=odd.prefix)
