@@ -7,11 +7,12 @@ JOBS ?= 3
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: help setup demo test lint planted-bugs bench bench-resume bench-backend clean
+.PHONY: help setup demo test soak lint planted-bugs bench bench-resume bench-backend clean
 
 help:
 	@echo "make demo          kill a flow, resume it, compare: no Redis needed"
 	@echo "make test          the whole suite, against real servers"
+	@echo "make soak          hammer one namespace of the state backend for a minute"
 	@echo "make lint          ruff and mypy"
 	@echo "make planted-bugs  show that the crash tests fail when the code is wrong"
 	@echo "make bench         the two jobs of the design, stock and ours in turn"
@@ -31,6 +32,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS)
+
+soak: $(READY)
+	SOAK_SECONDS=60 $(BIN)/python -m pytest -v tests/backend/test_hammer.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import re
 from binascii import crc_hqx
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import unquote
@@ -39,6 +40,7 @@ _SCHEME = re.compile(r"[%:{}/\s\x00-\x1f]")
 _GLOB = re.compile(rb"([*?\[\]\\])")
 _LONGEST = 512 * 1024 * 1024  # bytes; what Redis takes
 _OWN = b"__bytewax__:"
+_KEY_TYPES = frozenset({str, bytes})
 
 SLOTS = 16384
 """How many slots a Redis Cluster has."""
@@ -210,6 +212,23 @@ class PrefixKeys:
                 "choose another name",
             )
         return full
+
+    def full_all(self, keys: Sequence[str | bytes]) -> list[bytes]:
+        """Make the Redis keys of many keys; as :meth:`full`, in a fraction of the time.
+
+        :raises ArgumentError: As :meth:`full`, for the first that is no key.
+        """
+        if keys and _KEY_TYPES.issuperset(map(type, keys)):
+            try:
+                prefix, own = self.prefix, self._own
+                full = [prefix + (k.encode() if isinstance(k, str) else k) for k in keys]
+            except UnicodeEncodeError:
+                return list(map(self.full, keys))
+            sizes = set(map(len, full))
+            fit = min(sizes) > len(prefix) and max(sizes) <= _LONGEST
+            if fit and not any([key.startswith(own) for key in full]):  # noqa: C419 - faster
+                return full
+        return list(map(self.full, keys))
 
     def user(self, full: bytes) -> str | bytes:
         """Give back a user's key.

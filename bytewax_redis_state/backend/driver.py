@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -23,7 +24,6 @@ from tenacity import (
     retry_if_exception_type,
     stop_after_attempt,
     stop_before_delay,
-    wait_exponential_jitter,
 )
 
 from bytewax_redis_state.backend.operation import Command, Operation, Pause
@@ -74,11 +74,15 @@ class Patience:
 
         return {
             "stop": stop_after_attempt(self._attempts) | stop_before_delay(left),
-            "wait": wait_exponential_jitter(self._base, self._longest, jitter=self._base),
+            "wait": self._wait,
             "retry": retry_if_exception_type(ServerUnavailableError),
             "before_sleep": before_sleep,
             "reraise": True,
         }
+
+    def _wait(self, state: RetryCallState) -> float:
+        longest: float = min(self._longest, self._base * 2 ** (state.attempt_number - 1))
+        return longest * random.uniform(0.5, 1.0)
 
     def ended(self, operation: Operation[Any], seconds: float) -> None:
         """Count an operation that ended well; tell of a slow one."""

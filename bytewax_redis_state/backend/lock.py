@@ -19,6 +19,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 from uuid import uuid4
+from weakref import ref
 
 from bytewax_redis_state.backend.driver import AsyncDriver, Driver
 from bytewax_redis_state.backend.operation import Pause, Program, operation
@@ -235,8 +236,9 @@ class _Holding:
             self._taken = self._taken._replace(until=until)
         return until is not None
 
-    def _not_renewed(self, error: StateError) -> None:
+    def _not_renewed(self, error: StateError) -> bool:
         _log.warning("event=lock_not_renewed lock=%r error=%s", self.name, type(error).__name__)
+        return self.held
 
 
 class Lock(_Holding, AbstractContextManager["Lock"]):
@@ -261,18 +263,16 @@ class Lock(_Holding, AbstractContextManager["Lock"]):
         self._taken = self._keeper.take(self._begin())
         if self._renew:
             self._ended = threading.Event()
-            self._thread = threading.Thread(
-                target=self._keep, args=(self._owner, self._ended), daemon=True
-            )
+            # Weakly: a lock that was dropped without a release runs out.
+            args = (ref(self), self._owner, self._ended, self._ttl / _RENEWALS)
+            self._thread = threading.Thread(target=_keep, args=args, daemon=True)
             self._thread.start()
 
-    def _keep(self, owner: str, ended: threading.Event) -> None:
-        while not ended.wait(self._ttl / _RENEWALS):
-            try:
-                if not self._renewed(self._keeper.renew(owner)):
-                    return
-            except StateError as error:
-                self._not_renewed(error)
+    def _keep_once(self, owner: str) -> bool:
+        try:
+            return self._renewed(self._keeper.renew(owner))
+        except StateError as error:
+            return self._not_renewed(error)
 
     def release(self) -> None:
         """Give the lock back.
@@ -306,6 +306,15 @@ class Lock(_Holding, AbstractContextManager["Lock"]):
             self.release()
 
 
+def _keep(lock: ref[Lock], owner: str, ended: threading.Event, pause: float) -> None:
+    """Renew a lock until it ends, is lost, or is dropped."""
+    while not ended.wait(pause):
+        holder = lock()
+        if holder is None or not holder._keep_once(owner):
+            return
+        del holder
+
+
 class AsyncLock(_Holding, AbstractAsyncContextManager["AsyncLock"]):
     """A lock for coroutines; as :class:`Lock`."""
 
@@ -326,10 +335,11 @@ class AsyncLock(_Holding, AbstractAsyncContextManager["AsyncLock"]):
         while True:
             await asyncio.sleep(self._ttl / _RENEWALS)
             try:
-                if not self._renewed(await self._driver.run(self._operations.renew(owner))):
-                    return
+                goes_on = self._renewed(await self._driver.run(self._operations.renew(owner)))
             except StateError as error:
-                self._not_renewed(error)
+                goes_on = self._not_renewed(error)
+            if not goes_on:
+                return
 
     async def release(self) -> None:
         """Give the lock back; as :meth:`Lock.release`."""

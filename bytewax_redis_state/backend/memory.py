@@ -107,8 +107,8 @@ class MemoryStateBackend(StateBackend):
         self.keys = PrefixKeys(config.key_prefix.encode())
         self.values = Values(codec, config.key_prefix)
         self.meter = Meter()
-        self.mutex = beside.mutex if beside else threading.RLock()
-        self.clock = beside.clock if beside else clock
+        self.mutex: threading.RLock = beside.mutex if beside else threading.RLock()
+        self.clock: Callable[[], float] = beside.clock if beside else clock
         self._refreshes = refresh_on_read
         self._records: dict[bytes, _Record] = beside._records if beside else {}
         self._locks: dict[bytes, _Held] = beside._locks if beside else {}

@@ -218,7 +218,7 @@ class Operations:
     def batch_get(self, keys: Iterable[Key]) -> Program[dict[Key, Any]]:
         """Read many."""
         wanted = list(dict.fromkeys(keys))
-        full = list(map(self.keys.full, wanted))
+        full = self.keys.full_all(wanted)
         found: dict[Key, Any] = {}
         for trip in self._trips(full, None):
             replies = yield [self._read_many([full[i] for i in part]) for part in trip]
@@ -253,7 +253,7 @@ class Operations:
         """Write many."""
         left = self.ttl_of(ttl)
         keys = list(items)
-        full = list(map(self.keys.full, keys))
+        full = self.keys.full_all(keys)
         data = self.values.dump_all(keys, list(items.values()))
         self.meter.wrote(sum(map(len, data)))
         for trip in self._trips(full, data):
@@ -263,7 +263,7 @@ class Operations:
     @operation("batch_delete", idempotent=True)
     def batch_delete(self, keys: Iterable[Key]) -> Program[int]:
         """Delete many."""
-        full = list(dict.fromkeys(map(self.keys.full, keys)))
+        full = list(dict.fromkeys(self.keys.full_all(list(keys))))
         gone = 0
         for trip in self._trips(full, None):
             replies = yield [("UNLINK", *[full[i] for i in part]) for part in trip]

@@ -73,7 +73,7 @@ class Draft:
         full = self.full(key)
         change = self._changes.get(full)
         if change is not None:
-            return default if isinstance(change, str) else self._load(key, change[0], default)
+            return self._load(key, None if isinstance(change, str) else change[0], default)
         if full not in self._seen:
             (self._seen[full],) = yield [("GET", full)]
         return self._load(key, self._seen[full], default)
