@@ -221,27 +221,32 @@ class Operations:
         full = self.keys.full_all(wanted)
         found: dict[Key, Any] = {}
         for trip in self._trips(full, None):
-            replies = yield [self._read_many([full[i] for i in part]) for part in trip]
+            replies = yield [self._read_many(_picked(full, part)) for part in trip]
             self.meter.batch()
             at = list(chain.from_iterable(trip))
             data = list(chain.from_iterable(replies))
+            misses = 0
             if None in data:
-                missing = [i for i, one in zip(at, data, strict=True) if one is None]
-                # MGET passes over keys of another type, but they are there.
-                (there,) = yield [("EXISTS", *[full[i] for i in missing])]
-                if there:
-                    again = yield [("GET", full[i]) for i in missing]
-                    late = dict(zip(missing, again, strict=True))
-                    data = [late.get(i, one) for i, one in zip(at, data, strict=True)]
+                yield from self._look_again(full, at, data)
                 at = [i for i, one in zip(at, data, strict=True) if one is not None]
                 misses = len(data) - len(at)
                 data = [one for one in data if one is not None]
-            else:
-                misses = 0
             self.meter.read(len(at), misses, sum(map(len, data)))
             here = [wanted[i] for i in at]
             found.update(zip(here, self.values.load_all(here, data), strict=True))
         return found
+
+    def _look_again(
+        self, full: Sequence[bytes], at: Sequence[int], data: list[bytes | None]
+    ) -> Program[None]:
+        """Meet keys of another type, which MGET passes over: GET raises for them."""
+        missing = [place for place, one in enumerate(data) if one is None]
+        keys = [full[at[place]] for place in missing]
+        there = yield [("EXISTS", *_picked(keys, part)) for part in self._parts(keys)]
+        if any(there):
+            again = yield [("GET", key) for key in keys]
+            for place, one in zip(missing, again, strict=True):
+                data[place] = one
 
     def _read_many(self, full: Sequence[bytes]) -> Command:
         if self._refresh is None:
@@ -257,7 +262,7 @@ class Operations:
         data = self.values.dump_all(keys, list(items.values()))
         self.meter.wrote(sum(map(len, data)))
         for trip in self._trips(full, data):
-            yield [_write_many([full[i] for i in p], [data[i] for i in p], left) for p in trip]
+            yield [_write_many(_picked(full, p), _picked(data, p), left) for p in trip]
             self.meter.batch()
 
     @operation("batch_delete", idempotent=True)
@@ -266,7 +271,7 @@ class Operations:
         full = list(dict.fromkeys(self.keys.full_all(list(keys))))
         gone = 0
         for trip in self._trips(full, None):
-            replies = yield [("UNLINK", *[full[i] for i in part]) for part in trip]
+            replies = yield [("UNLINK", *_picked(full, part)) for part in trip]
             self.meter.batch()
             gone += sum(replies)
         return gone
@@ -278,7 +283,7 @@ class Operations:
         trip: list[Sequence[int]] = []
         keys = size = 0
         for part in self._parts(full):
-            weight = 0 if data is None else sum(len(data[i]) for i in part)
+            weight = 0 if data is None else sum(map(len, _picked(data, part)))
             if trip and (keys + len(part) > TRIP_KEYS or size + weight > TRIP_BYTES):
                 yield trip
                 trip, keys, size = [], 0, 0
@@ -342,6 +347,12 @@ class Operations:
                 groups = self._of_one_slot(found)
                 gone += sum((yield [("UNLINK", *[found[i] for i in group]) for group in groups]))
         return gone
+
+
+def _picked(things: Sequence[bytes], places: Sequence[int]) -> Sequence[bytes]:
+    if isinstance(places, range):
+        return things[places.start : places.stop]
+    return [things[place] for place in places]
 
 
 def _write_many(full: Sequence[bytes], data: Sequence[bytes], ttl: int | None) -> Command:

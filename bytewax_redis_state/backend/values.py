@@ -20,6 +20,7 @@ Key: TypeAlias = "str | bytes"
 SMALLEST, LARGEST = -(2**63), 2**63 - 1
 
 _DIGITS = b"-0123456789"
+_BYTES = frozenset({bytes})
 
 
 class Values:
@@ -60,6 +61,8 @@ class Values:
 
     def dump_all(self, keys: Sequence[Key], values: Sequence[Any]) -> list[bytes]:
         """Encode many values; as :meth:`dump`."""
+        if self.bound is None and _BYTES.issuperset(map(type, values)):
+            return list(values)
         if not self.counts:
             return list(map(self._encode, keys, values))
         encode = self._encode
