@@ -20,7 +20,16 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from bytewax_redis_state.backend.health import Health, MemoryUsage
 from bytewax_redis_state.backend.interface import StateBackend
-from bytewax_redis_state.backend.lock import LOCK_TTL, Lock, Taken, next_pause, surely, wait_seconds
+from bytewax_redis_state.backend.lock import (
+    LOCK_TTL,
+    Lock,
+    LockKeeper,
+    Taken,
+    next_pause,
+    surely,
+    wait_seconds,
+)
+from bytewax_redis_state.backend.memory_aio import AsyncMemoryStateBackend
 from bytewax_redis_state.backend.memory_region import MemoryRegion
 from bytewax_redis_state.backend.operations import (
     Versioned,
@@ -113,6 +122,7 @@ class MemoryStateBackend(StateBackend):
         self._records: dict[bytes, _Record] = beside._records if beside else {}
         self._locks: dict[bytes, _Held] = beside._locks if beside else {}
         self.marker = b""
+        self.aio = AsyncMemoryStateBackend(self)
 
     # --- records --------------------------------------------------------------------------------
 
@@ -323,8 +333,12 @@ class MemoryStateBackend(StateBackend):
         wait: timedelta | None = None,
         renew: bool = True,
     ) -> Lock:
+        return Lock(self.lock_keeper(name, ttl, wait), renew=renew)
+
+    def lock_keeper(self, name: Key, ttl: timedelta, wait: timedelta | None) -> LockKeeper:
+        """Find what keeps a lock."""
         held = self._locks.setdefault(self.keys.lock(name), _Held())
-        return Lock(_MemoryLockKeeper(self, held, name, ttl, wait), renew=renew)
+        return _MemoryLockKeeper(self, held, name, ttl, wait)
 
     def transaction(self, tag: str | None = None) -> _MemoryTransaction:  # noqa: D102
         return _MemoryTransaction(self, tag)
@@ -513,4 +527,8 @@ class _MemoryTransaction(Transaction, AbstractContextManager["_MemoryTransaction
         trace: TracebackType | None,
     ) -> None:
         if kind is None:
-            self._backend.commit(self._seen, self._changes)
+            self.commit()
+
+    def commit(self) -> None:
+        """Write, if what was read is still there."""
+        self._backend.commit(self._seen, self._changes)

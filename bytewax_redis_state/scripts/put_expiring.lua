@@ -4,6 +4,6 @@
 -- Returns the number of keys.
 -- Invariant: all are put at once, and none without its TTL.
 for i = 1, #KEYS do
-  redis.call('SET', KEYS[i], ARGV[i + 1], 'PX', ARGV[1])
+  redis.call('PSETEX', KEYS[i], ARGV[1], ARGV[i + 1])
 end
 return #KEYS

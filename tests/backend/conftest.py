@@ -14,9 +14,16 @@ from uuid import uuid4
 import pytest
 
 from bytewax_redis_state import MemoryStateBackend, RedisConfig, RedisStateBackend
-from bytewax_redis_state.backend import AsyncStateBackend, StateBackend
 
-KINDS = ("redis", "valkey", "aio", "memory")
+KINDS = (
+    "redis",
+    "valkey",
+    "aio",
+    "memory",
+    "memory-aio",
+    pytest.param("container", marks=pytest.mark.container),
+)
+URLS = {"valkey": "valkey_url", "container": "container_redis_url"}
 
 
 class Blocking:
@@ -104,24 +111,24 @@ def make_store(
 ) -> Iterator[MakeStore]:
     """Make a backend of each kind: ``make_store(codec=…, default_ttl=…)``."""
     kind = request.param
-    made: list[StateBackend] = []
+    made: list[Any] = []
 
     def make(**given: Any) -> Any:
         settings = {"key_prefix": prefix, "pool_min": 1} | given
         options = {n: settings.pop(n) for n in ("codec", "refresh_on_read") if n in settings}
-        if kind == "memory":
+        backend: Any
+        if kind.startswith("memory"):
             beside = made[0] if made else None
-            made.append(MemoryStateBackend(RedisConfig(**settings), **options, beside=beside))
-            return made[-1]
-        url = request.getfixturevalue("valkey_url" if kind == "valkey" else "redis_url")
-        backend = RedisStateBackend(RedisConfig(url=url, **settings), **options)
+            backend = MemoryStateBackend(RedisConfig(**settings), **options, beside=beside)
+        else:
+            url = request.getfixturevalue(URLS.get(kind, "redis_url"))
+            backend = RedisStateBackend(RedisConfig(url=url, **settings), **options)
         made.append(backend)
-        return Blocking(backend.aio, loop) if kind == "aio" else backend
+        return Blocking(backend.aio, loop) if kind.endswith("aio") else backend
 
     yield make
     for backend in made:
-        if isinstance(getattr(backend, "aio", None), AsyncStateBackend):
-            asyncio.run_coroutine_threadsafe(backend.aio.close(), loop).result(timeout=20)
+        asyncio.run_coroutine_threadsafe(backend.aio.close(), loop).result(timeout=20)
         backend.clear()
         backend.close()
 
