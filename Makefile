@@ -7,15 +7,17 @@ JOBS ?= 4
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: help setup demo test lint planted-bugs bench bench-resume clean
+.PHONY: help setup demo test soak lint planted-bugs bench bench-resume bench-backend clean
 
 help:
 	@echo "make demo          kill a flow, resume it, compare: no Redis needed"
 	@echo "make test          the whole suite, against real servers"
+	@echo "make soak          hammer one namespace of the state backend for a minute"
 	@echo "make lint          ruff and mypy"
 	@echo "make planted-bugs  show that the crash tests fail when the code is wrong"
 	@echo "make bench         the two jobs of the design, stock and ours in turn"
 	@echo "make bench-resume  start to first new item with a million keys"
+	@echo "make bench-backend the state backend beside bare redis-py"
 
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 is needed: make PYTHON=/path/to/python"; exit 1; }
@@ -31,6 +33,9 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS)
 
+soak: $(READY)
+	SOAK_SECONDS=60 $(BIN)/python -m pytest -v tests/backend/test_hammer.py
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,6 +49,9 @@ bench: $(READY)
 
 bench-resume: $(READY)
 	$(BIN)/python -m benchmarks.resume
+
+bench-backend: $(READY)
+	$(BIN)/python -m benchmarks.state_backend
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

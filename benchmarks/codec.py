@@ -1,11 +1,13 @@
 """Time the codec beside pickle: ``python benchmarks/codec.py``.
 
 Prints microseconds per value and the ratio to ``pickle``. The codec's times include the envelope
-with its check sum, which bare pickle and bare msgpack don't have.
+with its check sum, which bare pickle and bare msgpack don't have. Then what compression, encryption
+and signing cost on top, for a small and a large value.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -49,6 +51,22 @@ VALUES: dict[str, Any] = {
 }
 
 
+ENCRYPTED: dict[str, Any] = {"encryption_keys": {"k": os.urandom(32)}, "encrypt_with": "k"}
+SIGNED: dict[str, Any] = {"signing_keys": {"k": os.urandom(32)}, "sign_with": "k"}
+STAGES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "zlib": {"compression": "zlib"},
+    "zstd": {"compression": "zstd"},
+    "encrypted": ENCRYPTED,
+    "signed": SIGNED,
+    "zstd, encrypted, signed": {"compression": "zstd"} | ENCRYPTED | SIGNED,
+}
+SIZES: dict[str, Any] = {
+    "small": VALUES["small dict"],
+    "10 kB": [{"user": f"user:{n}", "amount": n * 7.25, "at": n} for n in range(250)],
+}
+
+
 def _micros(call: Callable[[], Any]) -> float:
     timer = Timer(call)
     number, _ = timer.autorange()
@@ -63,6 +81,19 @@ def _msgpack_micros(value: Any) -> str:
     except TypeError:
         return "-"
     return f"{_micros(lambda: packer.pack(value)):.2f}"
+
+
+def _print_stages() -> None:
+    columns = "{:<24}{:<8}{:>8}{:>8}{:>8}"
+    print(columns.format("stages", "value", "enc µs", "dec µs", "bytes"))
+    for stages, settings in STAGES.items():
+        codec = Codec(**settings).bind(namespace="bytewax", flow_id="bench", step="sum")
+        for size, value in SIZES.items():
+            data = codec.encode(KEY, value)
+            assert codec.decode(KEY, data) == value
+            enc = _micros(lambda v=value, c=codec: c.encode(KEY, v))
+            dec = _micros(lambda d=data, c=codec: c.decode(KEY, d))
+            print(columns.format(stages, size, f"{enc:.2f}", f"{dec:.2f}", len(data)))
 
 
 def main() -> None:
@@ -87,6 +118,8 @@ def main() -> None:
                 dec, dec_pickle, ratios[1], len(ours), len(theirs),
             )
         )  # fmt: skip
+    print()
+    _print_stages()
 
 
 if __name__ == "__main__":

@@ -9,15 +9,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bytewax_redis_state.config import RedisConfig
+    from bytewax_redis_state.backend import (
+        MemoryStateBackend,
+        RedisStateBackend,
+        RedisStats,
+        StateBackend,
+    )
+    from bytewax_redis_state.config import RedisConfig, RedisConfigBuilder
     from bytewax_redis_state.dataflow.rewrite import shard_stateful_steps
     from bytewax_redis_state.recovery.redis_recovery import RedisRecovery
 
-__all__ = ["RedisConfig", "RedisRecovery", "shard_stateful_steps"]
+__all__ = [
+    "MemoryStateBackend",
+    "RedisConfig",
+    "RedisConfigBuilder",
+    "RedisRecovery",
+    "RedisStateBackend",
+    "RedisStats",
+    "StateBackend",
+    "shard_stateful_steps",
+]
 
 _HOMES = {
+    "MemoryStateBackend": "bytewax_redis_state.backend",
     "RedisConfig": "bytewax_redis_state.config",
+    "RedisConfigBuilder": "bytewax_redis_state.config",
     "RedisRecovery": "bytewax_redis_state.recovery.redis_recovery",
+    "RedisStateBackend": "bytewax_redis_state.backend",
+    "RedisStats": "bytewax_redis_state.backend",
+    "StateBackend": "bytewax_redis_state.backend",
     "shard_stateful_steps": "bytewax_redis_state.dataflow.rewrite",
 }
 

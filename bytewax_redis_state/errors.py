@@ -18,7 +18,18 @@
     ├── StateLostError         Redis lost writes that it had acknowledged
     ├── FencedError            another execution took the flow over
     ├── ReplicatorError        the replicator can't go on, or can't be kept alive
-    └── ScratchError           the scratch folder can't hold the outbox
+    ├── ScratchError           the scratch folder can't hold the outbox
+    ├── ArgumentError          a key, a TTL or another argument that can't be right
+    ├── UnknownOutcomeError    a write may or may not have been carried out
+    ├── NotACounterError       what is at a key can't be counted up
+    ├── ConflictError          what a transaction read has changed since
+    ├── LockError              a lock can't be had or kept
+    │   ├── LockHeldError            somebody else held it for as long as we would wait
+    │   └── LockLostError            it ran out, or was taken over, before it was given back
+    └── CheckpointError        a checkpoint of a namespace can't be taken or restored
+        ├── CheckpointDamagedError   its file is cut off or altered
+        ├── NamespaceNotEmptyError   the namespace to restore into holds keys
+        └── RestoreUnfinishedError   a restore into it was begun and has not been finished
 
 Whether to try again, whether data is bad, whether the set-up is wrong: the class answers.
 """
@@ -26,8 +37,12 @@ Whether to try again, whether data is bad, whether the set-up is wrong: the clas
 from __future__ import annotations
 
 __all__ = [
+    "ArgumentError",
+    "CheckpointDamagedError",
+    "CheckpointError",
     "CodecError",
     "ConfigError",
+    "ConflictError",
     "DecodeError",
     "EncodeError",
     "FencedError",
@@ -35,8 +50,14 @@ __all__ = [
     "FlowRunningError",
     "FormatError",
     "JoinTimeoutError",
+    "LockError",
+    "LockHeldError",
+    "LockLostError",
+    "NamespaceNotEmptyError",
+    "NotACounterError",
     "PartitionMissingError",
     "ReplicatorError",
+    "RestoreUnfinishedError",
     "ScratchError",
     "ServerAccessError",
     "ServerError",
@@ -45,6 +66,7 @@ __all__ = [
     "StateError",
     "StateLostError",
     "StepMissingError",
+    "UnknownOutcomeError",
 ]
 
 
@@ -134,3 +156,50 @@ class ReplicatorError(StateError):
 
 class ScratchError(StateError):
     """The scratch folder can't hold the outbox."""
+
+
+class ArgumentError(StateError):
+    """A key, a TTL or another argument of an operation can't be right."""
+
+
+class UnknownOutcomeError(StateError):
+    """The connection broke after a write was sent: it may or may not have been carried out.
+
+    Trying again by itself could carry it out twice, so look at what is stored first.
+    """
+
+
+class NotACounterError(StateError):
+    """What is at a key can't be counted up: no plain integer, or it would leave 64 bits."""
+
+
+class ConflictError(StateError):
+    """What a transaction read has changed since, so nothing of it was written; try again."""
+
+
+class LockError(StateError):
+    """A lock can't be had or kept."""
+
+
+class LockHeldError(LockError):
+    """Somebody else held the lock for as long as we would wait."""
+
+
+class LockLostError(LockError):
+    """The lock ran out, or somebody else has it by now: what it protects may have changed."""
+
+
+class CheckpointError(StateError):
+    """A checkpoint of a namespace can't be taken or restored."""
+
+
+class CheckpointDamagedError(CheckpointError):
+    """A checkpoint file is cut off or altered; the message names where."""
+
+
+class NamespaceNotEmptyError(CheckpointError):
+    """The namespace to restore into holds keys, and nobody said what is to become of them."""
+
+
+class RestoreUnfinishedError(CheckpointError):
+    """A restore into this namespace was begun and not finished, or is still under way."""

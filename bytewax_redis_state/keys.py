@@ -15,6 +15,9 @@ key                                                   type    holds
 ``<ns>``, ``<flow>`` and ``<step>`` are percent-escaped where they hold a character of the scheme
 (braces would capture the hash tag); the state key comes last and raw. Keys are bytes.
 
+A state backend has a scheme of its own: its prefix, then the user's key verbatim, where a user's
+own ``{tag}`` counts. Its own needs lie in ``<prefix>__bytewax__:…``, which users can't name.
+
 Invariant: two different (namespace, flow, step, state key) never share a key, also when one name
 is a prefix of another.
 """
@@ -22,15 +25,25 @@ is a prefix of another.
 from __future__ import annotations
 
 import re
+from binascii import crc_hqx
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import unquote
 from zlib import crc32
 
-__all__ = ["FlowKeys", "shard_of"]
+from bytewax_redis_state.errors import ArgumentError
+
+__all__ = ["SLOTS", "FlowKeys", "PrefixKeys", "hash_tag_of", "shard_of", "slot_of"]
 
 _SCHEME = re.compile(r"[%:{}/\s\x00-\x1f]")
 _GLOB = re.compile(rb"([*?\[\]\\])")
+_LONGEST = 512 * 1024 * 1024  # bytes; what Redis takes
+_OWN = b"__bytewax__:"
+_KEY_TYPES = frozenset({str, bytes})
+
+SLOTS = 16384
+"""How many slots a Redis Cluster has."""
 
 
 def shard_of(state_key: str, shards: int) -> int:
@@ -148,3 +161,101 @@ class FlowKeys:
     @cached_property
     def _state_form(self) -> re.Pattern[bytes]:
         return re.compile(re.escape(self._stem) + rb"/s(\d+)\}:state:([^:]*):(.*)", re.DOTALL)
+
+
+def hash_tag_of(key: bytes) -> bytes:
+    """Tell which part of a key decides its slot: its ``{tag}``, else all of it."""
+    start = key.find(b"{")
+    end = key.find(b"}", start + 1)
+    return key[start + 1 : end] if start >= 0 and end > start + 1 else key
+
+
+def slot_of(key: bytes) -> int:
+    """Tell the slot of a key in a Redis Cluster."""
+    return crc_hqx(hash_tag_of(key), 0) % SLOTS
+
+
+class PrefixKeys:
+    """Build and parse the keys of one state backend.
+
+    :arg prefix: What each of its keys starts with; any bytes, none of them special.
+    """
+
+    def __init__(self, prefix: bytes) -> None:
+        self.prefix = prefix
+        self._own = prefix + _OWN
+
+    def full(self, key: str | bytes) -> bytes:
+        """Make the Redis key of a user's key.
+
+        :arg key: Text stands for its UTF-8.
+        :returns: The prefix and then the key, verbatim.
+        :raises ArgumentError: If it is empty, too long for Redis, reserved, or no key at all.
+        """
+        try:
+            raw = key.encode() if isinstance(key, str) else key
+        except UnicodeEncodeError:
+            raise ArgumentError(f"the key {key!r} is no UTF-8", "give it as bytes") from None
+        if not isinstance(raw, bytes):
+            kind = type(key).__name__
+            raise ArgumentError(f"the key {key!r} is of type {kind}", "give str or bytes")
+        full = self.prefix + raw
+        if not raw:
+            raise ArgumentError("the key is empty", "give at least one character")
+        if len(full) > _LONGEST:
+            raise ArgumentError(
+                f"the key has {len(full)} bytes with its prefix", "Redis takes 512 MB at most"
+            )
+        if raw.startswith(_OWN):
+            raise ArgumentError(
+                f"the key {key!r} starts with {_OWN.decode()!r}, which is reserved",
+                "choose another name",
+            )
+        return full
+
+    def full_all(self, keys: Sequence[str | bytes]) -> list[bytes]:
+        """Make the Redis keys of many keys; as :meth:`full`, in a fraction of the time.
+
+        :raises ArgumentError: As :meth:`full`, for the first that is no key.
+        """
+        if keys and _KEY_TYPES.issuperset(map(type, keys)):
+            try:
+                prefix, own = self.prefix, self._own
+                full = [prefix + (k.encode() if isinstance(k, str) else k) for k in keys]
+            except UnicodeEncodeError:
+                return list(map(self.full, keys))
+            sizes = set(map(len, full))
+            fit = min(sizes) > len(prefix) and max(sizes) <= _LONGEST
+            if fit and not any([key.startswith(own) for key in full]):  # noqa: C419 - faster
+                return full
+        return list(map(self.full, keys))
+
+    def user(self, full: bytes) -> str | bytes:
+        """Give back a user's key.
+
+        :arg full: A Redis key that starts with the prefix.
+        :returns: Text; bytes where it is no UTF-8.
+        """
+        raw = full[len(self.prefix) :]
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return raw
+
+    def is_own(self, full: bytes) -> bool:
+        """Tell whether a key is the backend's own, such as a lock, and no user's."""
+        return full.startswith(self._own)
+
+    def lock(self, name: str | bytes) -> bytes:
+        """The lock of a name; in the slot of the name's ``{tag}`` where it has one."""
+        return self._own + b"lock:" + self.full(name)[len(self.prefix) :]
+
+    @property
+    def restore(self) -> bytes:
+        """The mark of a restore that is under way."""
+        return self._own + b"restore"
+
+    def pattern(self, prefix: str | bytes = b"") -> bytes:
+        """Make the SCAN pattern of the user's keys that start with a text, taken literally."""
+        raw = prefix.encode() if isinstance(prefix, str) else prefix
+        return _glob_literal(self.prefix + raw) + b"*"

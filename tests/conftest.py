@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -33,6 +34,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATABASES = 1024
+PATIENCE = timedelta(seconds=30)
 PERSISTENT = ("--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
 
 
@@ -144,7 +146,7 @@ _databases = count()
 def redis_url(redis_server: RedisProcess) -> str:
     """The URL of an empty database that no other test uses at the same time."""
     url = f"redis://127.0.0.1:{redis_server.port}/{next(_databases) % DATABASES}"
-    client = connect(RedisConfig(url=url))
+    client = connect(RedisConfig(url=url).patient(PATIENCE))
     client.flushdb()
     client.close()
     return url
@@ -153,7 +155,7 @@ def redis_url(redis_server: RedisProcess) -> str:
 @pytest.fixture
 def client(redis_url: str) -> Iterator[Client]:
     """A client of ``redis_url``."""
-    client = connect(RedisConfig(url=redis_url))
+    client = connect(RedisConfig(url=redis_url).patient(PATIENCE))
     yield client
     client.close()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+import pickle
+from dataclasses import FrozenInstanceError, fields, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from bytewax_redis_state.config import (
     ENVIRONMENT,
     RecoverySettings,
     RedisConfig,
+    RedisConfigBuilder,
     redis_url_from_env,
 )
+from bytewax_redis_state.config.sources import READERS
 from bytewax_redis_state.errors import ConfigError
 from bytewax_redis_state.run import parser
 
@@ -92,7 +95,7 @@ def _parts(secret: str) -> list[str]:
     return [part for part in cut.split("\0") if len(part) >= 4]
 
 
-@pytest.mark.parametrize("field", ["connect_timeout", "command_timeout"])
+@pytest.mark.parametrize("field", ["connect_timeout", "read_timeout", "write_timeout"])
 @pytest.mark.parametrize("value", [timedelta(0), timedelta(seconds=-1), 5])
 def test_a_timeout_is_a_duration_above_zero(field, value):
     with pytest.raises(ConfigError, match=field):
@@ -146,3 +149,390 @@ def test_every_variable_is_in_the_help(monkeypatch):
     help_text = parser().format_help()
     for name in ENVIRONMENT:
         assert name in help_text
+
+
+# --- every field of RedisConfig
+
+SECOND = timedelta(seconds=1)
+
+
+def test_the_defaults_are_the_documented_ones():
+    config = RedisConfig()
+    assert config.url == "redis://localhost:6379"
+    assert config.key_prefix == "state:"
+    assert config.default_ttl is None
+    assert (config.pool_min, config.pool_max) == (5, 50)
+    assert config.connect_timeout == 5 * SECOND
+    assert config.read_timeout == config.write_timeout == 3 * SECOND
+    assert config.retry_attempts == 3
+    assert config.retry_base_delay == timedelta(milliseconds=100)
+    assert config.retry_max_delay == 5 * SECOND
+    assert (config.cluster_mode, config.tls) == (False, None)
+    assert config.pipeline_batch_size == 100
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("url", None),
+        ("url", b"redis://localhost"),
+        ("key_prefix", ""),
+        ("key_prefix", None),
+        ("key_prefix", b"state:"),
+        ("key_prefix", "\ud800"),
+        ("default_ttl", timedelta(0)),
+        ("default_ttl", timedelta(seconds=-1)),
+        ("default_ttl", timedelta(microseconds=999)),
+        ("default_ttl", 60),
+        ("pool_min", -1),
+        ("pool_min", 1.0),
+        ("pool_min", True),
+        ("pool_max", 0),
+        ("pool_max", "50"),
+        ("connect_timeout", timedelta(days=2)),
+        ("read_timeout", timedelta.max),
+        ("write_timeout", None),
+        ("retry_attempts", -1),
+        ("retry_attempts", None),
+        ("retry_base_delay", timedelta(0)),
+        ("retry_max_delay", 5),
+        ("cluster_mode", None),
+        ("cluster_mode", "yes"),
+        ("tls", "yes"),
+        ("tls", 1),
+        ("pipeline_batch_size", 0),
+        ("pipeline_batch_size", 10.5),
+    ],
+)
+def test_a_value_that_can_not_be_right_is_named(field, value):
+    with pytest.raises(ConfigError, match=field):
+        RedisConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "first", "second"),
+    [
+        ({"pool_min": 6, "pool_max": 5}, "pool_min is 6", "pool_max is 5"),
+        ({"pool_max": 4}, "pool_min is 5", "pool_max is 4"),
+        ({"read_timeout": SECOND}, "read_timeout is", "write_timeout is"),
+        ({"read_timeout": SECOND, "write_timeout": 2 * SECOND}, "read_timeout", "write_timeout"),
+        ({"retry_base_delay": 6 * SECOND}, "retry_base_delay is", "retry_max_delay is"),
+        ({"tls": True}, "tls is True", "url is redis://localhost:6379/0"),
+        ({"tls": True, "url": "unix:///run/redis.sock"}, "tls is True", "url is unix://"),
+        ({"tls": False, "url": "rediss://localhost"}, "tls is False", "url is rediss://"),
+        ({"cluster_mode": True, "url": "redis://h/3"}, "cluster_mode is True", "url names data"),
+        ({"cluster_mode": True, "url": "redis://h?db=3"}, "cluster_mode", "url names database 3"),
+    ],
+)
+def test_a_contradiction_names_both_fields(settings, first, second):
+    with pytest.raises(ConfigError) as caught:
+        RedisConfig(**settings)
+    assert first in caught.value.message
+    assert second in caught.value.message
+    assert caught.value.hint
+
+
+def test_what_is_not_supported_yet_says_so():
+    with pytest.raises(ConfigError, match="Redis Cluster is not supported yet"):
+        RedisConfig(cluster_mode=True)
+    with pytest.raises(ConfigError, match="several nodes are not supported yet"):
+        RedisConfig.builder().urls("redis://a", "redis://b")
+
+
+def test_limits_that_are_right_are_taken():
+    assert RedisConfig(pool_min=0, pool_max=1).pool_min == 0
+    assert RedisConfig(pool_min=7, pool_max=7).pool_max == 7
+    assert RedisConfig(retry_attempts=0).retry_attempts == 0
+    assert RedisConfig(default_ttl=timedelta(milliseconds=1)).default_ttl is not None
+    assert RedisConfig(retry_base_delay=SECOND, retry_max_delay=SECOND).retry_attempts == 3
+    assert RedisConfig(tls=True, url="rediss://localhost").tls
+    assert RedisConfig(tls=False, url="unix:///run/redis.sock").tls is False
+
+
+def test_a_patient_copy_waits_longer_never_shorter():
+    config = RedisConfig(url="redis://there", pool_max=7)
+    patient = config.patient(30 * SECOND)
+    assert patient == replace(config, read_timeout=30 * SECOND, write_timeout=30 * SECOND)
+    assert patient.patient(SECOND) == patient
+
+
+def test_settings_are_values():
+    config = RedisConfig(url="redis://:secret@there", key_prefix="x:")
+    assert pickle.loads(pickle.dumps(config)) == config
+    assert hash(replace(config)) == hash(config)
+    assert replace(config, pool_max=51) != config
+
+
+def test_the_repr_has_every_field_and_no_secret():
+    config = RedisConfig(url="rediss://user:hush@there:7000/3?ssl_password=hush2")
+    shown = repr(config)
+    assert "hush" not in shown
+    for part in fields(RedisConfig):
+        assert f"{part.name}=" in shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hush@there:0",
+        "redis://there:99999?password=hush",
+        "redis://there/zero?ssl_password=hush",
+        "http://hush@there",
+        "redis://user:hu?hush@there",
+    ],
+)
+def test_no_error_shows_a_secret_of_the_url(url):
+    with pytest.raises(ConfigError) as caught:
+        RedisConfig(url=url)
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"tls": True}, {"cluster_mode": True}, {"pool_max": 0}, {"tls": "hm"}]
+)
+def test_no_error_of_another_field_shows_a_secret(settings):
+    with pytest.raises(ConfigError) as caught:
+        RedisConfig(url="redis://user:hush@there/3?ssl_password=hush", **settings)
+    assert "hush" not in str(caught.value)
+
+
+# --- from a URL, the environment and a file
+
+
+def test_from_a_url_with_settings():
+    config = RedisConfig.from_url("redis://there", key_prefix="x:", pool_max=9)
+    assert config == RedisConfig(url="redis://there", key_prefix="x:", pool_max=9)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("pool_maximum", "did you mean 'pool_max'"),
+        ("read_timout", "did you mean 'read_timeout'"),
+        ("nonsense", "there are key_prefix"),
+        ("self", "there are"),
+    ],
+)
+def test_from_a_url_a_setting_that_does_not_exist_is_named(name, hint):
+    with pytest.raises(ConfigError, match=f"no setting '{name}'") as caught:
+        RedisConfig.from_url("redis://there", **{name: 1})
+    assert hint in caught.value.hint
+
+
+EVERY_FIELD = {
+    "url": "rediss://user:hush@there:7000/3",
+    "key_prefix": "x:",
+    "default_ttl": 3600,
+    "pool_min": 1,
+    "pool_max": 2,
+    "connect_timeout": 0.25,
+    "read_timeout": 2,
+    "write_timeout": 2,
+    "retry_attempts": 0,
+    "retry_base_delay": 0.5,
+    "retry_max_delay": 1.5,
+    "cluster_mode": False,
+    "tls": True,
+    "pipeline_batch_size": 7,
+}
+MADE = RedisConfig(
+    url="rediss://user:hush@there:7000/3",
+    key_prefix="x:",
+    default_ttl=timedelta(hours=1),
+    pool_min=1,
+    pool_max=2,
+    connect_timeout=timedelta(milliseconds=250),
+    read_timeout=2 * SECOND,
+    write_timeout=2 * SECOND,
+    retry_attempts=0,
+    retry_base_delay=timedelta(milliseconds=500),
+    retry_max_delay=timedelta(milliseconds=1500),
+    cluster_mode=False,
+    tls=True,
+    pipeline_batch_size=7,
+)
+
+
+def test_every_field_can_be_read():
+    assert list(READERS) == [part.name for part in fields(RedisConfig)] == list(EVERY_FIELD)
+
+
+def _variables(prefix):
+    return {prefix + name.upper(): str(value) for name, value in EVERY_FIELD.items()}
+
+
+def test_from_the_environment_with_every_field():
+    assert RedisConfig.from_env(environ=_variables("BYTEWAX_REDIS_")) == MADE
+    assert RedisConfig.from_env("X_", _variables("X_")) == MADE
+    assert RedisConfig.from_env("Y_", _variables("X_")) == RedisConfig()
+
+
+def test_from_the_process_s_own_environment(monkeypatch):
+    monkeypatch.setenv("BYTEWAX_REDIS_URL", "redis://there")
+    monkeypatch.setenv("BYTEWAX_REDIS_POOL_MAX", "9")
+    monkeypatch.setenv("BYTEWAX_REDIS_KEY_PREFIX", "")
+    monkeypatch.setenv("BYTEWAX_REDIS_NAMESPACE", "somebody else's")
+    assert RedisConfig.from_env() == RedisConfig(url="redis://there", pool_max=9)
+
+
+@pytest.mark.parametrize("text", ["true", "1", "Yes", "ON"])
+def test_a_switch_in_the_environment(text):
+    environ = {"P_TLS": text, "P_URL": "rediss://there"}
+    assert RedisConfig.from_env("P_", environ).tls is True
+    assert RedisConfig.from_env("P_", {"P_TLS": "off"}).tls is False
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "hint"),
+    [
+        ("POOL_MAX", "many", "whole number"),
+        ("POOL_MAX", "5.0", "whole number"),
+        ("READ_TIMEOUT", "3s", "seconds"),
+        ("READ_TIMEOUT", "nan", "seconds"),
+        ("READ_TIMEOUT", "inf", "seconds"),
+        ("READ_TIMEOUT", "1e99", "seconds"),
+        ("TLS", "maybe", "true or false"),
+    ],
+)
+def test_a_variable_that_can_not_be_read_is_named(name, text, hint):
+    with pytest.raises(ConfigError, match=f"BYTEWAX_REDIS_{name} is '{text}'") as caught:
+        RedisConfig.from_env(environ={f"BYTEWAX_REDIS_{name}": text})
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(("name", "text"), [("POOL_MAX", "0"), ("DEFAULT_TTL", "-1")])
+def test_a_variable_out_of_range_names_the_field(name, text):
+    with pytest.raises(ConfigError, match=f"environment: {name.lower()} is"):
+        RedisConfig.from_env(environ={f"BYTEWAX_REDIS_{name}": text})
+
+
+def _toml(settings):
+    def text(value):
+        if isinstance(value, bool):
+            return str(value).lower()
+        return f'"{value}"' if isinstance(value, str) else repr(value)
+
+    return "".join(f"{name} = {text(value)}\n" for name, value in settings.items())
+
+
+def test_from_a_file_with_every_field(tmp_path):
+    path = tmp_path / "redis.toml"
+    path.write_text(_toml(EVERY_FIELD))
+    assert RedisConfig.from_file(path) == MADE
+    assert RedisConfig.from_file(str(path)) == MADE
+    path.write_text("")
+    assert RedisConfig.from_file(path) == RedisConfig()
+
+
+def test_from_a_table_of_a_file(tmp_path):
+    path = tmp_path / "pyproject.toml"
+    path.write_text("other = 1\n[tool.redis-state]\n" + _toml(EVERY_FIELD))
+    assert RedisConfig.from_file(path, table="tool.redis-state") == MADE
+    with pytest.raises(ConfigError, match=r"no table \[tool.else\]"):
+        RedisConfig.from_file(path, table="tool.else")
+    with pytest.raises(ConfigError, match=r"no table \[other.more\]"):
+        RedisConfig.from_file(path, table="other.more")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("pool_maks = 3", "redis.toml: there is no setting 'pool_maks'; did you mean 'pool_max'"),
+        ("[redis]\npool_max = 9", r"\[redis\] is a table, not a setting; .*table='redis'"),
+        ("pool_max = '9'", "redis.toml: pool_max is '9'; give a whole number"),
+        ("pool_max = 9.0", "redis.toml: pool_max is 9.0"),
+        ("pool_max = true", "redis.toml: pool_max is True"),
+        ("pool_max = 0", "redis.toml: pool_max is 0"),
+        ("pool_max = 3", "redis.toml: pool_min is 5 and pool_max is 3"),
+        ("read_timeout = true", "redis.toml: read_timeout is True; give seconds"),
+        ("read_timeout = '3'", "redis.toml: read_timeout is '3'; give seconds"),
+        ("read_timeout = nan", "redis.toml: read_timeout is nan"),
+        ("tls = 1", "redis.toml: tls is 1; give true or false"),
+        ("key_prefix = 5", "redis.toml: key_prefix is 5; give text"),
+        ("url = ['redis://:hush@a']", "redis.toml: url is of type list"),
+        ("url = 'redis://:hush@a:0'", "redis.toml: the Redis URL"),
+        ("url = {hush = 1}", "redis.toml: url is of type dict"),
+        ("url = 'redis://:hush@a", "is no TOML file"),
+        ("hush", "is no TOML file"),
+    ],
+)
+def test_a_file_that_can_not_be_right_says_where(tmp_path, text, what):
+    path = tmp_path / "redis.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=what) as caught:
+        RedisConfig.from_file(path)
+    assert "hush" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_or_no_text_says_so(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.toml: it can't be read: No such file"):
+        RedisConfig.from_file(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="can't be read"):
+        RedisConfig.from_file(tmp_path)
+    (tmp_path / "odd.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="is no TOML file"):
+        RedisConfig.from_file(tmp_path / "odd.toml")
+
+
+# --- call by call
+
+
+def test_the_builder_has_a_call_for_every_field():
+    built = (
+        RedisConfig.builder()
+        .url("rediss://user:hush@there:7000/3")
+        .key_prefix("x:")
+        .default_ttl(timedelta(hours=1))
+        .pool_size(min=1, max=2)
+        .timeouts(connect=timedelta(milliseconds=250), read=2 * SECOND, write=2 * SECOND)
+        .retries(attempts=0, base=timedelta(milliseconds=500), max=timedelta(milliseconds=1500))
+        .cluster_mode(False)
+        .tls(True)
+        .pipeline_batch_size(7)
+        .build()
+    )
+    assert built == MADE
+
+
+def test_what_the_builder_is_not_told_has_its_default():
+    assert RedisConfig.builder().build() == RedisConfigBuilder().build() == RedisConfig()
+    assert RedisConfig.builder().urls("redis://a").build() == RedisConfig(url="redis://a")
+    assert RedisConfig.builder().retries(5).build() == RedisConfig(retry_attempts=5)
+
+
+def test_the_builder_s_last_word_counts():
+    builder = RedisConfig.builder().key_prefix("a:").key_prefix("b:")
+    first = builder.build()
+    assert first.key_prefix == "b:"
+    assert builder.key_prefix("c:").build().key_prefix == "c:"
+    assert first.key_prefix == "b:"
+
+
+def test_tls_in_the_builder_moves_the_default_url_and_no_other():
+    assert RedisConfig.builder().tls().build().url == "rediss://localhost:6379"
+    assert RedisConfig.builder().tls(False).build().url == "redis://localhost:6379"
+    with pytest.raises(ConfigError, match="tls is True and url is redis://there"):
+        RedisConfig.builder().url("redis://there").tls().build()
+
+
+@pytest.mark.parametrize(
+    ("call", "what"),
+    [
+        (lambda b: b.pool_size(9, 3), "pool_min is 9 and pool_max is 3"),
+        (lambda b: b.timeouts(SECOND, SECOND, 2 * SECOND), "read_timeout .* write_timeout"),
+        (lambda b: b.timeouts(5, 3, 3), "connect_timeout is 5"),
+        (lambda b: b.cluster_mode(), "not supported yet"),
+        (lambda b: b.url("http://there"), "scheme 'http'"),
+        (lambda b: b.urls("http://there"), "scheme 'http'"),
+    ],
+)
+def test_the_builder_checks_when_it_builds(call, what):
+    builder = call(RedisConfig.builder())
+    with pytest.raises(ConfigError, match=what):
+        builder.build()
+
+
+def test_the_builder_shows_no_secret():
+    builder = RedisConfig.builder().url("redis://:hush@there").pool_size(1, 2)
+    assert "hush" not in repr(builder)
+    assert "pool_max=2" in repr(builder)

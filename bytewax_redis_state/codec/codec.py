@@ -1,6 +1,7 @@
 """The codec: a state of a step to the bytes that Redis holds, and back.
 
-Values go to msgpack where it can hold them exactly, else to pickle where the settings allow it.
+Values go to msgpack where it can hold them exactly, else to pickle where the settings allow it;
+then through the :mod:`.stages` that are set.
 
 Invariant: ``decode(encode(value))`` equals ``value`` and has its types, all the way down; where
 that can't be kept there is an error.
@@ -10,25 +11,31 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, fields
+from functools import cached_property, partial
+from typing import Any, Literal, TypeVar
 
 from bytewax_redis_state.codec.classes import Classes, Unfit
+from bytewax_redis_state.codec.compression import Compressor, Inflater
+from bytewax_redis_state.codec.encryption import Cipher
 from bytewax_redis_state.codec.envelope import (
     MSGPACK,
     MSGPACK_TUPLE,
     OVERHEAD,
     PICKLE,
-    PLAIN_HEAD,
+    TUPLE_HEAD,
+    VALUE_HEAD,
     Envelope,
     is_sound,
+    key_bytes,
     open_envelope,
-    seal,
+    seal_plain,
 )
 from bytewax_redis_state.codec.packing import Packing
 from bytewax_redis_state.codec.paths import path_to, steepest
-from bytewax_redis_state.errors import CodecError, DecodeError, EncodeError
+from bytewax_redis_state.codec.signing import Signer
+from bytewax_redis_state.codec.stages import Place, Stages
+from bytewax_redis_state.errors import CodecError, ConfigError, DecodeError, EncodeError
 
 __all__ = ["Codec", "StateCodec"]
 
@@ -50,19 +57,81 @@ class Codec:
     :arg allow_pickle: Whether values that msgpack can't hold are pickled, and pickles read.
     :arg allow_imports: Full names of modules that may be imported on reading where pickle is not
         allowed and they are not loaded.
+    :arg compression: ``"zstd"`` (extra ``zstd``), ``"zlib"`` or ``None``; counts for writing, and
+        both are always read. With encryption, sizes still tell how well a value compresses.
+    :arg compress_above: Smaller values, in bytes as serialised, stay as they are. So does what
+        would not get smaller.
+    :arg inflate_limit: Largest value, in bytes as serialised, that is compressed, or read back if
+        it was: a few forged bytes must not fill the memory.
+    :arg encryption_keys: Key by key ID: 16, 24 or 32 random bytes, for AES-GCM (extra
+        ``crypto``). All are for reading.
+    :arg encrypt_with: ID of the key for writing. Give it a new one, by ID, before it has encrypted
+        2**32 values.
+    :arg accept_unencrypted: Whether values that aren't encrypted are read, while encryption is
+        brought in or, without ``encrypt_with``, taken out.
+    :arg signing_keys: Key by key ID: 16 random bytes or more, for HMAC-SHA256. All are for
+        reading.
+    :arg sign_with: ID of the key for writing.
+    :arg accept_unsigned: Whether values that aren't signed are read, while signing is brought in
+        or, without ``sign_with``, taken out. Meanwhile, a forger need only leave it out.
     :arg on_error: Gets each error before it is raised: the engine may lose it on its way.
     """
 
     allow_pickle: bool = True
     allow_imports: frozenset[str] = frozenset({"bytewax.operators", "bytewax.operators.windowing"})
+    compression: Literal["zstd", "zlib"] | None = None
+    compress_above: int = 1024
+    inflate_limit: int = 64 * 1024 * 1024
+    encryption_keys: Mapping[str, bytes] = field(default_factory=dict, repr=False, hash=False)
+    encrypt_with: str | None = None
+    accept_unencrypted: bool = False
+    signing_keys: Mapping[str, bytes] = field(default_factory=dict, repr=False, hash=False)
+    sign_with: str | None = None
+    accept_unsigned: bool = False
     on_error: Callable[[CodecError], None] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_size("compress_above", self.compress_above, 0)
+        _check_size("inflate_limit", self.inflate_limit, 1)
+        self._check_keys("encryption_keys", "encrypt_with", "accept_unencrypted")
+        self._check_keys("signing_keys", "sign_with", "accept_unsigned")
+        _ = self._stages  # what is wrong with keys or packages shows now
+
+    def _check_keys(self, keys_field: str, with_field: str, accept_field: str) -> None:
+        keys, key_id, accept = (
+            getattr(self, name) for name in (keys_field, with_field, accept_field)
+        )
+        if not isinstance(keys, Mapping):
+            raise ConfigError(f"{keys_field} is of type {type(keys).__name__}", "give a dict")
+        if type(accept) is not bool:
+            raise ConfigError(f"{accept_field} is {accept!r}", "give True or False")
+        if key_id is not None and key_id not in keys:
+            raise ConfigError(
+                f"{with_field} is {key_id!r} and {keys_field} has {[*keys] or 'no key'}",
+                f"give {keys_field} that key",
+            )
+        if accept and not keys:
+            raise ConfigError(
+                f"{accept_field} is True and {keys_field} is empty", f"leave {accept_field} out"
+            )
+        if keys and key_id is None and not accept:
+            raise ConfigError(
+                f"{keys_field} has keys and {with_field} is None: none would be used for writing",
+                f"give {with_field} a key's ID, or {accept_field}=True to write without",
+            )
+        object.__setattr__(self, keys_field, dict(keys))
+
+    @property
+    def protects(self) -> bool:
+        """Whether it encrypts or signs what it writes."""
+        return self.encrypt_with is not None or self.sign_with is not None
 
     def bind(self, *, namespace: str, flow_id: str, step: str) -> StateCodec:
         """Make the codec of one step; any number of threads may use it.
 
         :arg namespace: Of the keys.
-        :arg flow_id: Of the flow.
-        :arg step: As the keys name it.
+        :arg flow_id: Of the flow; empty outside of flows.
+        :arg step: As the keys name it; empty outside of flows.
         :returns: The step's codec.
         """
         return StateCodec(self, self._packing, namespace=namespace, flow_id=flow_id, step=step)
@@ -70,6 +139,29 @@ class Codec:
     @cached_property
     def _packing(self) -> Packing:
         return Packing(Classes(import_any=self.allow_pickle, allow_imports=self.allow_imports))
+
+    @cached_property
+    def _stages(self) -> Stages:
+        method, limit = self.compression, self.inflate_limit
+        return Stages(
+            compressor=None if method is None else Compressor(method, self.compress_above, limit),
+            inflater=Inflater(limit),
+            cipher=Cipher(self.encryption_keys) if self.encryption_keys else None,
+            encrypt_with=(self.encrypt_with or "").encode(),
+            accept_unencrypted=self.accept_unencrypted or not self.encryption_keys,
+            signer=Signer(self.signing_keys) if self.signing_keys else None,
+            sign_with=(self.sign_with or "").encode(),
+            accept_unsigned=self.accept_unsigned or not self.signing_keys,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without what is cached, which can't be pickled.
+        return {part.name: getattr(self, part.name) for part in fields(self)}
+
+
+def _check_size(name: str, value: int, least: int) -> None:
+    if type(value) is not int or not least <= value < 2**32:
+        raise ConfigError(f"{name} is {value!r}", f"give a number of bytes from {least} to 4 GiB")
 
 
 class StateCodec:
@@ -83,8 +175,14 @@ class StateCodec:
         self.flow_id = flow_id
         self.step = step
         self._packing = packing
+        self._place = Place(namespace, flow_id, step)
+        self._stages = stages = codec._stages
+        self._seal = seal_plain if stages.write_plain else partial(stages.seal, self._place)
+        readers = {VALUE_HEAD: packing.unpack, TUPLE_HEAD: packing.unpack_tuple}
+        # How the most common envelopes go on; decode() looks at the rest.
+        self._plain_readers = readers if stages.read_plain else {}
 
-    def encode(self, state_key: str, value: Any) -> bytes:
+    def encode(self, state_key: str | bytes, value: Any) -> bytes:
         """Encode a state.
 
         :arg state_key: Whose state it is.
@@ -94,27 +192,30 @@ class StateCodec:
         """
         try:
             if type(value) is tuple:
-                return seal(state_key, MSGPACK_TUPLE, self._packing.pack_tuple(value))
-            return seal(state_key, MSGPACK, self._packing.pack(value))
+                return self._seal(state_key, MSGPACK_TUPLE, self._packing.pack_tuple(value))
+            return self._seal(state_key, MSGPACK, self._packing.pack(value))
         except Unfit as unfit:
             if not self.codec.allow_pickle:
                 raise self._unfit_error(state_key, value, unfit) from None
-        return seal(state_key, PICKLE, self._pickle(state_key, value))
+        return self._seal(state_key, PICKLE, self._pickle(state_key, value))
 
-    def decode(self, state_key: str, data: bytes) -> Any:
+    def decode(self, state_key: str | bytes, data: bytes) -> Any:
         """Decode a state.
 
         :arg state_key: Whose state it is.
         :arg data: From :meth:`encode`.
         :returns: A value equal to the encoded one, of the same types.
-        :raises DecodeError: If the bytes are damaged, another key's, from a newer version, a
-            pickle that the settings forbid, or need a class that is gone; names step and key.
+        :raises DecodeError: If the bytes are damaged, forged, another key's, from a newer version,
+            a pickle that the settings forbid, or need a secret key that is not there or a class
+            that is gone; names step and key.
         """
-        try:
-            envelope = open_envelope(state_key, data)
-        except DecodeError as error:
-            message = f"step {self.step!r}: {error.message}"
-            raise self._told(DecodeError(message, error.hint)) from None
+        reader = self._plain_readers.get(data[:2])
+        if reader is not None and is_sound(key_bytes(state_key), data):
+            try:
+                return reader(data[OVERHEAD:])
+            except Exception:  # noqa: BLE001 - met again below, where the key is named
+                pass
+        envelope = self._open(state_key, data)
         try:
             return self._decode_payload(envelope)
         except DecodeError as error:
@@ -133,9 +234,10 @@ class StateCodec:
         :raises DecodeError: As :meth:`decode`.
         """
         unpack = self._packing.unpack
+        head = VALUE_HEAD if self._plain_readers else None
         for state_key, data in states.items():
-            # The common kind without an object in between; decode() judges the rest.
-            if data[:2] == PLAIN_HEAD and is_sound(state_key.encode(), data):
+            # The common kind without a call in between; decode() judges the rest.
+            if data[:2] == head and is_sound(state_key.encode(), data):
                 try:
                     value = unpack(data[OVERHEAD:])
                 except Exception:  # noqa: BLE001 - decode() meets it again, and names the key
@@ -143,6 +245,34 @@ class StateCodec:
             else:
                 value = self.decode(state_key, data)
             yield state_key, value
+
+    def reseal(self, state_key: str | bytes, data: bytes, into: StateCodec) -> bytes:
+        """Encode again what this codec can read, without building the value.
+
+        That is how values move to another namespace, or to other keys, which only matters where
+        they are encrypted or signed.
+
+        :arg state_key: Whose state it is.
+        :arg data: From :meth:`encode`.
+        :arg into: The codec that is to read it.
+        :returns: What ``into.decode`` takes with the same state key.
+        :raises DecodeError: As :meth:`decode`, but not for what is wrong inside the value.
+        """
+        envelope = self._open(state_key, data)
+        return into._stages.seal(
+            into._place, state_key, envelope.codec, envelope.payload, envelope.deadline
+        )
+
+    def _open(self, state_key: str | bytes, data: bytes) -> Envelope:
+        try:
+            envelope = open_envelope(state_key, data)
+        except DecodeError as error:
+            message = f"step {self.step!r}: {error.message}" if self.step else error.message
+            raise self._told(DecodeError(message, error.hint)) from None
+        try:
+            return self._stages.open(self._place, state_key, envelope, data)
+        except DecodeError as error:
+            raise self._decode_error(state_key, error.message, error.hint) from None
 
     def _decode_payload(self, envelope: Envelope) -> Any:
         if envelope.codec == MSGPACK:
@@ -156,7 +286,7 @@ class StateCodec:
             )
         return pickle.loads(envelope.payload)
 
-    def _pickle(self, state_key: str, value: Any) -> bytes:
+    def _pickle(self, state_key: str | bytes, value: Any) -> bytes:
         try:
             return pickle.dumps(value, _PICKLE_PROTOCOL)
         except Exception as error:
@@ -168,7 +298,7 @@ class StateCodec:
                 "keep what can be copied in the state, and make the rest anew",
             ) from error  # fmt: skip
 
-    def _unfit_error(self, state_key: str, value: Any, unfit: Unfit) -> EncodeError:
+    def _unfit_error(self, state_key: str | bytes, value: Any, unfit: Unfit) -> EncodeError:
         path = path_to(value, unfit.node)
         return self._encode_error(
             state_key,
@@ -179,14 +309,18 @@ class StateCodec:
         )
 
     def _encode_error(
-        self, state_key: str, path: str, part: Any, what: str, hint: str
+        self, state_key: str | bytes, path: str, part: Any, what: str, hint: str
     ) -> EncodeError:
         kind = f"{type(part).__module__}.{type(part).__qualname__}".removeprefix("builtins.")
-        message = f"step {self.step!r}, key {state_key!r}: {path} of type {kind} {what}"
+        message = f"{self._named(state_key)}: {path} of type {kind} {what}"
         return self._told(EncodeError(message, hint))
 
-    def _decode_error(self, state_key: str, what: str, hint: str) -> DecodeError:
-        return self._told(DecodeError(f"step {self.step!r}, key {state_key!r}: {what}", hint))
+    def _decode_error(self, state_key: str | bytes, what: str, hint: str) -> DecodeError:
+        return self._told(DecodeError(f"{self._named(state_key)}: {what}", hint))
+
+    def _named(self, state_key: str | bytes) -> str:
+        step = f"step {self.step!r}, " if self.step else ""
+        return f"{step}key {state_key!r}"
 
     def _told(self, error: _Error) -> _Error:
         if self.codec.on_error is not None:

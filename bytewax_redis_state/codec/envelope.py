@@ -6,15 +6,20 @@ offset   bytes                 holds
 0        1                     ``0xB0 | format version``; this is version 1
 1        1                     codec in the low four bits, flags in the high four
 2        4                     CRC-32, little-endian, of bytes 0-1, the state key, bytes 6 to end
-6        1 + its length        key ID, after a byte with its length; only with flag ``KEY_ID``
+6        1 + its length        encryption key ID, after its length; only with flag ``KEY_ID``
 then     6                     deadline, milliseconds since 1970, big-endian; only with ``DEADLINE``
-then     to the end            payload
+then     1 + its length        signing key ID, after its length; only with flag ``SIGNED``
+then     to the end, or the    payload; with ``COMPRESSED`` as :mod:`.compression` has it, inside
+         signature             the encryption; with ``KEY_ID`` a nonce of 12 bytes, the AES-GCM
+                               cipher text and its tag of 16
+last     32                    HMAC-SHA256 of place, bytes 0-1, bytes 6 to here; with ``SIGNED``
 =======  ====================  ==================================================================
 
-Two flags are free. A reader refuses what it doesn't know, so they can be given a meaning later.
+All flags are taken: what comes next needs a new format version. A reader refuses what it doesn't
+know.
 
 Invariant: no payload is handed out before the check sum agreed, and it covers the state key, so
-that damaged bytes and swapped values are both noticed. It does not stop a forger.
+that damaged bytes and swapped values are both noticed. It does not stop a forger: a signature does.
 """
 
 from __future__ import annotations
@@ -29,11 +34,18 @@ __all__ = [
     "MSGPACK_TUPLE",
     "OVERHEAD",
     "PICKLE",
-    "PLAIN_HEAD",
+    "SIGNATURE_BYTES",
+    "TUPLE_HEAD",
+    "VALUE_HEAD",
     "Envelope",
+    "close_envelope",
+    "head_of",
+    "is_protected",
     "is_sound",
+    "key_bytes",
     "open_envelope",
     "seal",
+    "seal_plain",
 ]
 
 MSGPACK = 0
@@ -50,13 +62,18 @@ _MAGIC = 0xB0
 _VERSION = 1
 _KEY_ID = 0x10
 _DEADLINE = 0x20
-_FLAGS = _KEY_ID | _DEADLINE
+_COMPRESSED = 0x40
+_SIGNED = 0x80
 _CODECS = (MSGPACK, MSGPACK_TUPLE, PICKLE)
 _DEADLINE_BYTES = 6
+SIGNATURE_BYTES = 32
+"""Bytes that a signature takes at the end of an envelope."""
 
 _HEADS = tuple(bytes([_MAGIC | _VERSION, kind]) for kind in range(256))
-PLAIN_HEAD = _HEADS[MSGPACK]
+VALUE_HEAD = _HEADS[MSGPACK]
 """How most envelopes begin: this version, one msgpack value, no fields."""
+TUPLE_HEAD = _HEADS[MSGPACK_TUPLE]
+"""How the envelope of a tuple begins, as :data:`VALUE_HEAD`."""
 _HEAD_SUMS = tuple(crc32(head) for head in _HEADS)
 
 
@@ -65,42 +82,95 @@ class Envelope(NamedTuple):
 
     :arg codec: How the payload became bytes.
     :arg payload: The encoded state.
-    :arg key_id: Which key a later stage used; empty for none.
+    :arg key_id: Which key the payload is encrypted with; empty for none.
     :arg deadline: When the state expires, milliseconds since 1970, or ``None``.
+    :arg compressed: Whether the payload was compressed, before it was encrypted.
+    :arg signer: Which key the envelope is signed with; empty for none.
+    :arg signature: By that key.
     """
 
     codec: int
     payload: bytes
     key_id: bytes = b""
     deadline: int | None = None
+    compressed: bool = False
+    signer: bytes = b""
+    signature: bytes = b""
+
+
+def key_bytes(state_key: str | bytes) -> bytes:
+    """Give a state key as check sums and signatures cover it: a flow's keys are text."""
+    return state_key if isinstance(state_key, bytes) else state_key.encode()
+
+
+def seal_plain(state_key: str | bytes, codec: int, payload: bytes) -> bytes:
+    """Make the bytes that Redis holds for one state, without any field; arguments as :func:`seal`.
+
+    :returns: The same bytes as :func:`seal`, sooner.
+    """
+    key = state_key if isinstance(state_key, bytes) else state_key.encode()
+    check_sum = crc32(payload, crc32(key, _HEAD_SUMS[codec]))
+    return _HEADS[codec] + check_sum.to_bytes(4, "little") + payload
 
 
 def seal(
-    state_key: str,
+    state_key: str | bytes,
     codec: int,
     payload: bytes,
     *,
     key_id: bytes = b"",
     deadline: int | None = None,
 ) -> bytes:
-    """Make the bytes that Redis holds for one state; for arguments see :class:`Envelope`.
+    """Make the bytes that Redis holds for one state, unsigned; arguments as :class:`Envelope`.
 
     :arg state_key: Whose state this is; goes into the check sum.
     :returns: The envelope's bytes.
     :raises ValueError: If the key ID is longer than 255 bytes.
     :raises OverflowError: If the deadline is negative or beyond the year 10889.
     """
-    kind, body = codec, payload
-    if deadline is not None:
-        kind |= _DEADLINE
-        body = deadline.to_bytes(_DEADLINE_BYTES, "big") + body
+    return close_envelope(state_key, head_of(codec, key_id=key_id, deadline=deadline) + payload)
+
+
+def head_of(
+    codec: int,
+    *,
+    key_id: bytes = b"",
+    deadline: int | None = None,
+    compressed: bool = False,
+    signer: bytes = b"",
+) -> bytes:
+    """Make the header without its check sum; for arguments see :class:`Envelope`.
+
+    :returns: Bytes 0-1 and the fields.
+    :raises ValueError: If a key ID is longer than 255 bytes.
+    :raises OverflowError: If the deadline is negative or beyond the year 10889.
+    """
+    kind = codec | (_COMPRESSED if compressed else 0)
+    fields = b""
     if key_id:
         kind |= _KEY_ID
-        body = bytes([len(key_id)]) + key_id + body
-    return _HEADS[kind] + _check_sum(kind, state_key, body).to_bytes(4, "little") + body
+        fields += bytes([len(key_id)]) + key_id
+    if deadline is not None:
+        kind |= _DEADLINE
+        fields += deadline.to_bytes(_DEADLINE_BYTES, "big")
+    if signer:
+        kind |= _SIGNED
+        fields += bytes([len(signer)]) + signer
+    return _HEADS[kind] + fields
 
 
-def open_envelope(state_key: str, data: bytes) -> Envelope:
+def close_envelope(state_key: str | bytes, content: bytes) -> bytes:
+    """Put the check sum in.
+
+    :arg state_key: Whose state this is.
+    :arg content: From :func:`head_of`, then the payload, then the signature if there is one.
+    :returns: The envelope's bytes.
+    """
+    check_sum = _check_sum(content[1], state_key, body := content[2:])
+    return content[:2] + check_sum.to_bytes(4, "little") + body
+
+
+def open_envelope(state_key: str | bytes, data: bytes) -> Envelope:
     """Check an envelope and take it apart.
 
     :arg state_key: Whose state this should be.
@@ -133,33 +203,53 @@ def is_sound(state_key: bytes, data: bytes) -> bool:
     return crc32(data[OVERHEAD:], crc32(state_key, crc32(data[:2]))) == stored
 
 
-def _check_sum(kind: int, state_key: str, body: bytes) -> int:
-    return crc32(body, crc32(state_key.encode(), _HEAD_SUMS[kind]))
+def is_protected(data: bytes) -> bool:
+    """Tell whether an envelope is encrypted or signed, so that it can't be read anywhere else.
+
+    :arg data: From :func:`seal` or :func:`close_envelope`, perhaps.
+    :returns: False also for what is no envelope of this version.
+    """
+    return data[:1] == _HEADS[0][:1] and data[1:2] > b"" and bool(data[1] & (_KEY_ID | _SIGNED))
 
 
-def _open_fields(state_key: str, kind: int, body: bytes) -> Envelope:
-    codec, flags = kind & 0x0F, kind & 0xF0
+def _check_sum(kind: int, state_key: str | bytes, body: bytes) -> int:
+    return crc32(body, crc32(key_bytes(state_key), _HEAD_SUMS[kind]))
+
+
+def _open_fields(state_key: str | bytes, kind: int, body: bytes) -> Envelope:
+    codec = kind & 0x0F
     if codec not in _CODECS:
         _refuse_newer(state_key, f"codec {codec}")
-    if flags & ~_FLAGS:
-        _refuse_newer(state_key, f"flags 0x{flags:02x}")
-    key_id, deadline = b"", None
-    if flags & _KEY_ID:
-        end = 1 + body[0] if body else 1
-        key_id, body = _cut(state_key, body, end)[1:], body[end:]
-    if flags & _DEADLINE:
-        deadline = int.from_bytes(_cut(state_key, body, _DEADLINE_BYTES), "big")
-        body = body[_DEADLINE_BYTES:]
-    return Envelope(codec, body, key_id, deadline)
+    key_id = signer = signature = b""
+    deadline = None
+    if kind & _KEY_ID:
+        key_id, body = _cut_id(state_key, body)
+    if kind & _DEADLINE:
+        field, body = _cut(state_key, body, _DEADLINE_BYTES)
+        deadline = int.from_bytes(field, "big")
+    if kind & _SIGNED:
+        signer, body = _cut_id(state_key, body)
+        if len(body) < SIGNATURE_BYTES:
+            raise DecodeError(f"the value of key {state_key!r} ends inside its signature")
+        body, signature = body[:-SIGNATURE_BYTES], body[-SIGNATURE_BYTES:]
+    return Envelope(codec, body, key_id, deadline, bool(kind & _COMPRESSED), signer, signature)
 
 
-def _cut(state_key: str, body: bytes, size: int) -> bytes:
+def _cut_id(state_key: str | bytes, body: bytes) -> tuple[bytes, bytes]:
+    length, body = _cut(state_key, body, 1)
+    if length == b"\0":
+        # It would read as if the stage had been left out.
+        raise DecodeError(f"the value of key {state_key!r} has an empty key ID")
+    return _cut(state_key, body, length[0])
+
+
+def _cut(state_key: str | bytes, body: bytes, size: int) -> tuple[bytes, bytes]:
     if len(body) < size:
         raise DecodeError(f"the value of key {state_key!r} ends inside its header")
-    return body[:size]
+    return body[:size], body[size:]
 
 
-def _refuse_start(state_key: str, data: bytes) -> NoReturn:
+def _refuse_start(state_key: str | bytes, data: bytes) -> NoReturn:
     if data and data[0] & 0xF0 == _MAGIC and data[0] & 0x0F > _VERSION:
         _refuse_newer(state_key, f"format version {data[0] & 0x0F}")
     raise DecodeError(
@@ -169,7 +259,7 @@ def _refuse_start(state_key: str, data: bytes) -> NoReturn:
     )
 
 
-def _refuse_newer(state_key: str, what: str) -> NoReturn:
+def _refuse_newer(state_key: str | bytes, what: str) -> NoReturn:
     raise DecodeError(
         f"the value of key {state_key!r} has {what}: written by a newer version",
         "upgrade bytewax-redis-state to read it",

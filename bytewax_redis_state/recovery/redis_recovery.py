@@ -26,7 +26,8 @@ class RedisRecovery:
     """Keep a flow's state in Redis instead of in local files.
 
     :arg redis: A URL, a :class:`RedisConfig`, or ``None``: then ``BYTEWAX_REDIS_URL`` counts, and
-        without it an embedded server is started in ``./.bytewax-redis-state``.
+        without it an embedded server is started in ``./.bytewax-redis-state``. Recovery waits at
+        least 30 s for a reply, also where the configuration says less: its scripts are long.
     :arg settings: Any field of :class:`RecoverySettings` by its name, such as ``namespace`` or
         ``checkpoint_interval``.
     :raises ConfigError: If a setting can't be right.

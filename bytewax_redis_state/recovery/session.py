@@ -51,6 +51,7 @@ EXIT_FAILED = 2
 EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM, as shells have it."""
 
+_SCRIPT_TIMEOUT = timedelta(seconds=30)
 _STOP_SECONDS = 5.0  # for the engine to heed an interrupt
 _STOP_TRIES = 6
 _DRAIN_GRACE = 10.0  # the replicator gives up by itself; this is for one that hangs
@@ -113,7 +114,7 @@ class Session:
         require_sqlite()
         scratch = open_scratch(self._settings.scratch)
         self._stack.callback(scratch.remove)
-        config = self._config or start_embedded()
+        config = (self._config or start_embedded()).patient(_SCRIPT_TIMEOUT)
         client = connect(config)
         self._stack.callback(client.close)
         with translated(config.address):
@@ -202,7 +203,7 @@ class Session:
         setup = Setup(
             url=config.url,
             connect_timeout=config.connect_timeout.total_seconds(),
-            command_timeout=config.command_timeout.total_seconds(),
+            script_timeout=config.read_timeout.total_seconds(),
             namespace=self._settings.namespace,
             flow_id=self._keys.flow_id,
             incarnation=manifest.incarnation,

@@ -28,7 +28,7 @@ class Setup:
 
     url: str
     connect_timeout: float
-    command_timeout: float
+    script_timeout: float
     namespace: str
     flow_id: str
     incarnation: str
@@ -59,7 +59,8 @@ class Setup:
         return RedisConfig(
             url=self.url,
             connect_timeout=timedelta(seconds=self.connect_timeout),
-            command_timeout=timedelta(seconds=self.command_timeout),
+            read_timeout=timedelta(seconds=self.script_timeout),
+            write_timeout=timedelta(seconds=self.script_timeout),
         )
 
     @property

@@ -5,6 +5,7 @@ Invariant: a command is sent once. Whether it may be sent again is known to its 
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import quote
 
@@ -18,7 +19,7 @@ from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ConfigError
 from bytewax_redis_state.server.translation import translated
 
-__all__ = ["CLIENT_NAME", "Client", "address_of", "connect"]
+__all__ = ["CLIENT_NAME", "Client", "address_of", "connect", "connection_options", "open_minimum"]
 
 Client = redis.Redis
 CLIENT_NAME = "bytewax-redis-state"
@@ -27,7 +28,13 @@ CLIENT_NAME = "bytewax-redis-state"
 _OF_THE_URL = {"connection_class", "db", "host", "password", "path", "port", "username"}
 
 
-def _options(config: RedisConfig) -> dict[str, Any]:
+def connection_options(config: RedisConfig) -> dict[str, Any]:
+    """Say how connections are made, for redis-py; its retries are off.
+
+    :arg config: Where Redis is.
+    :returns: Arguments of a connection, and ``connection_class`` unless it is the usual one.
+    :raises ConfigError: If the URL sets what is none of its business.
+    """
     options: dict[str, Any] = parse_url(config.url)  # type: ignore[no-untyped-call]
     foreign = [n for n in options if n not in _OF_THE_URL and not n.startswith("ssl_")]
     if foreign:
@@ -37,7 +44,7 @@ def _options(config: RedisConfig) -> dict[str, Any]:
         )
     return options | {
         "socket_connect_timeout": config.connect_timeout.total_seconds(),
-        "socket_timeout": config.command_timeout.total_seconds(),
+        "socket_timeout": config.read_timeout.total_seconds(),
         "client_name": CLIENT_NAME,
         "decode_responses": False,
         "health_check_interval": 0,
@@ -48,10 +55,15 @@ def _options(config: RedisConfig) -> dict[str, Any]:
 
 def _pool(config: RedisConfig) -> redis.ConnectionPool:
     try:
-        options = _options(config)
+        options = connection_options(config)
         kind = options.pop("connection_class", redis.Connection)
         kind(**options)  # Connects to nothing yet, but refuses options it does not know.
-        return redis.ConnectionPool(connection_class=kind, **options)
+        return redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
+            max_connections=config.pool_max,
+            timeout=config.connect_timeout.total_seconds(),
+            connection_class=kind,
+            **options,
+        )
     except (RedisError, TypeError, ValueError) as error:
         raise ConfigError(
             f"the URL of Redis at {config.address} has an option that can't be used: {error}",
@@ -76,6 +88,20 @@ def connect(config: RedisConfig) -> Client:
         client.close()
         raise
     return client
+
+
+def open_minimum(client: Client, count: int) -> None:
+    """Open connections up front, so that the first callers needn't wait for them.
+
+    They go back to the client's pool, which keeps them; redis-py has no minimum of its own.
+
+    :arg client: As ``connect`` made it, not yet used by others.
+    :arg count: How many, of those that the pool may have.
+    :raises ServerUnavailableError: If Redis can't be reached, or takes no more connections.
+    """
+    with translated(address_of(client)), ExitStack() as opened:
+        for _ in range(count):
+            opened.enter_context(client.client())  # type: ignore[no-untyped-call]
 
 
 def address_of(client: Client) -> str:

@@ -15,7 +15,7 @@ from bytewax_redis_state.errors import ServerUnfitError
 from bytewax_redis_state.server.client import Client, address_of
 from bytewax_redis_state.server.translation import translated
 
-__all__ = ["OLDEST", "ServerInfo", "probe", "require_fit"]
+__all__ = ["OLDEST", "ServerInfo", "probe", "read_info", "require_fit"]
 
 OLDEST = (6, 2)
 """The oldest version that has every command in use."""
@@ -69,7 +69,13 @@ def _version(text: str) -> tuple[int, int, int]:
     return major, minor, patch
 
 
-def _server_info(address: str, info: Mapping[str, Any]) -> ServerInfo:
+def read_info(address: str, info: Mapping[str, Any]) -> ServerInfo:
+    """Read what ``INFO`` says.
+
+    :arg address: Where the server is, without secrets.
+    :arg info: All of it, by name.
+    :returns: What is of use.
+    """
     valkey = "valkey_version" in info
     return ServerInfo(
         address=address,
@@ -98,7 +104,7 @@ def probe(client: Client) -> ServerInfo:
     """
     address = address_of(client)
     with translated(address):
-        return _server_info(address, client.info())
+        return read_info(address, client.info())
 
 
 def _refusal(info: ServerInfo) -> tuple[str, str] | None:

@@ -40,6 +40,9 @@ class Rule:
 _AWAY = Rule(ServerUnavailableError, "check that Redis runs there, then try again")
 _SLOW = Rule(ServerUnavailableError, "try again; a command may have been carried out all the same")
 _LATER = Rule(ServerUnavailableError, "try again in a moment")
+_BUSY = Rule(
+    ServerUnavailableError, "all connections are in use: raise pool_max, or use fewer threads"
+)
 _FULL = Rule(ServerUnavailableError, "give Redis more memory: CONFIG SET maxmemory <bytes>")
 _DISK = Rule(ServerUnavailableError, "see the server's log: it can't write to its disk")
 _READ_ONLY = Rule(ServerUnavailableError, "this is a replica: give the URL of the primary")
@@ -128,9 +131,10 @@ BY_TEXT: Mapping[str, Rule] = MappingProxyType(
         "user executing the script": _RIGHTS,
         "db index is out of range": _DATABASE,
         "min-replicas-to-write": _LATER,
+        "no connection available": _BUSY,
     }
 )
-"""One rule for each plain ``ERR`` whose text, in lower case, has to tell it apart."""
+"""One rule for each plain error whose text, in lower case, has to tell it apart."""
 
 _DRIVER_ERRORS = tuple(
     kind
@@ -171,7 +175,7 @@ def as_ours(error: Exception, address: str) -> StateError:
     """
     text = _cleaned(str(error))
     rule = _rule_of_class(type(error))
-    if rule is _REFUSED:
+    if rule in (_REFUSED, _AWAY):
         rule = _rule_of_text(text) or rule
     return rule.error(f"Redis at {_cleaned(address)}: {text}", rule.hint)
 

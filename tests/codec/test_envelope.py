@@ -11,6 +11,8 @@ from bytewax_redis_state.codec.envelope import (
     OVERHEAD,
     PICKLE,
     Envelope,
+    close_envelope,
+    head_of,
     open_envelope,
     seal,
 )
@@ -84,9 +86,8 @@ def test_another_keys_value_is_refused():
         (b"\xbf\x00", "format version 15"),
         (b"\xb1\x03", "codec 3"),
         (b"\xb1\x0f", "codec 15"),
-        (b"\xb1\x40", "flags 0x40"),
-        (b"\xb1\x80", "flags 0x80"),
-        (b"\xb1\xb0", "flags 0xb0"),
+        (b"\xb1\x43", "codec 3"),
+        (b"\xb1\xf3", "codec 3"),
     ],
 )
 def test_a_newer_versions_value_is_refused_as_such(start, what):
@@ -101,13 +102,39 @@ def test_foreign_bytes_are_refused(data):
         open_envelope("user42", data)
 
 
-@pytest.mark.parametrize("kind", [0x10, 0x20, 0x30])
+@pytest.mark.parametrize("kind", [0x10, 0x20, 0x30, 0x80, 0xF0])
 @pytest.mark.parametrize("body", [b"", b"\x05", b"\x02ab\x00\x00"])
 def test_a_header_that_ends_early_is_refused(kind, body):
     if kind == 0x10 and body.startswith(b"\x02"):
         return
-    with pytest.raises(DecodeError, match="ends inside its header"):
+    with pytest.raises(DecodeError, match=r"ends inside its (header|signature)"):
         open_envelope("user42", with_start(bytes([0xB1, kind]), "user42", body))
+
+
+@pytest.mark.parametrize("kind", [0x10, 0x80])
+def test_an_empty_key_id_is_refused(kind):
+    """It would read as if the stage had been left out."""
+    with pytest.raises(DecodeError, match="empty key ID"):
+        open_envelope("user42", with_start(bytes([0xB1, kind]), "user42", bytes(60)))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("key_id", [b"", b"k1"])
+@pytest.mark.parametrize("signer", [b"", b"s"])
+@pytest.mark.parametrize("deadline", [None, 7])
+def test_every_set_of_fields_comes_back(compressed, key_id, signer, deadline):
+    fields = {"key_id": key_id, "deadline": deadline, "compressed": compressed, "signer": signer}
+    signature = bytes(range(32)) if signer else b""
+    content = head_of(PICKLE, **fields) + b"payload" + signature
+    opened = open_envelope("user42", close_envelope("user42", content))
+    assert opened == Envelope(PICKLE, b"payload", **fields, signature=signature)
+
+
+def test_a_key_is_the_same_as_text_and_as_bytes():
+    data = seal("ü", MSGPACK, b"\x05")
+    assert seal("ü".encode(), MSGPACK, b"\x05") == data
+    assert open_envelope("ü".encode(), data) == open_envelope("ü", data)
+    assert open_envelope(b"\xff", seal(b"\xff", MSGPACK, b"\x05")).payload == b"\x05"
 
 
 def test_random_bytes_never_escape_as_another_error():

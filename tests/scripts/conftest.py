@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def script_server(
     process = subprocess.Popen(
         [_binary(request.param, request), *options], stdout=subprocess.DEVNULL
     )
-    config = RedisConfig(url=f"unix://{socket}")
+    config = RedisConfig(url=f"unix://{socket}").patient(timedelta(seconds=30))
     try:
         _wait_for(config)
         yield config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from bytewax_redis_state.errors import (
     ServerUnavailableError,
     StateError,
 )
-from bytewax_redis_state.server.client import CLIENT_NAME, Client, address_of, connect
+from bytewax_redis_state.server.client import CLIENT_NAME, Client, address_of, connect, open_minimum
 from bytewax_redis_state.server.translation import translated
 
 
@@ -107,9 +108,14 @@ while tonumber(redis.call('TIME')[1]) < ends do end
 """
 
 
+def impatient(url: str, milliseconds: int) -> RedisConfig:
+    wait = timedelta(milliseconds=milliseconds)
+    return RedisConfig(url=url, read_timeout=wait, write_timeout=wait)
+
+
 def test_a_command_that_takes_too_long_is_sent_once(start_redis: Callable[..., Any]) -> None:
     url = start_redis().url
-    hasty = connect(RedisConfig(url=url, command_timeout=timedelta(milliseconds=200)))
+    hasty = connect(impatient(url, milliseconds=200))
 
     with pytest.raises(ServerUnavailableError) as caught, translated(address_of(hasty)):
         hasty.eval(SLOW_INCR, 1, "counter")
@@ -139,7 +145,7 @@ def test_a_server_that_never_answers_is_unavailable_in_time() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         url = f"redis://127.0.0.1:{mute.getsockname()[1]}"
         with pytest.raises(ServerUnavailableError):
-            connect(RedisConfig(url=url, command_timeout=timedelta(milliseconds=100)))
+            connect(impatient(url, milliseconds=100))
 
 
 @pytest.mark.parametrize("login", ["", ":wrong-secret@", "nobody:wrong-secret@"])
@@ -205,5 +211,64 @@ def test_an_old_server_without_client_setinfo_will_do(
     start_redis: Callable[..., Any], redis_62: Path
 ) -> None:
     client = connect(RedisConfig(url=start_redis(binary=redis_62).url))
+    assert client.ping()
+    client.close()
+
+
+def connections_to(client: Client) -> int:
+    return len(client.client_list())
+
+
+def test_the_minimum_is_open_up_front_and_no_more(start_redis: Callable[..., Any]) -> None:
+    config = RedisConfig(url=start_redis().url, pool_min=7, pool_max=9)
+    client = connect(config)
+    assert connections_to(client) == 1
+
+    open_minimum(client, config.pool_min)
+
+    assert connections_to(client) == 7
+    for _ in range(20):
+        client.ping()
+    assert connections_to(client) == 7
+    open_minimum(client, 3)
+    assert connections_to(client) == 7
+    client.close()
+
+
+def test_opening_as_many_as_there_may_be_works(redis_url: str) -> None:
+    client = connect(RedisConfig(url=redis_url, pool_min=4, pool_max=4))
+    open_minimum(client, 4)
+    open_minimum(client, 0)
+    assert client.ping()
+    client.close()
+
+
+def test_a_server_that_takes_no_more_connections_is_unavailable(
+    start_redis: Callable[..., Any],
+) -> None:
+    client = connect(RedisConfig(url=start_redis("--maxclients", "3").url))
+    with pytest.raises(ServerUnavailableError, match="max number of clients"):
+        open_minimum(client, 5)
+    assert client.ping()
+    client.close()
+
+
+def test_who_needs_one_connection_too_many_waits_for_it(start_redis: Callable[..., Any]) -> None:
+    client = connect(RedisConfig(url=start_redis().url, pool_min=1, pool_max=2))
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda _: client.blpop(["nothing"], timeout=0.05), range(8)))
+    assert answers == [None] * 8
+    assert connections_to(client) <= 2
+    client.close()
+
+
+def test_who_waits_in_vain_is_told_of_pool_max(redis_url: str) -> None:
+    wait = timedelta(milliseconds=100)
+    client = connect(RedisConfig(url=redis_url, pool_min=1, pool_max=1, connect_timeout=wait))
+    with client.client() as busy:
+        assert busy.ping()
+        with pytest.raises(ServerUnavailableError) as caught, translated(address_of(client)):
+            client.ping()
+    assert "pool_max" in one_line(caught.value)
     assert client.ping()
     client.close()

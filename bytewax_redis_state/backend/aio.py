@@ -1,0 +1,275 @@
+"""The state backend on Redis, for coroutines: the same operations, run by another driver.
+
+Invariant: connections belong to one event loop; each loop gets its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from bytewax_redis_state.backend.checkpoint_file import CheckpointInfo
+from bytewax_redis_state.backend.checkpoint_place import CheckpointFile
+from bytewax_redis_state.backend.checkpointed import Checkpointed
+from bytewax_redis_state.backend.driver import AsyncDriver, Patience
+from bytewax_redis_state.backend.health import Health, HealthOperations, MemoryUsage
+from bytewax_redis_state.backend.lock import LOCK_TTL, AsyncLock, LockOperations
+from bytewax_redis_state.backend.operations import Operations, Versioned
+from bytewax_redis_state.backend.progress import OnProgress
+from bytewax_redis_state.backend.restoration import Restored, UnfinishedRestore
+from bytewax_redis_state.backend.statistics import Meter, RedisStats
+from bytewax_redis_state.backend.transaction import AsyncTransaction, Draft
+from bytewax_redis_state.backend.values import Key
+from bytewax_redis_state.backend.wire import AsyncWire
+from bytewax_redis_state.config import RedisConfig
+from bytewax_redis_state.errors import ConflictError
+from bytewax_redis_state.server.probe import ServerInfo
+
+__all__ = ["AsyncStateBackend"]
+
+
+_Result = TypeVar("_Result")
+
+
+class AsyncStateBackend:
+    """Keep values by key, as coroutines; ``RedisStateBackend.aio`` is one.
+
+    Each method is that of ``StateBackend`` with the same name and arguments. Statistics are those
+    of the backend it belongs to. Safe to share between the tasks of a loop, and between loops.
+    """
+
+    def __init__(
+        self,
+        config: RedisConfig,
+        name: str,
+        operations: Operations,
+        health: HealthOperations,
+        meter: Meter,
+        patience: Patience,
+        checkpoints: Checkpointed,
+    ) -> None:
+        self._config = config
+        self._name = name
+        self._operations = operations
+        self._health = health
+        self._meter = meter
+        self._checkpoints = checkpoints
+        self._wires: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncWire] = WeakKeyDictionary()
+        self._driver = AsyncDriver(self._wire, patience)
+
+    def _wire(self) -> AsyncWire:
+        loop = asyncio.get_running_loop()
+        try:
+            return self._wires[loop]
+        except KeyError:
+            wire = self._wires[loop] = AsyncWire(self._config, self._name)
+            return wire
+
+    async def get(self, key: Key, default: Any = None) -> Any:
+        """Read a value."""
+        return await self._driver.run(self._operations.get(key, default))
+
+    async def put(self, key: Key, value: Any, ttl: timedelta | None = None) -> None:
+        """Write a value."""
+        await self._driver.run(self._operations.put(key, value, ttl))
+
+    async def put_with_ttl(self, key: Key, value: Any, ttl: timedelta) -> None:
+        """Write a value that goes after a time."""
+        await self.put(key, value, ttl)
+
+    async def delete(self, key: Key) -> bool:
+        """Delete a value."""
+        return await self._driver.run(self._operations.delete(key))
+
+    async def contains(self, key: Key) -> bool:
+        """Tell whether there is a value."""
+        return await self._driver.run(self._operations.contains(key))
+
+    async def list_keys(self, prefix: Key = "", *, unique: bool = False) -> AsyncIterator[Key]:
+        """List keys."""
+        pattern, cursor = self._operations.keys.pattern(prefix), -1
+        seen: set[bytes] | None = set() if unique else None
+        while cursor:
+            page = self._operations.page(max(cursor, 0), pattern)
+            cursor, found = await self._driver.run(page)
+            for key in self._operations.named(found, seen):
+                yield key
+
+    async def count(self, prefix: Key = "", *, unique: bool = False) -> int:
+        """Count keys."""
+        return await self._driver.run(self._operations.count(prefix, unique=unique))
+
+    async def clear(self, prefix: Key = "") -> int:
+        """Delete keys."""
+        return await self._driver.run(self._operations.clear(prefix))
+
+    async def ttl(self, key: Key) -> timedelta | None:
+        """Tell the time that a value has left."""
+        return await self._driver.run(self._operations.ttl(key))
+
+    async def expire(self, key: Key, ttl: timedelta) -> bool:
+        """Let a value go after a time."""
+        return await self._driver.run(self._operations.expire(key, ttl))
+
+    async def persist(self, key: Key) -> bool:
+        """Let a value stay for ever."""
+        return await self._driver.run(self._operations.persist(key))
+
+    async def batch_get(self, keys: Iterable[Key]) -> dict[Key, Any]:
+        """Read many values."""
+        return await self._driver.run(self._operations.batch_get(keys))
+
+    async def batch_put(self, items: Mapping[Key, Any], ttl: timedelta | None = None) -> None:
+        """Write many values."""
+        await self._driver.run(self._operations.batch_put(items, ttl))
+
+    async def batch_delete(self, keys: Iterable[Key]) -> int:
+        """Delete many values."""
+        return await self._driver.run(self._operations.batch_delete(keys))
+
+    async def get_and_delete(self, key: Key, default: Any = None) -> Any:
+        """Read a value and delete it."""
+        return await self._driver.run(self._operations.get_and_delete(key, default))
+
+    async def get_and_put(
+        self, key: Key, value: Any, ttl: timedelta | None = None, default: Any = None
+    ) -> Any:
+        """Write a value and return the one it took the place of."""
+        return await self._driver.run(self._operations.get_and_put(key, value, ttl, default))
+
+    async def set_if_not_exists(self, key: Key, value: Any, ttl: timedelta | None = None) -> bool:
+        """Write a value where none is."""
+        return await self._driver.run(self._operations.set_if_not_exists(key, value, ttl))
+
+    async def get_with_version(self, key: Key, default: Any = None) -> Versioned:
+        """Read a value and its version."""
+        return await self._driver.run(self._operations.get_with_version(key, default))
+
+    async def compare_and_put(
+        self, key: Key, value: Any, expected_version: str | None, ttl: timedelta | None = None
+    ) -> str | None:
+        """Write a value if nobody changed it since it was read."""
+        return await self._driver.run(
+            self._operations.compare_and_put(key, value, expected_version, ttl)
+        )
+
+    async def increment(self, key: Key, by: int = 1, ttl: timedelta | None = None) -> int:
+        """Add to an integer."""
+        return await self._driver.run(self._operations.increment(key, by, ttl))
+
+    def lock(
+        self,
+        name: Key,
+        ttl: timedelta = LOCK_TTL,
+        *,
+        wait: timedelta | None = None,
+        renew: bool = True,
+    ) -> AsyncLock:
+        """Make a lock, to be held by an ``async with`` block."""
+        operations = LockOperations(self._operations.keys, name, ttl, wait)
+        return AsyncLock(self._driver, operations, renew=renew)
+
+    def transaction(self, tag: str | None = None) -> AsyncTransaction:
+        """Begin a transaction, committed at the end of an ``async with`` block."""
+        return AsyncTransaction(self._driver, Draft(self._operations, tag))
+
+    async def transact(
+        self,
+        work: Callable[[AsyncTransaction], Awaitable[_Result]],
+        *,
+        tag: str | None = None,
+        retry: int = 3,
+    ) -> _Result:
+        """Run a coroutine function in a transaction, and again where another one was faster."""
+        while True:
+            try:
+                async with self.transaction(tag) as tx:
+                    return await work(tx)
+            except ConflictError:
+                if retry <= 0:
+                    raise
+                retry -= 1
+
+    def stats(self) -> RedisStats:
+        """Tell what this backend has done, blocking operations included."""
+        return self._meter.stats()
+
+    def reset_stats(self) -> None:
+        """Begin counting anew."""
+        self._meter.reset()
+
+    async def health(self) -> Health:
+        """Ask the server how it is."""
+        return await self._driver.run(self._health.health())
+
+    async def health_check(self) -> Health:
+        """Ask the server how it is."""
+        return await self.health()
+
+    async def memory_usage(self, samples: int = 200) -> MemoryUsage:
+        """Estimate what this backend's keys take of the server's memory."""
+        return await self._driver.run(self._health.memory_usage(samples))
+
+    async def server_info(self) -> ServerInfo:
+        """Tell what the server is."""
+        return await self._driver.run(self._health.server_info())
+
+    async def checkpoint(
+        self,
+        to: CheckpointFile | Checkpointed,
+        *,
+        replace: bool = False,
+        merge: bool = False,
+        progress: OnProgress | bool = False,
+    ) -> CheckpointInfo:
+        """Write all keys; in a thread, which goes on if the task is cancelled."""
+        take = self._checkpoints.checkpoint
+        return await asyncio.to_thread(take, to, replace=replace, merge=merge, progress=progress)
+
+    async def restore(
+        self,
+        from_: CheckpointFile | Checkpointed,
+        *,
+        replace: bool = False,
+        merge: bool = False,
+        deadlines: bool = False,
+        progress: OnProgress | bool = False,
+    ) -> Restored:
+        """Write what a checkpoint holds; in a thread, which goes on if the task is cancelled."""
+        return await asyncio.to_thread(
+            self._checkpoints.restore,
+            from_,
+            replace=replace,
+            merge=merge,
+            deadlines=deadlines,
+            progress=progress,
+        )
+
+    async def verify(self, from_: CheckpointFile) -> CheckpointInfo:
+        """Check every byte of a checkpoint; in a thread."""
+        return await asyncio.to_thread(self._checkpoints.verify, from_)
+
+    async def unfinished_restore(self) -> UnfinishedRestore | None:
+        """Tell whether a restore was begun and not finished; in a thread."""
+        return await asyncio.to_thread(self._checkpoints.unfinished_restore)
+
+    async def close(self) -> None:
+        """Close the connections of the running loop."""
+        wire = self._wires.pop(asyncio.get_running_loop(), None)
+        if wire is not None:
+            await wire.close()
+
+    async def __aenter__(self) -> AsyncStateBackend:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()

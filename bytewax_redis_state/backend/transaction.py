@@ -1,0 +1,207 @@
+"""Transactions: reads and writes that are carried out together, or not at all.
+
+A draft remembers what was read and what is to be written. The commit is one script, which looks
+again at all that was read. It compares what is stored, not how often it changed.
+
+Invariant: until the commit, nothing is written.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+from bytewax_redis_state.backend.driver import AsyncDriver, Driver
+from bytewax_redis_state.backend.operation import Program, operation
+from bytewax_redis_state.backend.operations import Operations, version_of
+from bytewax_redis_state.backend.values import Key
+from bytewax_redis_state.errors import ArgumentError, ConflictError
+from bytewax_redis_state.keys import hash_tag_of, slot_of
+from bytewax_redis_state.scripts import StateScripts
+
+__all__ = [
+    "AsyncTransaction",
+    "Draft",
+    "RedisTransaction",
+    "Transaction",
+]
+
+_DELETE = "delete"
+_Change = tuple[bytes, int | None] | str
+
+
+class Draft:
+    """What a transaction has read and is to write.
+
+    :arg operations: Of the backend.
+    :arg tag: What every key must have as its ``{tag}``; ``None`` for any.
+    """
+
+    def __init__(self, operations: Operations, tag: str | None) -> None:
+        self._operations = operations
+        self._tag = None if tag is None else tag.encode()
+        self._seen: dict[bytes, bytes | None] = {}
+        self._changes: dict[bytes, _Change] = {}
+
+    def full(self, key: Key) -> bytes:
+        """Make the Redis key, and see that it belongs.
+
+        :raises ArgumentError: If it has another tag than the transaction, or another slot in a
+            cluster.
+        """
+        full = self._operations.keys.full(key)
+        if self._tag is not None and hash_tag_of(full) != self._tag:
+            raise ArgumentError(
+                f"the key {key!r} has not the tag {self._tag.decode()!r} of its transaction",
+                f"put {{{self._tag.decode()}}} into the key",
+            )
+        if self._operations.is_cluster:
+            for other in (*self._seen, *self._changes):
+                if slot_of(other) != slot_of(full):
+                    raise ArgumentError(
+                        f"the key {key!r} lies in another slot than {other!r}",
+                        "give the keys of a transaction a common {tag}",
+                    )
+                break
+        return full
+
+    @operation("tx_get", idempotent=True)
+    def get(self, key: Key, default: Any) -> Program[Any]:
+        """Read: what this transaction wrote, what it read before, or what is there."""
+        full = self.full(key)
+        change = self._changes.get(full)
+        if change is not None:
+            return self._load(key, None if isinstance(change, str) else change[0], default)
+        if full not in self._seen:
+            (self._seen[full],) = yield [("GET", full)]
+        return self._load(key, self._seen[full], default)
+
+    def _load(self, key: Key, data: bytes | None, default: Any) -> Any:
+        return self._operations.decoded(key, data, default)
+
+    def put(self, key: Key, value: Any, ttl: timedelta | None) -> None:
+        """Remember to write."""
+        left = self._operations.ttl_of(ttl)
+        self._changes[self.full(key)] = (self._operations.encoded(key, value), left)
+
+    def delete(self, key: Key) -> None:
+        """Remember to delete."""
+        self._changes[self.full(key)] = _DELETE
+
+    @operation("commit", idempotent=False)
+    def commit(self) -> Program[None]:
+        """Write, if what was read is still there."""
+        keys = list(self._seen | dict.fromkeys(self._changes))
+        if not keys:
+            return
+        arguments: list[bytes | str | int] = []
+        for key in keys:
+            arguments += (self._expected(key), *self._change(key))
+        (answer,) = yield [StateScripts.commit(keys, arguments)]
+        if answer:
+            changed = self._operations.keys.user(keys[answer - 1])
+            raise ConflictError(
+                f"key {changed!r} has changed since the transaction read it",
+                "nothing was written: read again and try again",
+            )
+
+    def _expected(self, key: bytes) -> str:
+        if key not in self._seen:
+            return ""
+        data = self._seen[key]
+        return "-" if data is None else version_of(data)
+
+    def _change(self, key: bytes) -> tuple[str | int, bytes]:
+        change = self._changes.get(key)
+        if change is None:
+            return "keep", b""
+        if isinstance(change, str):
+            return change, b""
+        data, left = change
+        return "put" if left is None else left, data
+
+
+class Transaction:
+    """Read and write in a transaction; made by ``StateBackend.transaction``."""
+
+    def get(self, key: Key, default: Any = None) -> Any:
+        """Read a value: the one that this transaction wrote, else the one that is there."""
+        raise NotImplementedError
+
+    def put(self, key: Key, value: Any, ttl: timedelta | None = None) -> None:
+        """Write a value at the end; its ``ttl`` counts from there."""
+        raise NotImplementedError
+
+    def delete(self, key: Key) -> None:
+        """Delete a value at the end."""
+        raise NotImplementedError
+
+    def contains(self, key: Key) -> bool:
+        """Tell whether there is a value; counts as reading it."""
+        missing = object()
+        return self.get(key, missing) is not missing
+
+
+class RedisTransaction(Transaction, AbstractContextManager["RedisTransaction"]):
+    """A transaction of blocking code."""
+
+    def __init__(self, driver: Driver, draft: Draft) -> None:
+        self._driver = driver
+        self._draft = draft
+
+    def get(self, key: Key, default: Any = None) -> Any:
+        """Read a value."""
+        return self._driver.run(self._draft.get(key, default))
+
+    def put(self, key: Key, value: Any, ttl: timedelta | None = None) -> None:
+        """Write a value at the end."""
+        self._draft.put(key, value, ttl)
+
+    def delete(self, key: Key) -> None:
+        """Delete a value at the end."""
+        self._draft.delete(key)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._driver.run(self._draft.commit())
+
+
+class AsyncTransaction(AbstractAsyncContextManager["AsyncTransaction"]):
+    """A transaction of coroutines."""
+
+    def __init__(self, driver: AsyncDriver, draft: Draft) -> None:
+        self._driver = driver
+        self._draft = draft
+
+    async def get(self, key: Key, default: Any = None) -> Any:
+        """Read a value."""
+        return await self._driver.run(self._draft.get(key, default))
+
+    async def contains(self, key: Key) -> bool:
+        """Tell whether there is a value; counts as reading it."""
+        missing = object()
+        return await self.get(key, missing) is not missing
+
+    def put(self, key: Key, value: Any, ttl: timedelta | None = None) -> None:
+        """Write a value at the end; nothing is sent yet, so nothing is awaited."""
+        self._draft.put(key, value, ttl)
+
+    def delete(self, key: Key) -> None:
+        """Delete a value at the end; nothing is sent yet, so nothing is awaited."""
+        self._draft.delete(key)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            await self._driver.run(self._draft.commit())

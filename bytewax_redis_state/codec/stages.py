@@ -1,0 +1,160 @@
+"""Stages between a serialised value and its envelope: compress, encrypt, sign; and back.
+
+Writing goes 1. compress, 2. encrypt, 3. sign. Reading goes back from 3 to 1, and nothing of a value
+is used before its signature is verified: without one, only what the settings accept goes on.
+
+Signature and encryption cover the place (namespace, flow, step and state key) and the header, so
+that a value can't be moved, and its header can't be changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bytewax_redis_state.codec.compression import Compressor, Inflater
+from bytewax_redis_state.codec.encryption import Cipher
+from bytewax_redis_state.codec.envelope import (
+    OVERHEAD,
+    SIGNATURE_BYTES,
+    Envelope,
+    close_envelope,
+    head_of,
+    key_bytes,
+)
+from bytewax_redis_state.codec.signing import Signer
+from bytewax_redis_state.errors import DecodeError
+
+__all__ = ["Place", "Stages"]
+
+
+def _part(text: bytes) -> bytes:
+    return len(text).to_bytes(4, "big") + text
+
+
+class Place:
+    """What the values of one step belong to; covered by signature and encryption.
+
+    :arg namespace: Of the keys.
+    :arg flow_id: Of the flow; empty for none.
+    :arg step: As the keys name it; empty for none.
+    """
+
+    def __init__(self, namespace: str, flow_id: str, step: str) -> None:
+        self._parts = b"".join(_part(name.encode()) for name in (namespace, flow_id, step))
+
+    def of(self, state_key: str | bytes) -> bytes:
+        """Add the state key; no two places have the same bytes."""
+        return self._parts + _part(key_bytes(state_key))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """Take payloads through the stages and back; any number of threads may use it.
+
+    :arg compressor: Compresses on writing, or ``None``.
+    :arg inflater: Undoes any compression.
+    :arg cipher: Encrypts with ``encrypt_with`` and decrypts with any of its keys, or ``None``.
+    :arg encrypt_with: ID of the key to encrypt with; empty for no encryption on writing.
+    :arg accept_unencrypted: Whether values that aren't encrypted are read.
+    :arg signer: Signs with ``sign_with`` and verifies with any of its keys, or ``None``.
+    :arg sign_with: ID of the key to sign with; empty for no signature on writing.
+    :arg accept_unsigned: Whether values that aren't signed are read.
+    """
+
+    compressor: Compressor | None
+    inflater: Inflater
+    cipher: Cipher | None
+    encrypt_with: bytes
+    accept_unencrypted: bool
+    signer: Signer | None
+    sign_with: bytes
+    accept_unsigned: bool
+
+    @property
+    def write_plain(self) -> bool:
+        """Whether payloads go into their envelopes as they are."""
+        return not (self.compressor or self.encrypt_with or self.sign_with)
+
+    @property
+    def read_plain(self) -> bool:
+        """Whether an envelope without stages is read."""
+        return self.accept_unencrypted and self.accept_unsigned
+
+    def seal(
+        self,
+        place: Place,
+        state_key: str | bytes,
+        codec: int,
+        payload: bytes,
+        deadline: int | None = None,
+    ) -> bytes:
+        """Take a payload through the stages; arguments as :func:`.envelope.seal`.
+
+        :returns: The envelope's bytes.
+        """
+        squeezed = self.compressor.compress(payload) if self.compressor else None
+        head = head_of(
+            codec,
+            key_id=self.encrypt_with,
+            deadline=deadline,
+            compressed=squeezed is not None,
+            signer=self.sign_with,
+        )
+        body = payload if squeezed is None else squeezed
+        where = place.of(state_key)
+        if self.encrypt_with and self.cipher:
+            body = self.cipher.encrypt(self.encrypt_with, where + head, body)
+        content = head + body
+        if self.sign_with and self.signer:
+            content += self.signer.sign(self.sign_with, where, content)
+        return close_envelope(state_key, content)
+
+    def open(
+        self, place: Place, state_key: str | bytes, envelope: Envelope, data: bytes
+    ) -> Envelope:
+        """Take a payload back through the stages.
+
+        :arg place: Where it was found.
+        :arg state_key: Whose state it should be.
+        :arg envelope: As opened from ``data``.
+        :arg data: All its bytes.
+        :returns: The envelope with the payload as it was serialised.
+        :raises DecodeError: If it is forged, moved, damaged, needs a key that is not there, or
+            lacks a stage that the settings insist on. The message goes on after the key's name.
+        """
+        where = place.of(state_key)
+        self._verify(where, envelope, data)
+        payload = self._decrypted(where, envelope)
+        if envelope.compressed:
+            payload = self.inflater.inflate(payload)
+        return envelope._replace(payload=payload)
+
+    def _verify(self, where: bytes, envelope: Envelope, data: bytes) -> None:
+        if envelope.signer:
+            signer = self.signer or Signer({})
+            content = data[:2] + data[OVERHEAD:-SIGNATURE_BYTES]
+            signer.verify(envelope.signer, where, content, envelope.signature)
+        elif not self.accept_unsigned:
+            raise DecodeError(
+                "is not signed, and accept_unsigned is False",
+                "it is forged, or older than signing: accept_unsigned=True reads it meanwhile",
+            )
+
+    def _decrypted(self, where: bytes, envelope: Envelope) -> bytes:
+        if envelope.key_id:
+            cipher = self.cipher or Cipher({})
+            associated = where + head_of(
+                envelope.codec,
+                key_id=envelope.key_id,
+                deadline=envelope.deadline,
+                compressed=envelope.compressed,
+                signer=envelope.signer,
+            )
+            return cipher.decrypt(envelope.key_id, associated, envelope.payload)
+        if not self.accept_unencrypted:
+            raise DecodeError(
+                "is not encrypted, and accept_unencrypted is False",
+                "it is forged, or older than encryption: accept_unencrypted=True reads it "
+                "meanwhile",
+            )
+        return envelope.payload

@@ -1,0 +1,217 @@
+"""Where Redis is, and how to deal with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bytewax_redis_state.config.checks import (
+    check_at_least,
+    check_durations,
+    check_timeouts,
+    check_ttl,
+)
+from bytewax_redis_state.config.sources import read_environment, read_toml, refuse_unknown
+from bytewax_redis_state.config.urls import address_in, checked_url, database_in
+from bytewax_redis_state.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bytewax_redis_state.config.builder import RedisConfigBuilder
+
+__all__ = ["RedisConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedisConfig:
+    """Say where Redis is, and how to deal with it.
+
+    :arg url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, with user, password and database.
+    :arg key_prefix: What every key of a state backend begins with.
+    :arg default_ttl: How long a state backend keeps a value that is put without ``ttl=``; ``None``
+        for ever.
+    :arg pool_min: Connections that are opened up front; see :func:`.server.client.open_minimum`.
+    :arg pool_max: Most connections at a time; who needs one more waits for ``connect_timeout``.
+    :arg connect_timeout: How long to wait for a connection.
+    :arg read_timeout: How long to wait for the next bytes of a reply.
+    :arg write_timeout: How long to wait until the next bytes of a command are taken. The client
+        library has one timeout for both directions, so it must equal ``read_timeout``.
+    :arg retry_attempts: How often a state backend tries a failed operation again; 0 for never.
+    :arg retry_base_delay: Wait before the first of them; each further wait doubles, with jitter.
+    :arg retry_max_delay: Longest wait between two of them.
+    :arg cluster_mode: Whether this is a Redis Cluster; not supported yet.
+    :arg tls: ``True`` to insist on a URL with TLS, ``False`` on one without, ``None`` for either.
+    :arg pipeline_batch_size: How many keys a state backend puts into one command of a batch; a
+        trip carries many commands, bounded by bytes.
+    :raises ConfigError: If a value can't be right, or two contradict each other; names the fields.
+    """
+
+    url: str = field(default="redis://localhost:6379", repr=False)
+    key_prefix: str = "state:"
+    default_ttl: timedelta | None = None
+    pool_min: int = 5
+    pool_max: int = 50
+    connect_timeout: timedelta = timedelta(seconds=5)
+    read_timeout: timedelta = timedelta(seconds=3)
+    write_timeout: timedelta = timedelta(seconds=3)
+    retry_attempts: int = 3
+    retry_base_delay: timedelta = timedelta(milliseconds=100)
+    retry_max_delay: timedelta = timedelta(seconds=5)
+    cluster_mode: bool = False
+    tls: bool | None = None
+    pipeline_batch_size: int = 100
+
+    def __post_init__(self) -> None:
+        checked_url(self.url)
+        self._check_prefix()
+        check_ttl("default_ttl", self.default_ttl)
+        check_at_least(0, pool_min=self.pool_min, retry_attempts=self.retry_attempts)
+        check_at_least(1, pool_max=self.pool_max, pipeline_batch_size=self.pipeline_batch_size)
+        check_timeouts(
+            connect_timeout=self.connect_timeout,
+            read_timeout=self.read_timeout,
+            write_timeout=self.write_timeout,
+        )
+        check_durations(
+            retry_base_delay=self.retry_base_delay, retry_max_delay=self.retry_max_delay
+        )
+        self._check_switches()
+        self._check_pairs()
+
+    def _check_prefix(self) -> None:
+        try:
+            sound = bool(self.key_prefix.encode())
+        except (AttributeError, UnicodeEncodeError):
+            sound = False
+        if not sound:
+            raise ConfigError(
+                f"key_prefix is {self.key_prefix!r}",
+                "give text that nobody else's keys in this Redis begin with, such as 'state:'",
+            )
+
+    def _check_switches(self) -> None:
+        if type(self.cluster_mode) is not bool:
+            raise ConfigError(f"cluster_mode is {self.cluster_mode!r}", "give True or False")
+        if self.tls is not None and type(self.tls) is not bool:
+            raise ConfigError(f"tls is {self.tls!r}", "give True, False or None")
+
+    def _check_pairs(self) -> None:
+        if self.pool_min > self.pool_max:
+            raise ConfigError(
+                f"pool_min is {self.pool_min} and pool_max is {self.pool_max}",
+                "the least must not be above the most",
+            )
+        if self.read_timeout != self.write_timeout:
+            raise ConfigError(
+                f"read_timeout is {self.read_timeout!r} and write_timeout is "
+                f"{self.write_timeout!r}: the client library has one timeout for both",
+                "give both the same, the longer one",
+            )
+        if self.retry_base_delay > self.retry_max_delay:
+            raise ConfigError(
+                f"retry_base_delay is {self.retry_base_delay!r} and retry_max_delay is "
+                f"{self.retry_max_delay!r}",
+                "the first wait must not be above the longest",
+            )
+        self._check_url_pairs()
+
+    def _check_url_pairs(self) -> None:
+        parts = checked_url(self.url)
+        if self.tls is not None and self.tls != (parts.scheme == "rediss"):
+            hint = "write the URL as rediss://…" if self.tls else "write the URL as redis://…"
+            raise ConfigError(f"tls is {self.tls} and url is {self.address}", hint)
+        if not self.cluster_mode:
+            return
+        database = database_in(parts)
+        if database not in (None, "0"):
+            raise ConfigError(
+                f"cluster_mode is True and url names database {database}",
+                "a Redis Cluster has database 0 only",
+            )
+        raise ConfigError(
+            "cluster_mode is True: Redis Cluster is not supported yet", "use a single server"
+        )
+
+    @classmethod
+    def from_url(cls, url: str, **settings: Any) -> RedisConfig:
+        """Make the settings for a URL.
+
+        :arg url: Where Redis is.
+        :arg settings: Any other field by its name.
+        :returns: The settings.
+        :raises ConfigError: If there is no such field, or a value can't be right.
+        """
+        refuse_unknown(settings, _names()[1:])
+        return cls(url=url, **settings)
+
+    @classmethod
+    def from_env(
+        cls, prefix: str = "BYTEWAX_REDIS_", environ: Mapping[str, str] | None = None
+    ) -> RedisConfig:
+        """Read the settings from environment variables.
+
+        A variable's name is the prefix and a field's name in upper case: ``BYTEWAX_REDIS_URL``,
+        ``BYTEWAX_REDIS_POOL_MAX``. Durations are seconds, such as ``0.1``; switches are ``true``
+        or ``false``. A variable that is unset or empty leaves the default; others are no business
+        of ours.
+
+        :arg prefix: What the names begin with.
+        :arg environ: Where to look; ``None`` for the process's own environment.
+        :returns: The settings.
+        :raises ConfigError: If a value can't be right; names the variable or the field.
+        """
+        with _found_in("environment"):
+            return cls(**read_environment(prefix, _names(), environ))
+
+    @classmethod
+    def from_file(cls, path: str | Path, table: str = "") -> RedisConfig:
+        """Read the settings from a TOML file.
+
+        A key is a field's name; durations are seconds, such as ``0.1``.
+
+        :arg path: The file.
+        :arg table: Where in the file they stand, such as ``tool.bytewax-redis-state``; empty for
+            the top.
+        :returns: The settings.
+        :raises ConfigError: If the file can't be read, holds a key that is no field, or a value
+            that can't be right.
+        """
+        with _found_in(str(path)):
+            return cls(**read_toml(Path(path), table, _names()))
+
+    @staticmethod
+    def builder() -> RedisConfigBuilder:
+        """Begin settings that are given call by call."""
+        from bytewax_redis_state.config.builder import RedisConfigBuilder
+
+        return RedisConfigBuilder()
+
+    def patient(self, least: timedelta) -> RedisConfig:
+        """Make the same settings, but wait at least this long for what a long script answers."""
+        wait = max(self.read_timeout, least)
+        return replace(self, read_timeout=wait, write_timeout=wait)
+
+    @property
+    def address(self) -> str:
+        """Where Redis is, without secrets: what logs and errors may show."""
+        return address_in(checked_url(self.url))
+
+    def __repr__(self) -> str:
+        rest = "".join(f", {name}={getattr(self, name)!r}" for name in _names()[1:])
+        return f"RedisConfig(url={self.address!r}{rest})"
+
+
+@contextmanager
+def _found_in(place: str) -> Iterator[None]:
+    """Say in an error where the value was found."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error.message}", error.hint) from None
+
+
+def _names() -> tuple[str, ...]:
+    return tuple(part.name for part in fields(RedisConfig))

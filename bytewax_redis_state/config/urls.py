@@ -1,0 +1,85 @@
+"""URLs of Redis: checked, and shown without their secrets."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+from bytewax_redis_state.errors import ConfigError
+
+__all__ = ["address_in", "checked_url", "database_in"]
+
+_SCHEMES = ("redis", "rediss", "unix")
+
+
+def _masked(url: str) -> str:
+    scheme, slashes, rest = url.partition("://")
+    if not slashes:
+        scheme, rest = "", url
+    _, at, place = rest.rpartition("@")
+    # A query may hold secrets too, such as ssl_password.
+    place, question, _ = place.partition("?")
+    return "".join([scheme, slashes, "***@" if at else "", place, "?***" if question else ""])
+
+
+def _split_url(url: str) -> tuple[SplitResult, int | None]:
+    parts = urlsplit(url)
+    return parts, parts.port
+
+
+def checked_url(url: str) -> SplitResult:
+    """Take a URL apart.
+
+    :arg url: ``redis://``, ``rediss://`` or ``unix://``.
+    :returns: Its parts, user and password among them.
+    :raises ConfigError: If it does not parse, or names no place.
+    """
+    if not isinstance(url, str):
+        raise ConfigError(f"url is of type {type(url).__name__}", "give text")
+    shown = _masked(url)
+    hint = "write it as redis://[user:password@]host[:port][/db], rediss://… or unix:///path"
+    try:
+        # Parsed without user and password first: what the parser complains of, it quotes.
+        _split_url(shown)
+    except ValueError as error:
+        raise ConfigError(f"the Redis URL {shown!r} does not parse: {error}", hint) from None
+    try:
+        parts, port = _split_url(url)
+    except ValueError:
+        raise _unescaped(shown) from None
+    if parts.scheme not in _SCHEMES:
+        raise ConfigError(f"the Redis URL {shown!r} has scheme {parts.scheme!r}", hint)
+    if parts.scheme == "unix":
+        if not parts.path:
+            raise ConfigError(f"the Redis URL {shown!r} names no socket", hint)
+        return parts
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        raise _unescaped(shown)
+    if not parts.hostname:
+        raise ConfigError(f"the Redis URL {shown!r} names no host", hint)
+    if port == 0:
+        raise ConfigError(f"the Redis URL {shown!r} has port 0", hint)
+    if not re.fullmatch(r"/?\d*", parts.path):
+        raise ConfigError(f"the Redis URL {shown!r} has database {parts.path[1:]!r}", hint)
+    return parts
+
+
+def _unescaped(shown: str) -> ConfigError:
+    return ConfigError(
+        f"user or password in the Redis URL {shown!r} hold a character that ends them",
+        "percent-escape it: / is %2F, @ is %40, # is %23, ? is %3F, : is %3A",
+    )
+
+
+def database_in(parts: SplitResult) -> str | None:
+    """Tell the database that a URL names, or ``None``."""
+    in_path = "" if parts.scheme == "unix" else parts.path.lstrip("/")
+    return in_path or dict(parse_qsl(parts.query)).get("db")
+
+
+def address_in(parts: SplitResult) -> str:
+    """Tell where Redis is, without secrets."""
+    database = database_in(parts) or "0"
+    if parts.scheme == "unix":
+        return f"unix://{parts.path}?db={database}"
+    return f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}/{database}"
