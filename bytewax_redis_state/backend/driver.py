@@ -1,7 +1,8 @@
 """Drivers: run operations, blocking or for asyncio, with retries, statistics and logs.
 
 A trip is tried again only where that can mend what went wrong, and only if it surely was not
-carried out or is idempotent. One deadline bounds an operation with all its attempts.
+carried out or is idempotent. One deadline bounds a trip with all its attempts; most operations
+have one trip, and a wait for a lock is none.
 
 Invariant: what leaves a driver is a result or one of our errors.
 """
@@ -14,7 +15,7 @@ import random
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from redis.exceptions import NoScriptError
 from tenacity import (
@@ -60,7 +61,11 @@ class Patience:
         self._limit = limit.total_seconds()
 
     def settings(self, operation: Operation[Any], started: float) -> dict[str, Any]:
-        """Make the arguments of a tenacity object; its first attempt is the one that failed."""
+        """Make the arguments of a tenacity object.
+
+        :arg operation: Whose trip failed.
+        :arg started: When the trip began. Its attempt counts as the first.
+        """
         left = max(0.0, self._limit - (time.monotonic() - started))
 
         def before_sleep(state: RetryCallState) -> None:
@@ -116,20 +121,40 @@ class Patience:
             )
         return ours
 
-    def refuse(self, operation: Operation[Any], replies: list[Any]) -> NoReturn:
-        """Raise our error for the first error among replies."""
-        error = next(reply for reply in replies if isinstance(reply, Exception))
-        ours = as_ours(error, self.address)
-        raise type(ours)(f"{operation.kind}: {ours.message}", ours.hint) from error
+    def unknown_scripts(
+        self, operation: Operation[Any], commands: list[Command], replies: list[Any]
+    ) -> dict[int, Command]:
+        """Look through replies for errors.
 
+        :arg operation: Which these are of.
+        :arg commands: What was sent.
+        :arg replies: One per command.
+        :returns: By their places, commands to send with the source of a script that the server
+            doesn't know; they were not carried out.
+        :raises StateError: If there is another error.
+        """
+        # Most often there is none.
+        if not any(isinstance(reply, Exception) for reply in replies):
+            return {}
+        for reply in replies:
+            if isinstance(reply, Exception) and not isinstance(reply, NoScriptError):
+                ours = as_ours(reply, self.address)
+                raise type(ours)(f"{operation.kind}: {ours.message}", ours.hint) from reply
+        unknown = (i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError))
+        return {place: with_source(commands[place]) for place in unknown}
 
-def _refused(replies: list[Any]) -> bool:
-    # Two passes of C code: a batch has a thousand replies.
-    return any(isinstance(reply, Exception) for reply in replies)
-
-
-def _unknown_scripts(commands: list[Command], replies: list[Any]) -> list[int]:
-    return [i for i in range(len(commands)) if isinstance(replies[i], NoScriptError)]
+    def merge(
+        self,
+        operation: Operation[Any],
+        replies: list[Any],
+        late: dict[int, Command],
+        late_replies: list[Any],
+    ) -> list[Any]:
+        """Put the replies to commands that were sent again into their places."""
+        self.unknown_scripts(operation, list(late.values()), late_replies)
+        for place, reply in zip(late, late_replies, strict=True):
+            replies[place] = reply
+        return replies
 
 
 class Driver:
@@ -143,13 +168,10 @@ class Driver:
         self._wire = wire
         self._patience = patience
 
-    def run(
-        self, operation: Operation[_Result], pause: Callable[[float], object] = time.sleep
-    ) -> _Result:
+    def run(self, operation: Operation[_Result]) -> _Result:
         """Run an operation.
 
         :arg operation: Not run before.
-        :arg pause: Waits for seconds.
         :returns: Its result.
         :raises StateError: As the operation says, and as ``ServerError`` says.
         """
@@ -159,10 +181,10 @@ class Driver:
             trip = next(program)
             while True:
                 if isinstance(trip, Pause):
-                    pause(trip.seconds)
+                    time.sleep(trip.seconds)
                     trip = next(program)
                 else:
-                    trip = program.send(self._trip(operation, trip, started))
+                    trip = program.send(self._trip(operation, trip))
         except StopIteration as done:
             self._patience.ended(operation, time.monotonic() - started)
             result: _Result = done.value
@@ -171,7 +193,8 @@ class Driver:
             self._patience.failed(operation, error, time.monotonic() - started)
             raise
 
-    def _trip(self, operation: Operation[Any], commands: list[Command], started: float) -> Any:
+    def _trip(self, operation: Operation[Any], commands: list[Command]) -> Any:
+        started = time.monotonic()
         try:
             return self._once(operation, commands)
         except ServerUnavailableError as error:
@@ -180,20 +203,16 @@ class Driver:
     def _once(self, operation: Operation[Any], commands: list[Command]) -> list[Any]:
         if len(commands) > 1:
             self._patience.meter.pipeline()
+        wire = self._wire
         try:
-            replies = self._wire.exchange(commands)
-            if not _refused(replies):
+            replies = wire.exchange(commands)
+            late = self._patience.unknown_scripts(operation, commands, replies)
+            if not late:
                 return replies
-            places = _unknown_scripts(commands, replies)
-            if places:
-                again = self._wire.exchange([with_source(commands[i]) for i in places])
-                for place, reply in zip(places, again, strict=True):
-                    replies[place] = reply
+            late_replies = wire.exchange(list(late.values()))
+            return self._patience.merge(operation, replies, late, late_replies)
         except TripError as error:
             raise self._patience.severed(operation, error) from error.cause
-        if _refused(replies):
-            self._patience.refuse(operation, replies)
-        return replies
 
     def _again(
         self,
@@ -236,7 +255,7 @@ class AsyncDriver:
                     await asyncio.sleep(trip.seconds)
                     trip = next(program)
                 else:
-                    trip = program.send(await self._trip(operation, trip, started))
+                    trip = program.send(await self._trip(operation, trip))
         except StopIteration as done:
             self._patience.ended(operation, time.monotonic() - started)
             result: _Result = done.value
@@ -245,9 +264,8 @@ class AsyncDriver:
             self._patience.failed(operation, error, time.monotonic() - started)
             raise
 
-    async def _trip(
-        self, operation: Operation[Any], commands: list[Command], started: float
-    ) -> Any:
+    async def _trip(self, operation: Operation[Any], commands: list[Command]) -> Any:
+        started = time.monotonic()
         try:
             return await self._once(operation, commands)
         except ServerUnavailableError as error:
@@ -259,18 +277,13 @@ class AsyncDriver:
         wire = self._wire()
         try:
             replies = await wire.exchange(commands)
-            if not _refused(replies):
+            late = self._patience.unknown_scripts(operation, commands, replies)
+            if not late:
                 return replies
-            places = _unknown_scripts(commands, replies)
-            if places:
-                again = await wire.exchange([with_source(commands[i]) for i in places])
-                for place, reply in zip(places, again, strict=True):
-                    replies[place] = reply
+            late_replies = await wire.exchange(list(late.values()))
+            return self._patience.merge(operation, replies, late, late_replies)
         except TripError as error:
             raise self._patience.severed(operation, error) from error.cause
-        if _refused(replies):
-            self._patience.refuse(operation, replies)
-        return replies
 
     async def _again(
         self,

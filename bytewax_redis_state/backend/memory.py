@@ -11,11 +11,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import update_wrapper
-from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from bytewax_redis_state.backend.health import Health, MemoryUsage
@@ -24,13 +23,11 @@ from bytewax_redis_state.backend.lock import (
     LOCK_TTL,
     Lock,
     LockKeeper,
-    Taken,
-    next_pause,
-    surely,
-    wait_seconds,
 )
 from bytewax_redis_state.backend.memory_aio import AsyncMemoryStateBackend
+from bytewax_redis_state.backend.memory_lock import Held, MemoryLockKeeper
 from bytewax_redis_state.backend.memory_region import MemoryRegion
+from bytewax_redis_state.backend.memory_transaction import MemoryTransaction
 from bytewax_redis_state.backend.operations import (
     Versioned,
     check_increment,
@@ -40,12 +37,11 @@ from bytewax_redis_state.backend.operations import (
 )
 from bytewax_redis_state.backend.region import Region
 from bytewax_redis_state.backend.statistics import Meter, RedisStats
-from bytewax_redis_state.backend.transaction import Transaction
 from bytewax_redis_state.backend.values import LARGEST, SMALLEST, Key, Values
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.config import RedisConfig
-from bytewax_redis_state.errors import ArgumentError, ConfigError, ConflictError
-from bytewax_redis_state.keys import PrefixKeys, hash_tag_of
+from bytewax_redis_state.errors import ConfigError, ConflictError
+from bytewax_redis_state.keys import PrefixKeys
 from bytewax_redis_state.server.probe import ServerInfo
 
 __all__ = ["MemoryStateBackend"]
@@ -76,16 +72,6 @@ def _counted(method: _Method[_Args, _Result]) -> _Method[_Args, _Result]:
 class _Record:
     data: bytes
     until: float | None
-
-
-@dataclass
-class _Held:
-    """A lock: its holder, until when, and the token that was given last."""
-
-    owner: str = ""
-    until: float = 0.0
-    token: int = 0
-    released: str = ""
 
 
 class MemoryStateBackend(StateBackend):
@@ -120,7 +106,7 @@ class MemoryStateBackend(StateBackend):
         self.clock: Callable[[], float] = beside.clock if beside else clock
         self._refreshes = refresh_on_read
         self._records: dict[bytes, _Record] = beside._records if beside else {}
-        self._locks: dict[bytes, _Held] = beside._locks if beside else {}
+        self._locks: dict[bytes, Held] = beside._locks if beside else {}
         self.marker = b""
         self.aio = AsyncMemoryStateBackend(self)
 
@@ -337,11 +323,11 @@ class MemoryStateBackend(StateBackend):
 
     def lock_keeper(self, name: Key, ttl: timedelta, wait: timedelta | None) -> LockKeeper:
         """Find what keeps a lock."""
-        held = self._locks.setdefault(self.keys.lock(name), _Held())
-        return _MemoryLockKeeper(self, held, name, ttl, wait)
+        held = self._locks.setdefault(self.keys.lock(name), Held())
+        return MemoryLockKeeper(self, held, name, ttl, wait)
 
-    def transaction(self, tag: str | None = None) -> _MemoryTransaction:  # noqa: D102
-        return _MemoryTransaction(self, tag)
+    def transaction(self, tag: str | None = None) -> MemoryTransaction:  # noqa: D102
+        return MemoryTransaction(self, tag)
 
     @_counted
     def commit(
@@ -429,106 +415,3 @@ def _integer(key: Key, data: bytes) -> int:
     if not text.removeprefix("-").isdecimal() or str(int(text)) != text:
         raise not_a_counter(key, "")
     return int(text)
-
-
-class _MemoryLockKeeper:
-    """A lock that a memory backend keeps."""
-
-    def __init__(
-        self,
-        backend: MemoryStateBackend,
-        held: _Held,
-        name: Key,
-        ttl: timedelta,
-        wait: timedelta | None,
-    ) -> None:
-        self.name = name
-        self.ttl = milliseconds(ttl)
-        self._backend = backend
-        self._held = held
-        self._wait = wait_seconds(wait)
-
-    def take(self, owner: str) -> Taken:
-        """Take it as soon as it is free."""
-        end = None if self._wait is None else time.monotonic() + self._wait
-        while not (taken := self._try(owner)):
-            time.sleep(next_pause(self.name, 0.01, end).seconds)
-        return taken
-
-    def _try(self, owner: str) -> Taken | None:
-        held = self._held
-        with self._backend.mutex:
-            now = self._backend.clock()
-            if held.owner and held.owner != owner and held.until > now:
-                return None
-            held.token += held.owner != owner
-            held.owner, held.until = owner, now + self.ttl / 1000
-            return Taken(held.token, time.monotonic() + surely(self.ttl))
-
-    def renew(self, owner: str) -> float | None:
-        """Let its time start anew; tells until when, None where it is lost."""
-        with self._backend.mutex:
-            if self._held.owner != owner:
-                return None
-            self._held.until = self._backend.clock() + self.ttl / 1000
-            return time.monotonic() + surely(self.ttl)
-
-    def release(self, owner: str) -> bool:
-        """Give it back; tells whether it was still ours."""
-        with self._backend.mutex:
-            ours = self._held.owner == owner
-            if ours:
-                self._held.owner, self._held.released = "", owner
-            return ours or self._held.released == owner
-
-
-class _MemoryTransaction(Transaction, AbstractContextManager["_MemoryTransaction"]):
-    """A transaction on a memory backend."""
-
-    def __init__(self, backend: MemoryStateBackend, tag: str | None) -> None:
-        self._backend = backend
-        self._tag = tag
-        self._seen: dict[bytes, bytes | None] = {}
-        self._changes: dict[bytes, tuple[bytes, timedelta | None] | None] = {}
-
-    def _full(self, key: Key) -> bytes:
-        full = self._backend.keys.full(key)
-        if self._tag is not None and hash_tag_of(full) != self._tag.encode():
-            raise ArgumentError(
-                f"the key {key!r} has not the tag {self._tag!r} of its transaction",
-                f"put {{{self._tag}}} into the key",
-            )
-        return full
-
-    def get(self, key: Key, default: Any = None) -> Any:
-        """Read a value."""
-        full = self._full(key)
-        if full in self._changes:
-            change = self._changes[full]
-            data = None if change is None else change[0]
-        else:
-            if full not in self._seen:
-                self._seen[full] = self._backend.stored(full)
-            data = self._seen[full]
-        return self._backend.decoded(key, data, default)
-
-    def put(self, key: Key, value: Any, ttl: timedelta | None = None) -> None:
-        """Write a value at the end."""
-        self._changes[self._full(key)] = (self._backend.encoded(key, value, ttl), ttl)
-
-    def delete(self, key: Key) -> None:
-        """Delete a value at the end."""
-        self._changes[self._full(key)] = None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.commit()
-
-    def commit(self) -> None:
-        """Write, if what was read is still there."""
-        self._backend.commit(self._seen, self._changes)
