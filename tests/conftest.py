@@ -39,10 +39,10 @@ PERSISTENT = ("--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
 
 
 class Wait(Protocol):
-    def __call__(self, condition: Callable[[], object], *, seconds: float = 20) -> None: ...
+    def __call__(self, condition: Callable[[], object], *, seconds: float = 60) -> None: ...
 
 
-def wait_until(condition: Callable[[], object], *, seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], object], *, seconds: float = 60) -> None:
     """Wait until a condition holds; fail the test where it does not within the time."""
     end = time.monotonic() + seconds
     while not condition():

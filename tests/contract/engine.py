@@ -144,7 +144,7 @@ def marks_of(path: Path) -> list[int]:
     return [row.epoch for row in read_outbox(path) if row.is_mark]
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     """Wait for a condition and hand back what it gave."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
