@@ -31,7 +31,7 @@ demo: $(READY)
 	$(BIN)/bytewax-redis-state demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 soak: $(READY)
 	SOAK_SECONDS=60 $(BIN)/python -m pytest -v tests/backend/test_hammer.py
