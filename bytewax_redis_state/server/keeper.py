@@ -110,15 +110,15 @@ class _Usage:
 
 def _watch(folder: EmbeddedFolder, listening: Listening, idle: float) -> None:
     usage = _Usage(listening.config)
-    socket, was_there = Path(listening.socket), False
+    socket = Path(listening.socket)
+    while not socket.exists():  # the server makes it; if that fails, this process ends with it
+        time.sleep(0.01)
     while True:
         time.sleep(min(1.0, idle / 4))
-        is_there = socket.exists()
-        if was_there and not is_there:
+        if not socket.exists():
             # Nobody can reach it any more, and nobody could end it later.
             os.kill(listening.server, signal.SIGTERM)
             return
-        was_there = is_there
         if usage.idle_seconds() >= idle:
             _retire(folder, listening, usage, idle)
 
