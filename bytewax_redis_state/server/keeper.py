@@ -30,6 +30,8 @@ from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ServerError
 from bytewax_redis_state.server.folder import HELD, EmbeddedFolder, Listening
 
+_SOCKET_SECONDS = 10.0  # for the server to make its socket, which it does before it loads
+
 if TYPE_CHECKING:
     from bytewax_redis_state.server.client import Client
 
@@ -111,7 +113,8 @@ class _Usage:
 def _watch(folder: EmbeddedFolder, listening: Listening, idle: float) -> None:
     usage = _Usage(listening.config)
     socket = Path(listening.socket)
-    while not socket.exists():  # the server makes it; if that fails, this process ends with it
+    deadline = time.monotonic() + _SOCKET_SECONDS
+    while not socket.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     while True:
         time.sleep(min(1.0, idle / 4))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import shutil
 import socket
 import subprocess
 import threading
@@ -20,15 +19,12 @@ from .engine import wait_until
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[redis.Redis]:
+def server(tmp_path: Path, server_binary: Path) -> Iterator[redis.Redis]:
     """A Redis of its own, on a unix socket."""
-    program = shutil.which("redis-server") or shutil.which("valkey-server")
-    if program is None:
-        pytest.skip("no redis-server or valkey-server on PATH")
     path = tmp_path / "s"
     log = (tmp_path / "log").open("w")
     options = ["--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(tmp_path)]
-    process = subprocess.Popen([program, *options], stdout=log)
+    process = subprocess.Popen([str(server_binary), *options], stdout=log)
     client = redis.Redis(unix_socket_path=str(path))
 
     def answers() -> bool:
