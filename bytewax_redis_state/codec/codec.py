@@ -21,10 +21,8 @@ from bytewax_redis_state.codec.encryption import Cipher
 from bytewax_redis_state.codec.envelope import (
     MSGPACK,
     MSGPACK_TUPLE,
-    OVERHEAD,
     PICKLE,
-    TUPLE_HEAD,
-    VALUE_HEAD,
+    PLAIN_STARTS,
     Envelope,
     is_sound,
     key_bytes,
@@ -178,26 +176,33 @@ class StateCodec:
         self._place = Place(namespace, flow_id, step)
         self._stages = stages = codec._stages
         self._seal = seal_plain if stages.write_plain else partial(stages.seal, self._place)
-        readers = {VALUE_HEAD: packing.unpack, TUPLE_HEAD: packing.unpack_tuple}
+        unpackers = {MSGPACK: packing.unpack, MSGPACK_TUPLE: packing.unpack_tuple}
         # How the most common envelopes go on; decode() looks at the rest.
-        self._plain_readers = readers if stages.read_plain else {}
+        self._plain_readers = {
+            head: (unpackers[kind], start)
+            for head, (kind, start) in PLAIN_STARTS.items()
+            if stages.read_plain
+        }
 
-    def encode(self, state_key: str | bytes, value: Any) -> bytes:
+    def encode(self, state_key: str | bytes, value: Any, deadline: int | None = None) -> bytes:
         """Encode a state.
 
         :arg state_key: Whose state it is.
         :arg value: Any value; not changed, and not kept.
+        :arg deadline: When it expires, in milliseconds of the flow's time; ``None`` for never.
         :returns: What :meth:`decode` takes with the same key.
         :raises EncodeError: If it can't be encoded; names step, key, type and the path inside.
+        :raises OverflowError: If the deadline is negative or beyond the year 10889.
         """
         try:
             if type(value) is tuple:
-                return self._seal(state_key, MSGPACK_TUPLE, self._packing.pack_tuple(value))
-            return self._seal(state_key, MSGPACK, self._packing.pack(value))
+                payload = self._packing.pack_tuple(value)
+                return self._seal(state_key, MSGPACK_TUPLE, payload, deadline)
+            return self._seal(state_key, MSGPACK, self._packing.pack(value), deadline)
         except Unfit as unfit:
             if not self.codec.allow_pickle:
                 raise self._unfit_error(state_key, value, unfit) from None
-        return self._seal(state_key, PICKLE, self._pickle(state_key, value))
+        return self._seal(state_key, PICKLE, self._pickle(state_key, value), deadline)
 
     def decode(self, state_key: str | bytes, data: bytes) -> Any:
         """Decode a state.
@@ -209,10 +214,11 @@ class StateCodec:
             a pickle that the settings forbid, or need a secret key that is not there or a class
             that is gone; names step and key.
         """
-        reader = self._plain_readers.get(data[:2])
-        if reader is not None and is_sound(key_bytes(state_key), data):
+        plain = self._plain_readers.get(data[:2])
+        if plain is not None and is_sound(key_bytes(state_key), data):
+            unpack, start = plain
             try:
-                return reader(data[OVERHEAD:])
+                return unpack(data[start:])
             except Exception:  # noqa: BLE001 - met again below, where the key is named
                 pass
         envelope = self._open(state_key, data)
@@ -233,13 +239,14 @@ class StateCodec:
         :returns: State key and value, one by one.
         :raises DecodeError: As :meth:`decode`.
         """
-        unpack = self._packing.unpack
-        head = VALUE_HEAD if self._plain_readers else None
+        readers = self._plain_readers
         for state_key, data in states.items():
-            # The common kind without a call in between; decode() judges the rest.
-            if data[:2] == head and is_sound(state_key.encode(), data):
+            # The common kinds without a call in between; decode() judges the rest.
+            plain = readers.get(data[:2])
+            if plain is not None and is_sound(state_key.encode(), data):
+                unpack, start = plain
                 try:
-                    value = unpack(data[OVERHEAD:])
+                    value = unpack(data[start:])
                 except Exception:  # noqa: BLE001 - decode() meets it again, and names the key
                     value = self.decode(state_key, data)
             else:
@@ -259,9 +266,19 @@ class StateCodec:
         :raises DecodeError: As :meth:`decode`, but not for what is wrong inside the value.
         """
         envelope = self._open(state_key, data)
-        return into._stages.seal(
-            into._place, state_key, envelope.codec, envelope.payload, envelope.deadline
-        )
+        return into._seal(state_key, envelope.codec, envelope.payload, envelope.deadline)
+
+    def reseal_until(self, state_key: str | bytes, data: bytes, deadline: int | None) -> bytes:
+        """Encode again with another deadline, without building the value.
+
+        :arg state_key: Whose state it is.
+        :arg data: From :meth:`encode`.
+        :arg deadline: As in :meth:`encode`.
+        :returns: What :meth:`encode` would give for the same value with this deadline.
+        :raises DecodeError: As :meth:`decode`, but not for what is wrong inside the value.
+        """
+        envelope = self._open(state_key, data)
+        return self._seal(state_key, envelope.codec, envelope.payload, deadline)
 
     def _open(self, state_key: str | bytes, data: bytes) -> Envelope:
         try:

@@ -7,7 +7,7 @@ offset   bytes                 holds
 1        1                     codec in the low four bits, flags in the high four
 2        4                     CRC-32, little-endian, of bytes 0-1, the state key, bytes 6 to end
 6        1 + its length        encryption key ID, after its length; only with flag ``KEY_ID``
-then     6                     deadline, milliseconds since 1970, big-endian; only with ``DEADLINE``
+then     6                     deadline, ms of the flow's time, big-endian; only with ``DEADLINE``
 then     1 + its length        signing key ID, after its length; only with flag ``SIGNED``
 then     to the end, or the    payload; with ``COMPRESSED`` as :mod:`.compression` has it, inside
          signature             the encryption; with ``KEY_ID`` a nonce of 12 bytes, the AES-GCM
@@ -34,11 +34,11 @@ __all__ = [
     "MSGPACK_TUPLE",
     "OVERHEAD",
     "PICKLE",
+    "PLAIN_STARTS",
     "SIGNATURE_BYTES",
-    "TUPLE_HEAD",
-    "VALUE_HEAD",
     "Envelope",
     "close_envelope",
+    "deadline_of",
     "head_of",
     "is_protected",
     "is_sound",
@@ -70,11 +70,14 @@ SIGNATURE_BYTES = 32
 """Bytes that a signature takes at the end of an envelope."""
 
 _HEADS = tuple(bytes([_MAGIC | _VERSION, kind]) for kind in range(256))
-VALUE_HEAD = _HEADS[MSGPACK]
-"""How most envelopes begin: this version, one msgpack value, no fields."""
-TUPLE_HEAD = _HEADS[MSGPACK_TUPLE]
-"""How the envelope of a tuple begins, as :data:`VALUE_HEAD`."""
 _HEAD_SUMS = tuple(crc32(head) for head in _HEADS)
+PLAIN_STARTS = {
+    _HEADS[codec | flag]: (codec, OVERHEAD + size)
+    for codec in (MSGPACK, MSGPACK_TUPLE)
+    for flag, size in ((0, 0), (_DEADLINE, _DEADLINE_BYTES))
+}
+"""How most envelopes begin, in two bytes, to codec and where the payload starts: this version, a
+msgpack value, no field or a deadline only."""
 
 
 class Envelope(NamedTuple):
@@ -83,7 +86,8 @@ class Envelope(NamedTuple):
     :arg codec: How the payload became bytes.
     :arg payload: The encoded state.
     :arg key_id: Which key the payload is encrypted with; empty for none.
-    :arg deadline: When the state expires, milliseconds since 1970, or ``None``.
+    :arg deadline: When the state expires, milliseconds of the flow's time (the server's clock since
+        1970, less what the flow was down), or ``None``.
     :arg compressed: Whether the payload was compressed, before it was encrypted.
     :arg signer: Which key the envelope is signed with; empty for none.
     :arg signature: By that key.
@@ -103,12 +107,18 @@ def key_bytes(state_key: str | bytes) -> bytes:
     return state_key if isinstance(state_key, bytes) else state_key.encode()
 
 
-def seal_plain(state_key: str | bytes, codec: int, payload: bytes) -> bytes:
-    """Make the bytes that Redis holds for one state, without any field; arguments as :func:`seal`.
+def seal_plain(
+    state_key: str | bytes, codec: int, payload: bytes, deadline: int | None = None
+) -> bytes:
+    """Make the bytes that Redis holds for one state, without key ID; arguments as :func:`seal`.
 
     :returns: The same bytes as :func:`seal`, sooner.
+    :raises OverflowError: As :func:`seal`.
     """
     key = state_key if isinstance(state_key, bytes) else state_key.encode()
+    if deadline is not None:
+        codec |= _DEADLINE
+        payload = deadline.to_bytes(_DEADLINE_BYTES, "big") + payload
     check_sum = crc32(payload, crc32(key, _HEAD_SUMS[codec]))
     return _HEADS[codec] + check_sum.to_bytes(4, "little") + payload
 
@@ -190,6 +200,22 @@ def open_envelope(state_key: str | bytes, data: bytes) -> Envelope:
     if kind in _CODECS:
         return Envelope(kind, body)
     return _open_fields(state_key, kind, body)
+
+
+def deadline_of(data: bytes) -> int | None:
+    """Read the deadline of an envelope that something else checks.
+
+    :arg data: From :func:`seal` or :func:`close_envelope`.
+    :returns: Milliseconds of the flow's time, or ``None`` where it has none, also where it is no
+        envelope of this version or ends too soon.
+    """
+    if data[:1] != _HEADS[0][:1] or not data[1:2] or not data[1] & _DEADLINE:
+        return None
+    start = OVERHEAD
+    if data[1] & _KEY_ID and len(data) > OVERHEAD:
+        start += 1 + data[OVERHEAD]
+    field = data[start : start + _DEADLINE_BYTES]
+    return int.from_bytes(field, "big") if len(field) == _DEADLINE_BYTES else None
 
 
 def is_sound(state_key: bytes, data: bytes) -> bool:

@@ -12,9 +12,11 @@ from bytewax_redis_state.codec.envelope import (
     PICKLE,
     Envelope,
     close_envelope,
+    deadline_of,
     head_of,
     open_envelope,
     seal,
+    seal_plain,
 )
 from bytewax_redis_state.errors import DecodeError
 
@@ -32,6 +34,35 @@ def with_start(start, state_key, body=b"\x05"):
 def test_what_is_sealed_comes_back(state_key, codec, payload, key_id, deadline):
     data = seal(state_key, codec, payload, key_id=key_id, deadline=deadline)
     assert open_envelope(state_key, data) == Envelope(codec, payload, key_id, deadline)
+
+
+@given(st.text() | st.binary(), CODECS, st.binary(), DEADLINES)
+def test_the_fast_way_gives_the_same_bytes(state_key, codec, payload, deadline):
+    data = seal(state_key, codec, payload, deadline=deadline)
+    assert seal_plain(state_key, codec, payload, deadline) == data
+
+
+@given(CODECS, st.binary(), st.binary(max_size=255), DEADLINES, st.booleans(), st.binary())
+def test_the_deadline_is_read_beside_any_other_field(
+    codec, payload, key_id, deadline, compressed, signer
+):
+    fields = {"key_id": key_id, "deadline": deadline, "signer": signer[:255]}
+    content = head_of(codec, compressed=compressed, **fields) + payload
+    assert deadline_of(close_envelope("k", content)) == deadline
+
+
+@given(st.binary(max_size=40), st.booleans())
+def test_a_deadline_is_read_from_any_bytes_without_an_error(data, start):
+    found = deadline_of(b"\xb1" + data if start else data)
+    assert found is None or 0 <= found < 2**48
+
+
+@pytest.mark.parametrize("key_id", [b"", b"k1"])
+def test_half_a_deadline_is_none(key_id):
+    data = seal("k", MSGPACK, b"", key_id=key_id, deadline=7)
+    for length in range(len(data)):
+        assert deadline_of(data[:length]) is None
+    assert deadline_of(b"\xb2" + data[1:]) is None
 
 
 @pytest.mark.parametrize(
@@ -147,8 +178,9 @@ def test_random_bytes_never_escape_as_another_error():
 
 @pytest.mark.parametrize("deadline", [-1, 2**48])
 def test_a_deadline_out_of_range_is_refused(deadline):
-    with pytest.raises(OverflowError):
-        seal("user42", MSGPACK, b"", deadline=deadline)
+    for make in (seal, seal_plain):
+        with pytest.raises(OverflowError):
+            make("user42", MSGPACK, b"", deadline=deadline)
 
 
 def test_a_key_id_too_long_is_refused():

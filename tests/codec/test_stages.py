@@ -12,7 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytewax_redis_state.codec import Codec
-from bytewax_redis_state.codec.envelope import OVERHEAD, close_envelope, open_envelope
+from bytewax_redis_state.codec.envelope import (
+    OVERHEAD,
+    close_envelope,
+    deadline_of,
+    open_envelope,
+)
 from bytewax_redis_state.errors import DecodeError
 
 PLACE = {"namespace": "bytewax", "flow_id": "orders", "step": "sum"}
@@ -54,6 +59,40 @@ def test_a_value_comes_back_through_every_set_of_stages(codec, key, value):
 def test_resealing_keeps_the_value(source, target, value):
     data = source.reseal("k", source.encode("k", value), target)
     assert repr(target.decode("k", data)) == repr(value)
+
+
+DEADLINES = st.none() | st.integers(0, 2**48 - 1)
+
+
+@given(st.sampled_from(CODECS), TEXTS, VALUES, DEADLINES, DEADLINES)
+def test_a_deadline_comes_with_the_value_and_can_be_another_one(codec, key, value, first, second):
+    data = codec.encode(key, value, first)
+    again = codec.reseal_until(key, data, second)
+    for found, deadline in ((data, first), (again, second)):
+        assert deadline_of(found) == open_envelope(key, found).deadline == deadline
+        assert repr(codec.decode(key, found)) == repr(value)
+        assert repr(dict(codec.decode_all({key: found}))) == repr({key: value})
+
+
+@pytest.mark.parametrize("value", [5, (5,), {"a": {5}}, {...}])
+def test_resealed_with_a_deadline_is_as_encoded_with_it(value):
+    plain = Codec().bind(**PLACE)
+    for first, second in ((None, 7), (7, 8), (7, None)):
+        data = plain.encode("k", value, first)
+        assert plain.reseal_until("k", data, second) == plain.encode("k", value, second)
+
+
+@pytest.mark.parametrize("length", range(12))
+def test_a_value_that_ends_inside_its_deadline_is_refused(length):
+    data = Codec().bind(**PLACE).encode("k", 5, deadline=7)[:length]
+    cut = close_envelope("k", data[:2] + data[OVERHEAD:]) if length > OVERHEAD else data
+    for codec in (EVERYTHING, Codec().bind(**PLACE)):
+        with pytest.raises(DecodeError, match="'k'"):
+            codec.decode("k", cut)
+        with pytest.raises(DecodeError, match="'k'"):
+            codec.reseal_until("k", cut, None)
+        with pytest.raises(DecodeError, match="'k'"):
+            list(codec.decode_all({"k": cut}))
 
 
 @given(st.sampled_from(COMBINATIONS), st.sampled_from(COMBINATIONS), VALUES)
