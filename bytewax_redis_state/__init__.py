@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         StateBackend,
     )
     from bytewax_redis_state.config import RedisConfig, RedisConfigBuilder
+    from bytewax_redis_state.dataflow.retention import retain
     from bytewax_redis_state.dataflow.rewrite import shard_stateful_steps
     from bytewax_redis_state.recovery.redis_recovery import RedisRecovery
 
@@ -27,6 +28,7 @@ __all__ = [
     "RedisStateBackend",
     "RedisStats",
     "StateBackend",
+    "retain",
     "shard_stateful_steps",
 ]
 
@@ -38,6 +40,7 @@ _HOMES = {
     "RedisStateBackend": "bytewax_redis_state.backend",
     "RedisStats": "bytewax_redis_state.backend",
     "StateBackend": "bytewax_redis_state.backend",
+    "retain": "bytewax_redis_state.dataflow.retention",
     "shard_stateful_steps": "bytewax_redis_state.dataflow.rewrite",
 }
 

@@ -7,14 +7,16 @@ rest is shared. Invariant: the given flow stays as it is, and every stream keeps
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, ClassVar
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow, Operator, SinglePort, _CoreOperator
 
 from bytewax_redis_state.codec import Codec, StateCodec
+from bytewax_redis_state.dataflow.deadlines import Lifetime, wall_clock
 from bytewax_redis_state.dataflow.ends import unwatched_ends
 from bytewax_redis_state.dataflow.route import router, unroute
 from bytewax_redis_state.dataflow.shard import ShardBuilder
@@ -58,6 +60,7 @@ class _Rewrite:
     namespace: str
     names: Mapping[str, str]
     ends: Mapping[str, str]
+    lifetimes: Mapping[str, Lifetime]
 
     def substeps(self, steps: Iterable[Operator]) -> list[Operator]:
         return [new for step in steps for new in self.step(step)]
@@ -85,7 +88,8 @@ class _Rewrite:
     def sharded(self, step: Any) -> _ShardedStep:
         """Put route, shards and unroute in the place of a keyed step."""
         step_id = step.step_id
-        builder = ShardBuilder(step_id, step.builder, self.codec_of(step))
+        codec, lifetime = self.codec_of(step), self.lifetimes.get(step_id)
+        builder = ShardBuilder(step_id, step.builder, codec, lifetime)
         route = _mapped(f"{step_id}.route", step.up.stream_id, router(self.shards, self.workers))
         shards = _keyed(engine_id_of(step_id, "keyed"), route.down.stream_id, builder)
         unrouted = _mapped(
@@ -147,6 +151,8 @@ def shard_stateful_steps(
     codec: Codec | None = None,
     namespace: str = "bytewax",
     names: Mapping[str, str] | None = None,
+    retention: Mapping[str, timedelta] | None = None,
+    flow_time: Callable[[], int] = wall_clock,
 ) -> Dataflow:
     """Rewrite a flow so that its state goes through shards and comes out encoded.
 
@@ -163,6 +169,9 @@ def shard_stateful_steps(
     :arg namespace: Of the flow's keys; an encoded state is bound to it.
     :arg names: Full ID of each state-bearing step to its short name; by default as
         :func:`~bytewax_redis_state.dataflow.steps.state_steps` names them.
+    :arg retention: Full ID of each keyed step whose idle keys end, to how long they are kept, as
+        :func:`~bytewax_redis_state.dataflow.retention.lifetimes` gives it; by default none.
+    :arg flow_time: Tells the flow's time in milliseconds: the clock's, less all downtime.
     :returns: A new flow. One without any state comes back as it is.
     """
     if is_stateless(flow):
@@ -176,5 +185,8 @@ def shard_stateful_steps(
         namespace=namespace,
         names={**own_names, **(names or {})},
         ends=unwatched_ends(flow),
+        lifetimes={
+            step_id: Lifetime(kept, flow_time) for step_id, kept in (retention or {}).items()
+        },
     )
     return dataclasses.replace(flow, substeps=rewrite.substeps(flow.substeps), _scope=None)  # type: ignore[arg-type]

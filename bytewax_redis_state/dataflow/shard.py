@@ -2,13 +2,14 @@
 
 The engine pays calls across the language border, metrics and a recovery row per key; a shard pays
 them per batch. Invariant: each logic sees the calls that it would see in a stock step, in the same
-order, and each epoch's delta holds exactly the keys whose state may have changed in it.
+order, and each epoch's delta holds exactly the keys whose state may have changed in it. A key past
+its deadline is as one that was never there; one that owes anything has no deadline.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from threading import Lock
 from typing import Any
 
@@ -25,6 +26,8 @@ from bytewax.operators.windowing import _WindowLogic
 
 from bytewax_redis_state.codec import StateCodec
 from bytewax_redis_state.codec.delta import pack_delta, unpack_piece
+from bytewax_redis_state.codec.envelope import deadline_of
+from bytewax_redis_state.dataflow.deadlines import NEVER, Deadlines, Lifetime
 from bytewax_redis_state.dataflow.returns import checked_emit, checked_time
 from bytewax_redis_state.dataflow.route import Groups
 from bytewax_redis_state.dataflow.snapshots import snapshot_of
@@ -39,6 +42,11 @@ Items = list[tuple[str, Any]]
 
 _NOTHING: tuple[Any, ...] = ()
 _SLEEPERS = (_StatefulFlatMapLogic,)
+# In one activation all shards of a step may have keys to drop.
+_DROPS = 250
+_LONGEST_SLEEP = 24 * 3600 * 1000
+_SPARSE = 4  # a dict that has shrunk to a fraction of this keeps its room
+_SMALL = 64
 _NO_TIMES = (_StatefulFlatMapLogic, _FoldFinalLogic, _JoinLogic)
 
 
@@ -73,12 +81,24 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
     :arg step_id: Of the user's core step; errors name it.
     :arg builder: The user's.
     :arg codec: Of the step.
+    :arg lifetime: How long an idle key is kept; ``None`` for ever.
     """
 
-    def __init__(self, step_id: str, builder: Callable[[Any], Logic], codec: StateCodec) -> None:
+    def __init__(
+        self,
+        step_id: str,
+        builder: Callable[[Any], Logic],
+        codec: StateCodec,
+        lifetime: Lifetime | None = None,
+    ) -> None:
         self._step_id = step_id
         self._builder = builder
         self._codec = codec
+        self._lifetime = lifetime
+        self._deadlines = Deadlines()
+        self._mistimed: list[str] = []
+        self._restless = False
+        self._peak = _SMALL
         self._logics: dict[str, Logic] = {}
         self._asleep: dict[str, bytes] = {}
         self._timers = Timers()
@@ -89,10 +109,13 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
     def restore(self, states: Mapping[str, bytes]) -> None:
         """Take in restored keys, and build their logics if need be; they count as unchanged.
 
+        Only where the step has come to a lifetime, or lost it, the next delta holds them all.
+
         :arg states: State key to encoded state.
         :raises DecodeError: If a state can't be decoded.
         :raises BytewaxRuntimeError: If the user's builder fails.
         """
+        self._take_deadlines(states)
         for key, state in self._codec.decode_all(states):
             try:
                 logic = self._build(key, state)
@@ -105,6 +128,17 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
         if self._keep_time:
             self._awoken.update(states)
 
+    def _take_deadlines(self, states: Mapping[str, bytes]) -> None:
+        if self._lifetime is None:
+            self._mistimed += [k for k, data in states.items() if deadline_of(data) is not None]
+            return
+        for key, data in states.items():
+            deadline = deadline_of(data)
+            if deadline is None:
+                self._mistimed.append(key)
+            else:
+                self._deadlines.set(key, deadline)
+
     def on_batch(self, values: list[Groups]) -> tuple[Iterable[Items], bool]:
         """Run each key's logic once, on all its values.
 
@@ -113,6 +147,11 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
         :raises BytewaxRuntimeError: If a logic fails; names the user's step and the key.
         """
         groups = values[0] if len(values) == 1 else _merged(values)
+        if self._lifetime is not None and self._deadlines.soonest <= (now := self._lifetime.now()):
+            for key in groups:
+                # What was touched in this epoch gets another deadline when the epoch closes.
+                if self._deadlines.has_passed(key, now) and key not in self._dirty:
+                    self._expire(key)
         logics = self._logics
         items: Items = []
         key, doing = "", "StatefulBatchLogic.on_batch"
@@ -147,11 +186,16 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
         return ((items,) if items else _NOTHING), False
 
     def on_notify(self) -> tuple[Iterable[Items], bool]:
-        """Run the logics whose notification is due.
+        """Run the logics whose notification is due, and drop keys whose deadline has come.
 
         :returns: One list of items, or nothing.
         :raises BytewaxRuntimeError: If a logic fails; names the user's step and the key.
         """
+        self._restless = False
+        if self._lifetime is not None:
+            for key in self._deadlines.take(self._lifetime.now(), _DROPS):
+                if key not in self._dirty:
+                    self._expire(key)
         due = self._timers.pop_due(datetime.now(timezone.utc))
         items: Items = []
         for key in due:
@@ -176,7 +220,7 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
     def notify_at(self) -> datetime | None:
         """Ask the awoken keys' logics for their times.
 
-        :returns: The soonest time of all keys.
+        :returns: The soonest time of all keys, be it of a notification or to drop one.
         :raises BytewaxRuntimeError: If a logic fails; names the user's step and the key.
         """
         key = ""
@@ -190,7 +234,30 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
         except Exception as error:
             raise self._failure("StatefulBatchLogic.notify_at", key) from error
         self._awoken.clear()
-        return self._timers.next()
+        if self._mistimed:
+            self._retime()
+        soonest = self._timers.next()
+        if self._restless:
+            return datetime.now(timezone.utc)
+        if self._lifetime is None or self._deadlines.soonest is NEVER:
+            return soonest
+        drop_at = datetime.now(timezone.utc)
+        left = self._deadlines.soonest - self._lifetime.now()
+        if left > 0:
+            drop_at += timedelta(milliseconds=min(left, _LONGEST_SLEEP) + 1)
+        return drop_at if soonest is None else min(soonest, drop_at)
+
+    def _retime(self) -> None:
+        """Have restored keys written anew that lack a deadline, or have one and should not.
+
+        The engine asks for the snapshot of a shard that was awoken only, so this one has to be.
+        """
+        logics, timed = self._logics, self._lifetime is not None
+        for key in self._mistimed:
+            if not (timed and key in logics and self._owes(key, logics[key])):
+                self._dirty.add(key)
+        self._mistimed = []
+        self._restless = bool(self._dirty)
 
     def snapshot(self) -> bytes:
         """Encode what changed since the last call.
@@ -200,18 +267,52 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
         :raises BytewaxRuntimeError: If a logic's ``snapshot`` fails; names step and key.
         """
         changes: dict[str, bytes | None] = {}
-        encode, logics = self._codec.encode, self._logics
+        encode, logics, lifetime = self._codec.encode, self._logics, self._lifetime
+        until = lifetime.deadline() if lifetime is not None and self._dirty else None
         key = ""
         try:
             for key in self._dirty:
                 logic = logics.get(key)
-                changes[key] = None if logic is None else encode(key, snapshot_of(logic))
+                if logic is None:
+                    changes[key] = self._asleep_or_gone(key, until)
+                elif until is None:
+                    changes[key] = encode(key, snapshot_of(logic))
+                elif self._owes(key, logic):
+                    self._deadlines.drop(key)
+                    changes[key] = encode(key, snapshot_of(logic))
+                else:
+                    self._deadlines.set(key, until)
+                    changes[key] = encode(key, snapshot_of(logic), until)
         except CodecError:
             raise
         except Exception as error:
             raise self._failure("StatefulBatchLogic.snapshot", key) from error
         self._dirty.clear()
+        self._shrink()
         return pack_delta(changes)
+
+    def _owes(self, key: str, logic: Logic) -> bool:
+        """Tell whether something is still to come of a key by itself."""
+        return logic.owes if type(logic) is PatientWindow else key in self._timers
+
+    def _asleep_or_gone(self, key: str, until: int | None) -> bytes | None:
+        data = self._asleep.get(key)
+        if data is None:
+            return None
+        if until is not None:
+            self._deadlines.set(key, until)
+        self._asleep[key] = data = self._codec.reseal_until(key, data, until)
+        return data
+
+    def _shrink(self) -> None:
+        """Give room back after many keys have gone: a dict does so only when it is copied."""
+        keys = len(self._logics) + len(self._asleep)
+        if keys * _SPARSE < self._peak:
+            self._logics, self._asleep = dict(self._logics), dict(self._asleep)
+            self._deadlines.shrink()
+            self._peak = max(keys, _SMALL)
+        elif keys > self._peak:
+            self._peak = keys
 
     def _wake(self, key: str) -> Logic:
         data = self._asleep.pop(key, None)
@@ -243,6 +344,15 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
     def _discard(self, key: str) -> None:
         del self._logics[key]
         self._timers.drop(key)
+        self._deadlines.drop(key)
+
+    def _expire(self, key: str) -> None:
+        """Drop a key as if it had never been there; the delta says that it is gone."""
+        self._logics.pop(key, None)
+        self._asleep.pop(key, None)
+        self._timers.drop(key)
+        self._deadlines.drop(key)
+        self._dirty.add(key)
 
     def _failure(self, doing: str, key: str) -> BytewaxRuntimeError:
         return BytewaxRuntimeError(
@@ -286,12 +396,20 @@ class ShardBuilder:
     :arg step_id: Of the user's core step.
     :arg builder: The user's.
     :arg codec: Of the step.
+    :arg lifetime: How long an idle key is kept; ``None`` for ever.
     """
 
-    def __init__(self, step_id: str, builder: Callable[[Any], Logic], codec: StateCodec) -> None:
+    def __init__(
+        self,
+        step_id: str,
+        builder: Callable[[Any], Logic],
+        codec: StateCodec,
+        lifetime: Lifetime | None = None,
+    ) -> None:
         self._step_id = step_id
         self._builder = builder
         self._codec = codec
+        self._lifetime = lifetime
         self._held: dict[int, list[dict[str, bytes]]] = {}
         self._lock = Lock()
 
@@ -310,7 +428,7 @@ class ShardBuilder:
                     self._held.setdefault(piece.shard, []).append(piece.states)
                     return HeldPiece()
                 pieces = [*self._held.pop(piece.shard, []), piece.states]
-        shard = ShardLogic(self._step_id, self._builder, self._codec)
+        shard = ShardLogic(self._step_id, self._builder, self._codec, self._lifetime)
         for states in pieces:
             shard.restore(states)
         return shard

@@ -1,15 +1,18 @@
 """The notification times of one shard's keys.
 
 A heap with lazy deletion: moving a key's time later, which is what most logics do on every batch,
-touches only a dict. Invariant: a key that has a time has a heap entry at or before it.
+touches only a dict. Invariant: a key that has a time has a heap entry at or before it; and what
+was dropped takes no more room than what is left.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 __all__ = ["Timers"]
+
+_STALE = 16  # entries, beside as many as there are keys with a time
 
 
 class Timers:
@@ -19,6 +22,9 @@ class Timers:
         self._times: dict[str, datetime] = {}
         self._heap: list[tuple[datetime, str]] = []
         self._queued: dict[str, datetime] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._times
 
     def set(self, key: str, at: datetime) -> None:
         """Replace the time of a key."""
@@ -30,7 +36,8 @@ class Timers:
 
     def drop(self, key: str) -> None:
         """Forget the time of a key, if it has one."""
-        self._times.pop(key, None)
+        if self._times.pop(key, None) and len(self._heap) > 2 * len(self._times) + _STALE:
+            self._rebuild()
 
     def next(self) -> datetime | None:
         """Tell the soonest time of all keys."""
@@ -65,3 +72,9 @@ class Timers:
         else:
             self._queued[key] = later
             heappush(self._heap, (later, key))
+
+    def _rebuild(self) -> None:
+        self._times = dict(self._times)  # a copy is as large as it need be
+        self._queued = dict(self._times)
+        self._heap = [(at, key) for key, at in self._times.items()]
+        heapify(self._heap)

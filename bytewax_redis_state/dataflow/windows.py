@@ -58,6 +58,11 @@ class PatientWindow(StatefulBatchLogic[Any, Any, Any]):
         """Stand in for the window's method, which hides this one."""
         return self._logic.snapshot()
 
+    @property
+    def owes(self) -> bool:
+        """Whether a window is open or a value is queued: the key's state is still needed."""
+        return bool(self._logic.logics or self._logic.queue)
+
     def on_notify(self) -> tuple[Iterable[Any], bool]:
         """Close what can be closed; ``changed`` says whether the state is another one now."""
         return self._watched(self._logic.on_notify)
