@@ -16,6 +16,7 @@
     │   ├── PartitionMissingError    state of a source or sink partition no longer listed
     │   └── FormatError              written by a newer version, or with other settings
     ├── StateLostError         Redis lost writes that it had acknowledged
+    ├── StateExpiredError      a flow stood still for so long that Redis dropped keys
     ├── FencedError            another execution took the flow over
     ├── ReplicatorError        the replicator can't go on, or can't be kept alive
     ├── ScratchError           the scratch folder can't hold the outbox
@@ -64,6 +65,7 @@ __all__ = [
     "ServerUnavailableError",
     "ServerUnfitError",
     "StateError",
+    "StateExpiredError",
     "StateLostError",
     "StepMissingError",
     "UnknownOutcomeError",
@@ -144,6 +146,10 @@ class FormatError(FlowError):
 
 class StateLostError(StateError):
     """Redis lost writes that it had acknowledged."""
+
+
+class StateExpiredError(StateError):
+    """A flow stood still for longer than the downtime allowance, and Redis dropped keys."""
 
 
 class FencedError(StateError):

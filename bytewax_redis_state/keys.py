@@ -8,7 +8,7 @@ key                                                   type    holds
 ``<ns>:{<flow>}:lease:<process>``                     string  who runs this process (PX)
 ``<ns>:{<flow>/p<i>}:journal:<generation>``           stream  deltas of outbox partition i
 ``<ns>:{<flow>/p<i>}:progress:<generation>``          hash    how far partition i is
-``<ns>:{<flow>/s<j>}:state:<step>:<state key>``       string  the envelope of one state
+``<ns>:{<flow>/s<j>}:state:<step>:<state key>``       string  one envelope (PX)
 ``<ns>:{<flow>/s<j>}:applied:<step>``                 hash    how far a cell is folded
 ====================================================  ======  ============================
 

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from bytewax.dataflow import Dataflow
 from bytewax.run import _locate_dataflow, _prepare_import
 
 from bytewax_redis_state.cli.console import ConsoleReporter, print_error
+from bytewax_redis_state.config import parse_duration, parse_retention
 from bytewax_redis_state.errors import ConfigError, StateError
 from bytewax_redis_state.recovery.redis_recovery import RedisRecovery
 from bytewax_redis_state.recovery.session import EXIT_FAILED, EXIT_INTERRUPTED
@@ -29,11 +30,11 @@ from bytewax_redis_state.recovery.session import EXIT_FAILED, EXIT_INTERRUPTED
 __all__ = ["main", "parser"]
 
 
-def _seconds(text: str) -> timedelta:
+def _duration(text: str) -> timedelta:
     try:
-        return timedelta(seconds=float(text))
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds") from None
+        return parse_duration(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _rename(text: str) -> tuple[str, str]:
@@ -59,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "-s",
         "--snapshot-interval",
-        type=_seconds,
+        type=_duration,
         default=env("BYTEWAX_SNAPSHOT_INTERVAL"),
         metavar="SECONDS",
         help="length of an epoch: what a crash replays at most (default 10) "
@@ -86,7 +87,7 @@ def _add_state_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--checkpoint-interval",
-        type=_seconds,
+        type=_duration,
         default=env("BYTEWAX_REDIS_CHECKPOINT_INTERVAL") or "10",
         metavar="SECONDS",
         help="time between two checkpoints (default 10) [env: BYTEWAX_REDIS_CHECKPOINT_INTERVAL]",
@@ -137,8 +138,36 @@ def _add_state_options(group: argparse._ArgumentGroup) -> None:
         help="delete the state of a source or sink partition that is no longer listed",
     )
     group.add_argument(
+        "--retention",
+        action="append",
+        metavar="STEP=DURATION",
+        help="keep an idle key of a step this long, as in orders.sum=7d, or =forever; window steps "
+        "have one by themselves [env: BYTEWAX_REDIS_RETENTION, with commas]",
+    )
+    group.add_argument(
+        "--window-grace",
+        type=_duration,
+        metavar="DURATION",
+        help="keep an idle key of a window step this much longer than its window needs it "
+        "(default 24h) [env: BYTEWAX_REDIS_WINDOW_GRACE]",
+    )
+    group.add_argument(
+        "--downtime-allowance",
+        type=_duration,
+        metavar="DURATION",
+        help="how long the flow may stand still before Redis drops keys past their deadline "
+        "(default 7d) [env: BYTEWAX_REDIS_DOWNTIME_ALLOWANCE]",
+    )
+    group.add_argument(
+        "--on-expired",
+        choices=("continue", "fail"),
+        default="continue",
+        help="what to do where it stood still for longer and keys have gone (default continue); "
+        "fail writes nothing",
+    )
+    group.add_argument(
         "--join-timeout",
-        type=_seconds,
+        type=_duration,
         default="60",
         metavar="SECONDS",
         help="how long to wait for the other processes (default 60)",
@@ -259,7 +288,14 @@ def _run(args: argparse.Namespace) -> None:
     _refuse_stock_recovery()
     place = _place(args)
     _require_one_owner(args, place)
-    settings = {"scratch": args.scratch} if args.scratch else {}
+    given: dict[str, Any] = {
+        "scratch": args.scratch,
+        "retention": parse_retention(args.retention) if args.retention else None,
+        "window_grace": args.window_grace,
+        "downtime_allowance": args.downtime_allowance,
+    }
+    # What is not given, the settings read from the environment.
+    settings = {name: value for name, value in given.items() if value is not None}
     recovery = RedisRecovery(
         args.redis,
         reporter=ConsoleReporter(),
@@ -272,6 +308,7 @@ def _run(args: argparse.Namespace) -> None:
         rename_steps=dict(args.rename_step),
         drop_partitions=frozenset(args.drop_partition),
         join_timeout=args.join_timeout,
+        on_expired=args.on_expired,
         **settings,
     )
     recovery.run(

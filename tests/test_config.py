@@ -16,6 +16,7 @@ from bytewax_redis_state.config import (
     RecoverySettings,
     RedisConfig,
     RedisConfigBuilder,
+    parse_duration,
     redis_url_from_env,
 )
 from bytewax_redis_state.config.sources import READERS
@@ -121,6 +122,13 @@ def test_settings_are_frozen_and_named():
         ("checkpoint_interval", timedelta(0)),
         ("join_timeout", timedelta(0)),
         ("drain_timeout", 60),
+        ("downtime_allowance", timedelta(0)),
+        ("downtime_allowance", timedelta(days=40_000)),
+        ("window_grace", timedelta(-1)),
+        ("window_grace", 60),
+        ("on_expired", "ignore"),
+        ("retention", {"sum": timedelta(0)}),
+        ("retention", {"sum": "7d"}),
     ],
 )
 def test_a_setting_that_can_not_be_right_is_named(field, value):
@@ -143,6 +151,68 @@ def test_the_environment_says_where(monkeypatch, tmp_path):
     assert RecoverySettings(scratch="/elsewhere").scratch == Path("/elsewhere")
     monkeypatch.setenv("BYTEWAX_REDIS_URL", "")
     assert redis_url_from_env() is None
+
+
+def test_the_environment_says_how_long_state_is_kept(monkeypatch):
+    monkeypatch.setenv("BYTEWAX_REDIS_RETENTION", "orders.sum=7d, visits=forever")
+    monkeypatch.setenv("BYTEWAX_REDIS_WINDOW_GRACE", "2h")
+    monkeypatch.setenv("BYTEWAX_REDIS_DOWNTIME_ALLOWANCE", "90")
+    settings = RecoverySettings()
+    assert settings.retention == {"orders.sum": timedelta(days=7), "visits": None}
+    assert settings.window_grace == timedelta(hours=2)
+    assert settings.downtime_allowance == timedelta(seconds=90)
+    assert RecoverySettings(retention={}).retention == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("BYTEWAX_REDIS_RETENTION", "sum=7x", "'7x' is no duration"),
+        ("BYTEWAX_REDIS_RETENTION", "sum", "'sum' is not STEP=DURATION"),
+        ("BYTEWAX_REDIS_RETENTION", "sum=7d,sum=8d", "'sum' is given twice"),
+        ("BYTEWAX_REDIS_WINDOW_GRACE", "soon", "'soon' is no duration"),
+        ("BYTEWAX_REDIS_DOWNTIME_ALLOWANCE", "9" * 30 + "d", "longer than any duration"),
+    ],
+)
+def test_a_variable_of_retention_that_can_not_be_read_is_named(monkeypatch, name, text, said):
+    monkeypatch.setenv(name, text)
+    with pytest.raises(ConfigError, match=f"{name}: .*{said}") as caught:
+        RecoverySettings()
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("7d", 604_800),
+        ("1h30m", 5400),
+        ("2w", 1_209_600),
+        ("500ms", 0.5),
+        ("1.5s", 1.5),
+        ("0.25", 0.25),
+        ("10", 10),
+        (".5", 0.5),
+        ("0", 0),
+    ],
+)
+def test_a_duration_is_read(text, seconds):
+    assert parse_duration(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["", "d", "-1", "-1d", "7 d", "7dd", "1e3", "nan", "inf", "7D"])
+def test_what_is_no_duration_is_refused(text):
+    with pytest.raises(ConfigError, match="is no duration") as caught:
+        parse_duration(text)
+    assert "7d" in caught.value.hint
+
+
+@given(st.integers(0, 10**12))
+def test_a_duration_written_in_units_comes_back(milliseconds):
+    rest, parts = milliseconds, []
+    for unit, size in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)]:
+        number, rest = divmod(rest, size)
+        parts.append(f"{number}{unit}")
+    assert parse_duration("".join(parts)) == timedelta(milliseconds=milliseconds)
 
 
 def test_every_variable_is_in_the_help(monkeypatch):

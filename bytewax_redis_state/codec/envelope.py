@@ -30,6 +30,7 @@ from zlib import crc32
 from bytewax_redis_state.errors import DecodeError
 
 __all__ = [
+    "DEADLINE_WITHIN",
     "MSGPACK",
     "MSGPACK_TUPLE",
     "OVERHEAD",
@@ -68,6 +69,9 @@ _CODECS = (MSGPACK, MSGPACK_TUPLE, PICKLE)
 _DEADLINE_BYTES = 6
 SIGNATURE_BYTES = 32
 """Bytes that a signature takes at the end of an envelope."""
+
+DEADLINE_WITHIN = OVERHEAD + 1 + 255 + _DEADLINE_BYTES
+"""Bytes at the start of an envelope in which its deadline is, if it has one."""
 
 _HEADS = tuple(bytes([_MAGIC | _VERSION, kind]) for kind in range(256))
 _HEAD_SUMS = tuple(crc32(head) for head in _HEADS)
@@ -205,7 +209,7 @@ def open_envelope(state_key: str | bytes, data: bytes) -> Envelope:
 def deadline_of(data: bytes) -> int | None:
     """Read the deadline of an envelope that something else checks.
 
-    :arg data: From :func:`seal` or :func:`close_envelope`.
+    :arg data: From :func:`seal` or :func:`close_envelope`; its start will do.
     :returns: Milliseconds of the flow's time, or ``None`` where it has none, also where it is no
         envelope of this version or ends too soon.
     """

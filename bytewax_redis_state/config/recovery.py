@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from bytewax_redis_state.config.checks import check_durations
+from bytewax_redis_state.config.durations import parse_duration, parse_retention
 from bytewax_redis_state.errors import ConfigError
 
 __all__ = ["ENVIRONMENT", "RecoverySettings", "redis_url_from_env"]
+
+_MILLISECOND = timedelta(milliseconds=1)
+_DAY = timedelta(days=1)
+_CENTURY = timedelta(days=36525)
 
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
@@ -21,6 +28,9 @@ ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "BYTEWAX_REDIS_NAMESPACE": "prefix of all keys, as --namespace",
         "BYTEWAX_REDIS_CHECKPOINT_INTERVAL": "seconds, as --checkpoint-interval",
         "BYTEWAX_REDIS_SCRATCH": "folder for outboxes, as --scratch",
+        "BYTEWAX_REDIS_RETENTION": "STEP=7d,STEP=forever, as --retention",
+        "BYTEWAX_REDIS_WINDOW_GRACE": "a duration, as --window-grace",
+        "BYTEWAX_REDIS_DOWNTIME_ALLOWANCE": "a duration, as --downtime-allowance",
     }
 )
 """The environment variables of this package, and what each stands for."""
@@ -38,6 +48,26 @@ def _default_scratch() -> Path:
     return Path(os.environ.get("BYTEWAX_REDIS_SCRATCH") or tempfile.gettempdir())
 
 
+def _retention_from_env() -> dict[str, timedelta | None]:
+    listed = os.environ.get("BYTEWAX_REDIS_RETENTION") or ""
+    with _named("BYTEWAX_REDIS_RETENTION"):
+        return parse_retention(part.strip() for part in listed.split(",") if part.strip())
+
+
+def _duration_from_env(name: str, otherwise: timedelta) -> timedelta:
+    text = os.environ.get(name)
+    with _named(name):
+        return parse_duration(text) if text else otherwise
+
+
+@contextmanager
+def _named(variable: str) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{variable}: {error.message}", error.hint) from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class RecoverySettings:
     """Say how a flow's state is kept.
@@ -53,6 +83,16 @@ class RecoverySettings:
     :arg drop_partitions: ``step:partition`` of sources and sinks whose state is to be deleted.
     :arg join_timeout: How long to wait for the other processes of the cluster.
     :arg drain_timeout: How long the replicator may go on shipping after the dataflow has ended.
+    :arg retention: Step, as you name it, to how long an idle key of it is kept; ``None`` for ever.
+        Goes before what a step has by itself, and before :func:`.retain` in the flow. Without it,
+        ``BYTEWAX_REDIS_RETENTION`` counts.
+    :arg window_grace: How much longer than its window needs it a window step keeps an idle key.
+        Without it, ``BYTEWAX_REDIS_WINDOW_GRACE`` counts.
+    :arg downtime_allowance: How long a flow may stand still without losing a key that still had
+        time to live: Redis drops a key this long after its deadline. Without it,
+        ``BYTEWAX_REDIS_DOWNTIME_ALLOWANCE`` counts.
+    :arg on_expired: Whether to ``"continue"`` or to ``"fail"`` where a flow stood still for longer,
+        and Redis has dropped keys past their deadlines; to fail writes nothing.
     :raises ConfigError: If a value can't be right; names the field and the value.
     """
 
@@ -67,6 +107,14 @@ class RecoverySettings:
     drop_partitions: frozenset[str] = frozenset()
     join_timeout: timedelta = timedelta(seconds=60)
     drain_timeout: timedelta = timedelta(seconds=60)
+    retention: Mapping[str, timedelta | None] = field(default_factory=_retention_from_env)
+    window_grace: timedelta = field(
+        default_factory=lambda: _duration_from_env("BYTEWAX_REDIS_WINDOW_GRACE", _DAY)
+    )
+    downtime_allowance: timedelta = field(
+        default_factory=lambda: _duration_from_env("BYTEWAX_REDIS_DOWNTIME_ALLOWANCE", 7 * _DAY)
+    )
+    on_expired: Literal["continue", "fail"] = "continue"
 
     def __post_init__(self) -> None:
         if not self.namespace or not self.namespace.isprintable():
@@ -77,7 +125,9 @@ class RecoverySettings:
             checkpoint_interval=self.checkpoint_interval,
             join_timeout=self.join_timeout,
             drain_timeout=self.drain_timeout,
+            downtime_allowance=self.downtime_allowance,
         )
+        self._check_retention()
         both = self.drop_steps & self.rename_steps.keys()
         if both:
             raise ConfigError(
@@ -89,3 +139,22 @@ class RecoverySettings:
                 "give each step a name of its own",
             )
         object.__setattr__(self, "scratch", Path(self.scratch))
+
+    def _check_retention(self) -> None:
+        if not isinstance(self.window_grace, timedelta) or self.window_grace < timedelta(0):
+            raise ConfigError(
+                f"window_grace is {self.window_grace!r}", "give a timedelta of zero or more"
+            )
+        if self.downtime_allowance > _CENTURY:
+            raise ConfigError(
+                f"downtime_allowance is {self.downtime_allowance!r}",
+                "give a timedelta of at most 100 years",
+            )
+        if self.on_expired not in ("continue", "fail"):
+            raise ConfigError(f"on_expired is {self.on_expired!r}", "give 'continue' or 'fail'")
+        for step, kept in self.retention.items():
+            if kept is not None and (not isinstance(kept, timedelta) or kept < _MILLISECOND):
+                raise ConfigError(
+                    f"the retention of step {step!r} is {kept!r}",
+                    "give a timedelta of a millisecond or more, or None for ever",
+                )

@@ -11,7 +11,7 @@ mark in the cell knows that a fold of more than one chunk is under way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -20,20 +20,16 @@ import redis
 from bytewax_redis_state.codec.delta import unpack_delta
 from bytewax_redis_state.errors import FencedError, StateLostError
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.recovery.journal import Cell, Journal
+from bytewax_redis_state.recovery.cells import LOST_HINT, Cell
+from bytewax_redis_state.recovery.journal import Journal
 from bytewax_redis_state.scripts import Scripts
 
-__all__ = ["Folder", "cells_of"]
+__all__ = ["Folder"]
 
 _CHUNK_KEYS = 1000
 _CHUNK_BYTES = 1024 * 1024
 _ROUND_BYTES = 64 * 1024 * 1024
 _PIPELINE_CHUNKS = 16
-
-
-def cells_of(steps: Iterable[str], shards: int) -> list[Cell]:
-    """List every cell of a flow."""
-    return [Cell(step, shard) for step in steps for shard in range(shards)]
 
 
 @dataclass
@@ -62,6 +58,8 @@ class Folder:
     :arg generation: The generation that the cells are fenced for.
     :arg partition: Whose journal it is.
     :arg cells: Every cell of the flow: unchanged ones move too.
+    :arg timed: Short names of the steps that have a retention.
+    :arg offset: What is added to a deadline to get the time at which Redis drops the key, in ms.
     """
 
     def __init__(
@@ -73,6 +71,9 @@ class Folder:
         generation: int,
         partition: int,
         cells: Iterable[Cell],
+        *,
+        timed: Collection[str] = (),
+        offset: int = 0,
     ) -> None:
         self._client = client
         self._scripts = scripts
@@ -81,6 +82,8 @@ class Folder:
         self._generation = generation
         self._partition = partition
         self._cells = tuple(cells)
+        self._timed = frozenset(timed)
+        self._offset = offset
 
     def fold(self, journal: Journal, from_epoch: int, to_epoch: int) -> int:
         """Apply the epochs after ``from_epoch`` up to ``to_epoch`` to every cell.
@@ -134,6 +137,7 @@ class Folder:
                     from_epoch,
                     to_epoch,
                     last=chunk.last,
+                    offset=self._offset if chunk.cell.step in self._timed else None,
                     values=[value for _, value in chunk.sets],
                     on=pipe,
                 )
@@ -156,10 +160,7 @@ class Folder:
                 found = f"is of another life of the flow ({verdict[1].decode()})"
             case _:
                 found = "is missing"
-        raise StateLostError(
-            f"shard {cell.shard} of step {cell.step!r} {found}",
-            "Redis lost acknowledged writes; restore it from a backup",
-        )
+        raise StateLostError(f"shard {cell.shard} of step {cell.step!r} {found}", LOST_HINT)
 
 
 def _chunks(cell: Cell, changes: dict[str, bytes | None]) -> Iterator[_Chunk]:

@@ -16,7 +16,8 @@ from bytewax_redis_state.errors import (
     StateError,
     StateLostError,
 )
-from bytewax_redis_state.recovery.checkpoint import Folder, cells_of
+from bytewax_redis_state.recovery.cells import cells_of
+from bytewax_redis_state.recovery.checkpoint import Folder
 from bytewax_redis_state.recovery.setup import Line, Setup
 from bytewax_redis_state.recovery.takeover import sweep
 from bytewax_redis_state.server.translation import translated
@@ -45,6 +46,8 @@ class Checkpointer:
             setup.generation,
             setup.partition,
             cells_of(sorted(steps), setup.shards),
+            timed=setup.timed,
+            offset=setup.offset,
         )
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)

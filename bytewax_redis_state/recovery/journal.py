@@ -16,29 +16,12 @@ import redis
 
 from bytewax_redis_state.errors import FencedError, StateLostError
 from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.recovery.cells import Cell
 from bytewax_redis_state.scripts import Scripts
 
-__all__ = ["Cell", "Entry", "Fence", "Journal", "JournalMovedError"]
+__all__ = ["Entry", "Fence", "Journal", "JournalMovedError"]
 
 _PAGE = 256  # entries per XRANGE; an entry holds a whole cell's delta
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One (step, shard)."""
-
-    step: str
-    shard: int
-
-    def to_bytes(self) -> bytes:
-        """Give the form that the journal holds."""
-        return b"%d:%b" % (self.shard, self.step.encode())
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Cell:
-        """Read the form that the journal holds."""
-        shard, _, step = data.partition(b":")
-        return cls(step.decode(), int(shard))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +40,7 @@ class Fence:
 
     :arg epoch: Everything below it is in the journal.
     :arg trimmed: The journal holds nothing below it.
-    :arg time: Redis's time of the last commit, seconds since 1970.
+    :arg time: Redis's time of the last commit, milliseconds since 1970.
     """
 
     epoch: int

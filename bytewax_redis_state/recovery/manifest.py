@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from bytewax_redis_state.errors import StateLostError
 
@@ -40,6 +40,12 @@ class Manifest:
     :arg steps: Short step name to what it stands for; a name once given stays.
     :arg parts: Short name of each source and sink to the partitions it has listed.
     :arg versions: Library versions of the writer, for people.
+    :arg retention: Short name of each step whose idle keys end, to how long they are kept, in
+        milliseconds.
+    :arg downtime: How long the flow has stood still in all, in milliseconds: what Redis's clock is
+        ahead of the flow's time.
+    :arg allowance: How long Redis keeps a key beyond its deadline, in milliseconds of downtime.
+    :arg time: Redis's time when it was written, in milliseconds since 1970.
     """
 
     incarnation: str
@@ -52,6 +58,15 @@ class Manifest:
     steps: Mapping[str, StepEntry] = field(default_factory=dict)
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    retention: Mapping[str, int] = field(default_factory=dict)
+    downtime: int = 0
+    allowance: int = 0
+    time: int = field(default=0, compare=False)
+
+    @property
+    def offset(self) -> int:
+        """What is added to a deadline to get the time at which Redis drops the key."""
+        return self.downtime + self.allowance
 
     @property
     def names(self) -> dict[str, str]:
@@ -59,7 +74,7 @@ class Manifest:
         return {entry.step_id: name for name, entry in self.steps.items()}
 
     def to_fields(self) -> dict[str, str]:
-        """Give the hash fields that Redis holds, without incarnation and generation."""
+        """Give the hash fields that Redis holds, without incarnation, generation and time."""
         steps = {name: [entry.step_id, entry.kind] for name, entry in self.steps.items()}
         return {
             "partitions": str(self.partitions),
@@ -70,6 +85,9 @@ class Manifest:
             "steps": json.dumps(steps),
             "parts": json.dumps({name: list(parts) for name, parts in self.parts.items()}),
             "versions": json.dumps(dict(self.versions)),
+            "retention": json.dumps(dict(self.retention)),
+            "downtime": str(self.downtime),
+            "allowance": str(self.allowance),
         }
 
     @classmethod
@@ -104,12 +122,8 @@ class Manifest:
             steps={n: StepEntry(*entry) for n, entry in json.loads(text["steps"]).items()},
             parts={n: tuple(parts) for n, parts in json.loads(text["parts"]).items()},
             versions=json.loads(text["versions"]),
-        )
-
-    def without_step(self, name: str) -> Manifest:
-        """Give the manifest without a step."""
-        return replace(
-            self,
-            steps={n: e for n, e in self.steps.items() if n != name},
-            parts={n: p for n, p in self.parts.items() if n != name},
+            retention=dict(json.loads(text["retention"])),
+            downtime=int(text["downtime"]),
+            allowance=int(text["allowance"]),
+            time=int(text["time"]),
         )

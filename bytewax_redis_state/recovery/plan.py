@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from types import MappingProxyType
 from typing import Protocol
 
 from bytewax_redis_state.config import RecoverySettings
@@ -14,6 +16,8 @@ from bytewax_redis_state.errors import ConfigError, FormatError, StepMissingErro
 from bytewax_redis_state.recovery.manifest import FORMAT, Manifest, StepEntry
 
 __all__ = ["FlowStep", "StartPlan", "plan_start"]
+
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 class FlowStep(Protocol):
@@ -42,6 +46,9 @@ class StartPlan:
     :arg parts: Partitions that each source and sink lists now.
     :arg gone: ``(short name, partition)`` once listed and not listed now.
     :arg drop_partitions: Those of ``gone`` whose state is to be deleted.
+    :arg retention: Short name of each step whose idle keys end, to how long they are kept, in
+        milliseconds.
+    :arg allowance: How long Redis keeps a key beyond its deadline, in milliseconds of downtime.
     """
 
     steps: Mapping[str, StepEntry]
@@ -50,6 +57,8 @@ class StartPlan:
     parts: Mapping[str, tuple[str, ...]]
     gone: tuple[tuple[str, str], ...]
     drop_partitions: frozenset[tuple[str, str]]
+    retention: Mapping[str, int]
+    allowance: int
 
     @property
     def names(self) -> dict[str, str]:
@@ -62,6 +71,7 @@ def plan_start(
     steps: Sequence[FlowStep],
     parts: Mapping[str, Iterable[str]],
     settings: RecoverySettings,
+    lifetimes: Mapping[str, timedelta] = MappingProxyType({}),
 ) -> StartPlan:
     """Fit a flow to what Redis holds of it.
 
@@ -69,6 +79,7 @@ def plan_start(
     :arg steps: Steps of the flow that bear state.
     :arg parts: Natural short name of each source and sink to the partitions it lists.
     :arg settings: Drops and renames are heeded.
+    :arg lifetimes: Full ID of each step whose idle keys end, to how long they are kept.
     :returns: The plan.
     :raises FormatError: If a newer version wrote the flow, or the number of shards differs.
     :raises StepMissingError: If a step with state is neither in the flow, dropped nor renamed.
@@ -98,6 +109,12 @@ def plan_start(
         parts=listed,
         gone=gone_parts,
         drop_partitions=_partition_drops(gone_parts, settings),
+        retention={
+            name: lifetimes[step.step_id] // _MILLISECOND
+            for name, step in taken.items()
+            if step.step_id in lifetimes
+        },
+        allowance=settings.downtime_allowance // _MILLISECOND,
     )
 
 

@@ -31,9 +31,10 @@ from bytewax_redis_state.errors import (
     StateLostError,
 )
 from bytewax_redis_state.keys import shard_of
+from bytewax_redis_state.recovery.cells import Cell
 from bytewax_redis_state.recovery.checkpointer import Checkpointer
 from bytewax_redis_state.recovery.cluster import read_manifest
-from bytewax_redis_state.recovery.journal import Cell, Entry, JournalMovedError
+from bytewax_redis_state.recovery.journal import Entry, JournalMovedError
 from bytewax_redis_state.recovery.lease import Lease, LeaseHolder
 from bytewax_redis_state.recovery.members import MemberWatch
 from bytewax_redis_state.recovery.outbox import Outbox, OutboxRow, Stamp

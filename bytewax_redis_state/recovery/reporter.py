@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from bytewax_redis_state.errors import StateError
@@ -65,9 +65,12 @@ class Resumed:
     :arg keys: Short step name to number of state keys restored by this process.
     :arg seconds: How long the resume took, from the claim of the lease on.
     :arg generation: Number of the start.
+    :arg expired: Short step name to number of state keys that this process missed because Redis
+        had dropped them past their deadlines.
     """
 
     epoch: int
     keys: Mapping[str, int]
     seconds: float
     generation: int
+    expired: Mapping[str, int] = field(default_factory=dict)

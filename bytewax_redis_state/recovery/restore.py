@@ -4,12 +4,13 @@ One SCAN finds the keys of all cells, pipelined MGETs grouped by hash tag read t
 becomes one row (or several pieces far below SQLite's limit for a row).
 
 Invariant: what is restored is whole, or the start stops: each cell must stand at the manifest's
-resume epoch and hold as many keys as it says.
+resume epoch and hold as many keys as it says, but for those that Redis dropped past their
+deadlines.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from typing import NoReturn, cast
 import redis
 
 from bytewax_redis_state.codec.delta import pack_piece
-from bytewax_redis_state.codec.envelope import is_sound, open_envelope
+from bytewax_redis_state.codec.envelope import deadline_of, is_sound, open_envelope
 from bytewax_redis_state.dataflow.placement import piece_name, shard_name
 from bytewax_redis_state.errors import DecodeError, StateLostError
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.recovery.journal import Cell
+from bytewax_redis_state.recovery.cells import Cell, CellMark
+from bytewax_redis_state.recovery.expiry import read_marks
 from bytewax_redis_state.recovery.manifest import Manifest
+from bytewax_redis_state.server.client import server_time
 
 __all__ = ["RestoredRow", "Restorer"]
 
@@ -60,6 +63,9 @@ class Restorer:
     piece_bytes: int = _PIECE_BYTES
 
     def __post_init__(self) -> None:
+        self._marks: dict[Cell, CellMark] = {}
+        self._dated: dict[Cell, Counter[int]] = {}
+        self.gone: dict[Cell, dict[int, int]] = {}
         self._cells: dict[Cell, dict[str, bytes]] = {
             Cell(step, shard): {} for step in self.manifest.steps for shard in self.shards
         }
@@ -68,49 +74,71 @@ class Restorer:
         }
 
     def read(self) -> dict[str, int]:
-        """Read everything, and check that it is whole.
+        """Read everything, and check that it is whole; ``gone`` says then what has expired.
 
         :returns: Short step name to number of state keys.
         :raises StateLostError: If a cell is gone, of another generation, or lacks keys.
         :raises DecodeError: If a value fails its check; names the key.
         """
-        counts = self._live_counts()
-        total = sum(counts.values())
+        self._marks = read_marks(self.client, self.keys, self.manifest, self.shards)
+        for cell, mark in self._marks.items():
+            self._require_place(cell, mark)
+        self._dated = {
+            cell: Counter() for cell, mark in self._marks.items() if mark.slack is not None
+        }
+        total = sum(mark.count for mark in self._marks.values())
         if total:
             self._read_keys(total)
-        for cell, count in counts.items():
-            if len(self._cells[cell]) != count:
-                raise StateLostError(
-                    f"shard {cell.shard} of step {cell.step!r} has {len(self._cells[cell])} keys "
-                    f"in Redis, {count} were written",
-                    _LOST_HINT,
-                )
+        now = server_time(self.client)
         per_step: dict[str, int] = dict.fromkeys(self.manifest.steps, 0)
-        for cell, count in counts.items():
-            per_step[cell.step] += count
+        for cell, mark in self._marks.items():
+            gone = self._gone(cell, mark, now)
+            if gone:
+                self.gone[cell] = gone
+            per_step[cell.step] += len(self._cells[cell])
         return per_step
 
-    def _live_counts(self) -> dict[Cell, int]:
-        wanted = (
-            self.manifest.incarnation.encode(),
-            str(self.manifest.generation).encode(),
-            str(self.manifest.resume_epoch - 1).encode(),
+    def _require_place(self, cell: Cell, mark: CellMark) -> None:
+        manifest = self.manifest
+        if (mark.generation, mark.epoch) != (manifest.generation, manifest.resume_epoch - 1):
+            raise StateLostError(
+                f"shard {cell.shard} of step {cell.step!r} does not stand at generation "
+                f"{manifest.generation}, epoch {manifest.resume_epoch - 1}",
+                "another start overtook this one, or Redis lost writes; start again",
+            )
+
+    def _gone(self, cell: Cell, mark: CellMark, now: int) -> dict[int, int]:
+        """Give what has expired, by deadline; anything else that is missing is an error."""
+        found = len(self._cells[cell])
+        dated = self._dated.get(cell, Counter())
+        may_be_gone = mark.expired(now)
+        gone = {
+            deadline: count - dated[deadline]
+            for deadline, count in may_be_gone.items()
+            if count > dated[deadline]
+        }
+        right = all(
+            mark.dated.get(deadline, 0) - dated[deadline] == gone.get(deadline, 0)
+            for deadline in {*mark.dated, *dated}
         )
-        fields = ("incarnation", "generation", "epoch", "count")
-        with self.client.pipeline(transaction=False) as pipe:
-            for cell in self._cells:
-                pipe.hmget(self.keys.applied(cell.step, cell.shard), *fields)
-            answers: list[list[bytes | None]] = pipe.execute()
-        counts = {}
-        for cell, (*found, count) in zip(self._cells, answers, strict=True):
-            if tuple(found) != wanted or count is None:
-                raise StateLostError(
-                    f"shard {cell.shard} of step {cell.step!r} does not stand at generation "
-                    f"{self.manifest.generation}, epoch {self.manifest.resume_epoch - 1}",
-                    "another start overtook this one, or Redis lost writes; start again",
-                )
-            counts[cell] = int(count)
-        return counts
+        if not right or mark.count - found != sum(gone.values()):
+            raise StateLostError(
+                f"shard {cell.shard} of step {cell.step!r} has {found} keys in Redis, "
+                f"{mark.count} were written and {sum(gone.values())} have expired",
+                _LOST_HINT,
+            )
+        return gone
+
+    def overdue(self) -> Iterator[tuple[Cell, Mapping[str, bytes]]]:
+        """Give the cells whose keys would expire too soon, for the flow has stood still since.
+
+        :returns: Each cell and all its states.
+        """
+        manifest = self.manifest
+        for cell, dated in self._dated.items():
+            slack = self._marks[cell].slack
+            if dated and slack is not None and manifest.offset - slack > manifest.allowance // 2:
+                yield cell, self._cells[cell]
 
     def _read_keys(self, total: int) -> None:
         """Read page by page; Redis works on the next one while this one is taken in."""
@@ -147,7 +175,8 @@ class Restorer:
 
     def _take(self, prefix: bytes, keys: list[bytes], values: list[bytes | None]) -> None:
         """Take the values in, and find a damaged one here: the engine would panic on it."""
-        states = self._cells[self._prefixes[prefix]]
+        cell = self._prefixes[prefix]
+        states, dated = self._cells[cell], self._dated.get(cell)
         cut = len(prefix)
         for key, value in zip(keys, values, strict=True):
             if value is None:  # gone since the SCAN: the count will tell
@@ -155,7 +184,13 @@ class Restorer:
             state_key = key[cut:]
             if not is_sound(state_key, value):
                 self._refuse(key, state_key.decode(), value)
-            states[state_key.decode()] = value
+            name = state_key.decode()
+            # SCAN may give a key twice.
+            if dated is not None and name not in states:
+                deadline = deadline_of(value)
+                if deadline is not None:
+                    dated[deadline] += 1
+            states[name] = value
 
     @staticmethod
     def _refuse(key: bytes, state_key: str, value: bytes) -> NoReturn:

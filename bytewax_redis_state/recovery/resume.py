@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +26,13 @@ from bytewax_redis_state.recovery.cluster import (
     wait_for_manifest,
     wait_for_members,
 )
+from bytewax_redis_state.recovery.expiry import (
+    expired_keys,
+    refuse_expired,
+    renew,
+    settle,
+    told,
+)
 from bytewax_redis_state.recovery.lease import Lease
 from bytewax_redis_state.recovery.manifest import Manifest
 from bytewax_redis_state.recovery.outbox import Stamp, part_file, prepare
@@ -38,6 +47,7 @@ from bytewax_redis_state.recovery.takeover import (
     take_over,
 )
 from bytewax_redis_state.scripts import Scripts
+from bytewax_redis_state.server.client import server_time
 
 __all__ = ["Resume"]
 
@@ -47,10 +57,12 @@ class Resume:
 
     :arg client: Where the state is.
     :arg keys: Of the flow.
-    :arg settings: Drops, renames, timeouts and the number of shards are heeded.
+    :arg settings: Drops, renames, timeouts, the number of shards and what is said of expired keys
+        are heeded.
     :arg shape: Which process this is, of how many.
     :arg steps: Steps of the flow that bear state.
     :arg parts: Natural short name of each source and sink to the partitions it lists here.
+    :arg lifetimes: Full ID of each step whose idle keys end, to how long they are kept.
     :arg reporter: Gets lines and progress.
     """
 
@@ -62,6 +74,7 @@ class Resume:
         shape: ClusterShape,
         steps: Sequence[StateStep],
         parts: Mapping[str, list[str]],
+        lifetimes: Mapping[str, timedelta],
         reporter: Reporter,
     ) -> None:
         self._client = client
@@ -69,6 +82,7 @@ class Resume:
         self._settings = settings
         self._shape = shape
         self._steps = steps
+        self._lifetimes = lifetimes
         self._reporter = reporter
         self.parts = parts
 
@@ -81,6 +95,8 @@ class Resume:
         if manifest is None:
             return
         plan = plan_start(manifest, self._steps, self.parts, self._settings)
+        if self._settings.on_expired == "fail" and self._shape.process_id == 0:
+            refuse_expired(expired_keys(self._client, self._keys, manifest))
         if self._shape.process_count == 1:  # the others' partitions are not known yet
             require_partitions(self._client, self._keys, plan, manifest.shards)
 
@@ -106,7 +122,7 @@ class Resume:
         manifest = known_or_founded(
             self._client, scripts, self._keys, os.urandom(16).hex(), self._settings.shards
         )
-        plan = plan_start(manifest, self._steps, parts, self._settings)
+        plan = plan_start(manifest, self._steps, parts, self._settings, self._lifetimes)
         require_partitions(self._client, self._keys, plan, manifest.shards)
         ids = [member.id for member in members]
         return take_over(self._client, scripts, self._keys, manifest, plan, ids, _versions())
@@ -116,11 +132,13 @@ class Resume:
         names = manifest.names
         return {step.engine_id: (names[step.step_id], step.kind) for step in self._steps}
 
-    def restore(self, manifest: Manifest) -> tuple[dict[str, int], Restorer]:
+    def restore(self, manifest: Manifest) -> tuple[dict[str, int], dict[str, int], Restorer]:
         """Read the shards that the workers of this process will own.
 
-        :returns: Short step name to number of state keys, and what was read.
+        :returns: Short step name to number of state keys restored, and to number of keys that had
+            expired; and what was read.
         :raises StateLostError: If something is missing.
+        :raises StateExpiredError: If keys have expired and the settings say to fail.
         """
         shape = self._shape
         mine = frozenset(
@@ -138,7 +156,33 @@ class Resume:
             engine_ids,
             self._reporter.progress,
         )
-        return restorer.read(), restorer
+        counts = restorer.read()
+        return counts, self._settle(manifest, restorer), restorer
+
+    def _settle(self, manifest: Manifest, restorer: Restorer) -> dict[str, int]:
+        """Set the counts right where keys have expired, and keep the others from it for longer."""
+        expired: Counter[str] = Counter()
+        for cell, gone in restorer.gone.items():
+            expired[cell.step] += sum(gone.values())
+        if self._settings.on_expired == "fail":
+            refuse_expired(expired)
+        if expired:
+            self._reporter.warn(
+                f"{told(expired)} had expired in Redis while the flow stood still for longer than "
+                "the downtime allowance; each counts as new when it comes back"
+            )
+        scripts = Scripts(self._client)
+        renewed = set()
+        for cell, states in restorer.overdue():
+            renew(self._client, scripts, self._keys, manifest, cell, states)
+            renewed.add(cell)
+        if expired or renewed:
+            settle(self._client, scripts, self._keys, manifest, restorer.gone, frozenset(renewed))
+        return dict(expired)
+
+    def flow_time(self, manifest: Manifest) -> int:
+        """Tell the flow's time, in milliseconds: Redis's, less all downtime."""
+        return server_time(self._client) - manifest.downtime
 
     def make_outbox(self, scratch: Scratch, manifest: Manifest, restorer: Restorer) -> None:
         """Make the recovery partition of this process, with what was restored in it."""

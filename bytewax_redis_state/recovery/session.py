@@ -24,6 +24,8 @@ from bytewax.recovery import RecoveryConfig
 
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.config import RecoverySettings, RedisConfig
+from bytewax_redis_state.dataflow.deadlines import FlowClock
+from bytewax_redis_state.dataflow.retention import lifetimes
 from bytewax_redis_state.dataflow.rewrite import shard_stateful_steps
 from bytewax_redis_state.dataflow.steps import StateStep, listed_partitions, state_steps
 from bytewax_redis_state.errors import ConfigError, StateError
@@ -98,11 +100,12 @@ class Session:
 
     def __enter__(self) -> Session:
         steps = state_steps(self._original)
+        kept = lifetimes(self._original, self._settings.retention, self._settings.window_grace)
         if not steps:
             return self  # nothing to keep: stock without recovery
         try:
             with self._stack:
-                self._enter(steps)
+                self._enter(steps, kept)
                 self._stack = self._stack.pop_all()
         except KeyboardInterrupt:
             if self._failure is not None:  # it was our own thread that interrupted
@@ -110,7 +113,7 @@ class Session:
             raise
         return self
 
-    def _enter(self, steps: Sequence[StateStep]) -> None:
+    def _enter(self, steps: Sequence[StateStep], kept: Mapping[str, timedelta]) -> None:
         require_sqlite()
         scratch = open_scratch(self._settings.scratch)
         self._stack.callback(scratch.remove)
@@ -122,10 +125,11 @@ class Session:
                 self._reporter.warn(warning)
             parts = {name: list(p) for name, p in listed_partitions(self._original).items()}
             resume = Resume(
-                client, self._keys, self._settings, self._shape, steps, parts, self._reporter
+                client, self._keys, self._settings, self._shape, steps, parts, kept, self._reporter
             )
             manifest = self._resume(resume, client, steps, scratch)
-        self._shard(manifest)
+            clock = FlowClock(resume.flow_time(manifest))
+        self._shard(manifest, clock)
         self._start_replicator(config, scratch, manifest, resume.engine_steps(manifest))
         self.recovery_config = RecoveryConfig(  # type: ignore[no-untyped-call]
             str(scratch.folder), timedelta(0)
@@ -145,10 +149,10 @@ class Session:
         reached("claimed")
         manifest = resume.start(lease)
         self._require_own(manifest, lease)
-        keys, restorer = resume.restore(manifest)
+        keys, expired, restorer = resume.restore(manifest)
         resume.make_outbox(scratch, manifest, restorer)
         seconds = time.monotonic() - started
-        self.resumed = Resumed(manifest.resume_epoch, keys, seconds, manifest.generation)
+        self.resumed = Resumed(manifest.resume_epoch, keys, seconds, manifest.generation, expired)
         return manifest
 
     def _claim(
@@ -181,7 +185,7 @@ class Session:
                 "give each process of the cluster its own -i",
             )
 
-    def _shard(self, manifest: Manifest) -> None:
+    def _shard(self, manifest: Manifest, clock: FlowClock) -> None:
         self.flow = shard_stateful_steps(
             self._original,
             shards=manifest.shards,
@@ -189,6 +193,12 @@ class Session:
             codec=Codec(allow_pickle=self._settings.allow_pickle, on_error=self._witness),
             namespace=self._settings.namespace,
             names=manifest.names,
+            # As the manifest has it, so that all processes of a cluster agree.
+            retention={
+                manifest.steps[name].step_id: timedelta(milliseconds=kept)
+                for name, kept in manifest.retention.items()
+            },
+            flow_time=clock,
         )
 
     def _start_replicator(
@@ -213,6 +223,8 @@ class Session:
             resume_epoch=manifest.resume_epoch,
             shards=manifest.shards,
             steps=steps,
+            timed=sorted(manifest.retention),
+            offset=manifest.offset,
             outbox=str(part_file(scratch.folder, partition)),
             status=str(scratch.folder / "status"),
             checkpoint_interval=self._settings.checkpoint_interval.total_seconds(),

@@ -23,6 +23,8 @@ class Setup:
     """All that a replicator needs to know; goes to it as one line of JSON.
 
     :arg steps: Engine step ID to short name and kind.
+    :arg timed: Short names of the steps that have a retention.
+    :arg offset: What is added to a deadline to get the time at which Redis drops the key, in ms.
     :arg lease: As the parent last wrote it.
     """
 
@@ -38,6 +40,8 @@ class Setup:
     resume_epoch: int
     shards: int
     steps: Mapping[str, Sequence[str]]
+    timed: Sequence[str]
+    offset: int
     outbox: str
     status: str
     checkpoint_interval: float

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 
 import redis
@@ -33,15 +33,16 @@ from bytewax_redis_state.errors import (
     StateLostError,
 )
 from bytewax_redis_state.keys import FlowKeys, shard_of
-from bytewax_redis_state.recovery.checkpoint import Folder, cells_of
+from bytewax_redis_state.recovery.cells import LOST_HINT, Cell, CellMark, cells_of
+from bytewax_redis_state.recovery.checkpoint import Folder
 from bytewax_redis_state.recovery.cluster import read_manifest
-from bytewax_redis_state.recovery.journal import Cell, Fence, Journal
+from bytewax_redis_state.recovery.journal import Fence, Journal
 from bytewax_redis_state.recovery.manifest import FORMAT, Manifest
 from bytewax_redis_state.recovery.plan import StartPlan
 from bytewax_redis_state.scripts import Scripts
+from bytewax_redis_state.server.client import server_time
 
 __all__ = [
-    "CellMark",
     "known_or_founded",
     "reached",
     "require_partitions",
@@ -51,56 +52,12 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_LOST_HINT = "Redis lost acknowledged writes; restore it from a backup"
 _UNLINK_BATCH = 1000
 
 
 def reached(step: str) -> None:
     """Note that a numbered step of the start is done; the crash tests strike here."""
     logger.debug("start step=%s", step)
-
-
-@dataclass(frozen=True)
-class CellMark:
-    """What a cell says of itself.
-
-    :arg epoch: Applied by the cell as a whole.
-    :arg lanes: Partition to the epoch applied of it, where that is more.
-    :arg marks: Partition to the epoch that an unfinished fold goes to.
-    :arg count: Live state keys.
-    """
-
-    epoch: int
-    lanes: Mapping[int, int]
-    marks: Mapping[int, int]
-    count: int
-
-    @classmethod
-    def parse(cls, cell: Cell, flat: Sequence[bytes], incarnation: str) -> CellMark:
-        """Read the fields of a cell.
-
-        :raises StateLostError: If it is missing or of another life of the flow.
-        """
-        fields = dict(zip(flat[::2], flat[1::2], strict=True))
-        if fields.get(b"incarnation") != incarnation.encode():
-            state = "of another life of the flow" if fields else "missing"
-            raise StateLostError(f"shard {cell.shard} of step {cell.step!r} is {state}", _LOST_HINT)
-        numbered = {k.decode(): int(v) for k, v in fields.items() if k[-1:].isdigit()}
-        return cls(
-            epoch=int(fields[b"epoch"]),
-            lanes={int(k[1:]): v for k, v in numbered.items() if k.startswith("p")},
-            marks={int(k[4:]): v for k, v in numbered.items() if k.startswith("mark")},
-            count=int(fields[b"count"]),
-        )
-
-    def applied(self, partition: int) -> int:
-        """Give the epoch up to which a partition is applied."""
-        return max(self.epoch, self.lanes.get(partition, 0))
-
-    @property
-    def highest(self) -> int:
-        """The highest epoch of which the cell may hold anything."""
-        return max(self.epoch, *self.lanes.values(), *self.marks.values(), 0)
 
 
 def known_or_founded(
@@ -115,11 +72,11 @@ def known_or_founded(
     if manifest is not None:
         return manifest
     for key in _flow_keys(client, keys):
-        raise StateLostError(f"the flow has no manifest in Redis, but a key {key!r}", _LOST_HINT)
+        raise StateLostError(f"the flow has no manifest in Redis, but a key {key!r}", LOST_HINT)
     scripts.found_flow(keys.generation, keys.manifest, incarnation, shards, FORMAT)
     founded = read_manifest(client, keys)
     if founded is None:
-        raise StateLostError("the manifest vanished as soon as it was written", _LOST_HINT)
+        raise StateLostError("the manifest vanished as soon as it was written", LOST_HINT)
     return founded
 
 
@@ -178,12 +135,13 @@ def take_over(
     reached("epoch")
     start.check(marks, fences, epoch)
     reached("checked")
-    start.fold(fences, epoch)
+    downtime = start.downtime(fences)
+    start.fold(fences, epoch, plan, downtime)
     reached("folded")
     require_partitions(client, keys, plan, manifest.shards)
     start.settle(plan, epoch, len(process_ids))
     reached("settled")
-    written = start.write_manifest(plan, epoch, process_ids, versions)
+    written = start.write_manifest(plan, epoch, downtime, process_ids, versions)
     reached("written")
     start.clean(plan)
     reached("cleaned")
@@ -235,7 +193,7 @@ class _Start:
             raise StateLostError(
                 f"the generation counter stands at {self._generation}, "
                 f"the manifest at {self._old.generation}",
-                _LOST_HINT,
+                LOST_HINT,
             )
 
     def fence_partitions(self) -> dict[int, Fence | None]:
@@ -253,7 +211,9 @@ class _Start:
                 self._scripts.fence_cell(applied, self._old.incarnation, self._generation, pipe)
             answers: list[list[bytes]] = pipe.execute()
         return {
-            cell: CellMark.parse(cell, flat, self._old.incarnation)
+            cell: CellMark.parse(
+                cell, dict(zip(flat[::2], flat[1::2], strict=True)), self._old.incarnation
+            )
             for cell, flat in zip(self._cells, answers, strict=True)
         }
 
@@ -273,18 +233,29 @@ class _Start:
             if mark.highest >= epoch:
                 raise StateLostError(
                     f"{where} has applied epoch {mark.highest}, the journal ends before {epoch}",
-                    _LOST_HINT,
+                    LOST_HINT,
                 )
             for partition, fence in fences.items():
                 if fence is not None and fence.trimmed > mark.applied(partition) + 1:
                     raise StateLostError(
                         f"{where} has applied epoch {mark.applied(partition)}, "
                         f"the journal begins at {fence.trimmed}",
-                        _LOST_HINT,
+                        LOST_HINT,
                     )
 
-    def fold(self, fences: Mapping[int, Fence | None], epoch: int) -> None:
+    def downtime(self, fences: Mapping[int, Fence | None]) -> int:
+        """Add what has passed since the last commit to the time for which the flow stood still."""
+        committed = max([self._old.time, *(fence.time for fence in fences.values() if fence)])
+        if not committed:
+            return self._old.downtime
+        return self._old.downtime + max(0, server_time(self._client) - committed)
+
+    def fold(
+        self, fences: Mapping[int, Fence | None], epoch: int, plan: StartPlan, downtime: int
+    ) -> None:
         """Step h: what is committed goes into the keyed state, the rest is left to be dropped."""
+        # The journal may hold deadlines of a step that is to have no retention any more.
+        timed = self._old.retention.keys() | plan.retention.keys()
         for partition, fence in fences.items():
             if fence is None:
                 continue
@@ -296,6 +267,8 @@ class _Start:
                 self._generation,
                 partition,
                 self._cells,
+                timed=timed,
+                offset=downtime + plan.allowance,
             )
             journal = self._journal(self._old.generation, partition)
             folder.fold(journal, fence.trimmed - 1, epoch - 1)
@@ -344,7 +317,7 @@ class _Start:
                 raise StateLostError(
                     f"step {cell.step!r} is new to the manifest, but shard {cell.shard} has "
                     f"{count} keys",
-                    _LOST_HINT,
+                    LOST_HINT,
                 )
 
     def _drop_step(self, name: str) -> None:
@@ -375,6 +348,7 @@ class _Start:
         self,
         plan: StartPlan,
         epoch: int,
+        downtime: int,
         process_ids: Sequence[str],
         versions: Mapping[str, str],
     ) -> Manifest:
@@ -388,6 +362,9 @@ class _Start:
             steps=plan.steps,
             parts=plan.parts,
             versions=versions,
+            retention=plan.retention,
+            downtime=downtime,
+            allowance=plan.allowance,
         )
         if not self._scripts.write_manifest(
             self._keys.generation,

@@ -20,6 +20,8 @@ end
 if ARGV[5] == '' then
   redis.call('HSET', KEYS[2], 'row', ARGV[4])
 else
-  redis.call('HSET', KEYS[2], 'row', ARGV[4], 'epoch', ARGV[5], 'time', redis.call('TIME')[1])
+  local now = redis.call('TIME')
+  local time = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
+  redis.call('HSET', KEYS[2], 'row', ARGV[4], 'epoch', ARGV[5], 'time', time)
 end
 return {'ok'}

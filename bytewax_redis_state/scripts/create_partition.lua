@@ -8,6 +8,8 @@ if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then
 end
 redis.call('XADD', KEYS[1], '0-1', 'c', '')
 redis.call('XDEL', KEYS[1], '0-1')
+local now = redis.call('TIME')
+local time = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
 redis.call('HSET', KEYS[2], 'incarnation', ARGV[1], 'generation', ARGV[2], 'epoch', ARGV[3],
-  'row', '0', 'trimmed', ARGV[3], 'time', redis.call('TIME')[1])
+  'row', '0', 'trimmed', ARGV[3], 'time', time)
 return 1

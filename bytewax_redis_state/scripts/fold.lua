@@ -1,11 +1,14 @@
 -- Apply a chunk of one partition's deltas to the keyed state of one cell.
 -- KEYS[1] applied  KEYS[2..] state keys: first those to set, then those to delete; none twice
 -- ARGV[1] incarnation  ARGV[2] generation  ARGV[3] partition  ARGV[4] from  ARGV[5] to
--- ARGV[6] '1' in the last chunk of the cell  ARGV[7] number to set  ARGV[8..] their values
+-- ARGV[6] '1' in the last chunk of the cell  ARGV[7] what a deadline's PXAT adds to it, in ms, or
+-- '' where the step has no retention  ARGV[8] number to set  ARGV[9..] their envelopes
 -- Returns {'ok'}, {'skip', applied}, {'gap', applied}, {'fenced', generation}, {'foreign', incarnation} or {'missing'}.
--- Invariant: keys, applied epoch and live count change together; an epoch is applied from one before it.
+-- Invariant: keys, applied epoch, live count and the counts of deadlines ('d<deadline>') change
+-- together; an epoch is applied from one before it. A cell that has held a deadline has 'slack', the
+-- least that was ever added to one: from then on every key's old deadline is read and counted out.
 local lane, mark = 'p' .. ARGV[3], 'mark' .. ARGV[3]
-local have = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', lane)
+local have = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', lane, 'slack')
 if not have[1] then
   return {'missing'}
 elseif have[1] ~= ARGV[1] then
@@ -14,28 +17,84 @@ elseif have[2] ~= ARGV[2] then
   return {'fenced', have[2]}
 end
 local applied = math.max(tonumber(have[3]), tonumber(have[4] or '0'))
-local from, to, sets = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
+local from, to, sets = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[8])
 if applied >= to then
   return {'skip', tostring(applied)}
 elseif applied < from then
   return {'gap', tostring(applied)}
 end
-local grown = 0
-if sets > 0 then
-  local pairs_to_set, keys_to_set = {}, {}
-  for i = 1, sets do
-    keys_to_set[i] = KEYS[1 + i]
-    pairs_to_set[2 * i - 1] = KEYS[1 + i]
-    pairs_to_set[2 * i] = ARGV[7 + i]
+
+-- Where an envelope has its deadline: after the check sum and, with the flag 0x10, a key ID.
+local function deadline_of(head)
+  local kind = string.byte(head, 2)
+  if not kind or kind % 64 < 32 then
+    return nil
   end
-  grown = sets - redis.call('EXISTS', unpack(keys_to_set))
-  redis.call('MSET', unpack(pairs_to_set))
+  local at = 7
+  if kind % 32 >= 16 then
+    at = 8 + string.byte(head, 7)
+  end
+  local a, b, c, d, e, f = string.byte(head, at, at + 5)
+  return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
 end
-if #KEYS > 1 + sets then
-  grown = grown - redis.call('UNLINK', unpack(KEYS, 2 + sets))
+
+local grown, dated = 0, {}
+if ARGV[7] ~= '' or have[5] then
+  local offset = tonumber(ARGV[7])
+  local any = false
+  for i = 2, #KEYS do
+    local old = redis.call('GETRANGE', KEYS[i], 0, 267)
+    if old ~= '' then
+      local deadline = deadline_of(old)
+      if deadline then
+        dated[deadline] = (dated[deadline] or 0) - 1
+      end
+      grown = grown - 1
+    end
+    if i <= 1 + sets then
+      local value = ARGV[7 + i]
+      local deadline = deadline_of(value)
+      if deadline then
+        dated[deadline] = (dated[deadline] or 0) + 1
+      end
+      if deadline and offset then
+        any = true
+        redis.call('SET', KEYS[i], value, 'PXAT', string.format('%.0f', deadline + offset))
+      else
+        redis.call('SET', KEYS[i], value)
+      end
+      grown = grown + 1
+    end
+  end
+  if #KEYS > 1 + sets then
+    redis.call('UNLINK', unpack(KEYS, 2 + sets))
+  end
+  if any and (not have[5] or offset < tonumber(have[5])) then
+    redis.call('HSET', KEYS[1], 'slack', ARGV[7])
+  end
+else
+  if sets > 0 then
+    local pairs_to_set, keys_to_set = {}, {}
+    for i = 1, sets do
+      keys_to_set[i] = KEYS[1 + i]
+      pairs_to_set[2 * i - 1] = KEYS[1 + i]
+      pairs_to_set[2 * i] = ARGV[8 + i]
+    end
+    grown = sets - redis.call('EXISTS', unpack(keys_to_set))
+    redis.call('MSET', unpack(pairs_to_set))
+  end
+  if #KEYS > 1 + sets then
+    grown = grown - redis.call('UNLINK', unpack(KEYS, 2 + sets))
+  end
 end
 if grown ~= 0 then
   redis.call('HINCRBY', KEYS[1], 'count', grown)
+end
+for deadline, change in pairs(dated) do
+  local field = 'd' .. string.format('%.0f', deadline)
+  if change ~= 0 and redis.call('HINCRBY', KEYS[1], field, change) == 0 then
+    redis.call('HDEL', KEYS[1], field)
+  end
 end
 if ARGV[6] == '1' then
   redis.call('HSET', KEYS[1], lane, ARGV[5])

@@ -6,7 +6,7 @@ Every method takes the client or the pipeline to run on; on a pipeline the answe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -29,7 +29,9 @@ SCRIPT_NAMES = (
     "fold",
     "found_flow",
     "release_lease",
+    "renew_keys",
     "settle_cell",
+    "settle_deadlines",
     "trim_journal",
     "write_manifest",
 )
@@ -93,7 +95,7 @@ class Scripts:
     def fence_partition(
         self, journal: bytes, progress: bytes, incarnation: str, generation: int, by: int
     ) -> tuple[int, int, int] | None:
-        """Fence a partition; returns (epoch, trimmed, commit time in s), None if it is gone."""
+        """Fence a partition; returns (epoch, trimmed, commit time in ms), None if it is gone."""
         args = (incarnation, generation, by)
         answer = self._run("fence_partition", (journal, progress), args, None)
         return None if answer is None else (int(answer[0]), int(answer[1]), int(answer[2]))
@@ -155,13 +157,44 @@ class Scripts:
         to_epoch: int,
         *,
         last: bool,
+        offset: int | None,
         values: Sequence[bytes],
         on: Executor,
     ) -> None:
-        """Fold a chunk into a cell; the pipeline's answer is the script's verdict."""
+        """Fold a chunk into a cell; the pipeline's answer is the script's verdict.
+
+        ``offset`` is what PXAT adds to a deadline, in ms; ``None`` where there are no deadlines.
+        """
         keys = (applied, *state_keys)
-        head = (incarnation, generation, partition, from_epoch, to_epoch, int(last), len(values))
-        self._run("fold", keys, (*head, *values), on)
+        added: Argument = "" if offset is None else offset
+        head = (incarnation, generation, partition, from_epoch, to_epoch, int(last), added)
+        self._run("fold", keys, (*head, len(values), *values), on)
+
+    def renew_keys(
+        self,
+        applied: bytes,
+        state_keys: Sequence[bytes],
+        incarnation: str,
+        generation: int,
+        expiries: Sequence[int],
+        on: Executor,
+    ) -> None:
+        """Set each key's PXAT in ms; the pipeline's answer is their number or None."""
+        self._run("renew_keys", (applied, *state_keys), (incarnation, generation, *expiries), on)
+
+    def settle_deadlines(
+        self,
+        applied: bytes,
+        incarnation: str,
+        generation: int,
+        slack: int | None,
+        gone: Mapping[int, int],
+        on: Executor,
+    ) -> None:
+        """Count keys out by deadline, in ms; the pipeline's answer is the live count or None."""
+        flat = [part for pair in gone.items() for part in pair]
+        head = (incarnation, generation, "" if slack is None else slack)
+        self._run("settle_deadlines", (applied,), (*head, *flat), on)
 
     def settle_cell(
         self, applied: bytes, incarnation: str, generation: int, epoch: int, on: Executor

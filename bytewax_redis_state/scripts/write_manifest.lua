@@ -6,7 +6,9 @@
 if redis.call('GET', KEYS[1]) ~= ARGV[2] or redis.call('HGET', KEYS[2], 'incarnation') ~= ARGV[1] then
   return 0
 end
-redis.call('HSET', KEYS[2], 'generation', ARGV[2])
+local now = redis.call('TIME')
+local time = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000))
+redis.call('HSET', KEYS[2], 'generation', ARGV[2], 'time', time)
 for i = 3, #ARGV, 2 do
   redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
 end

@@ -19,7 +19,15 @@ from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ConfigError
 from bytewax_redis_state.server.translation import translated
 
-__all__ = ["CLIENT_NAME", "Client", "address_of", "connect", "connection_options", "open_minimum"]
+__all__ = [
+    "CLIENT_NAME",
+    "Client",
+    "address_of",
+    "connect",
+    "connection_options",
+    "open_minimum",
+    "server_time",
+]
 
 Client = redis.Redis
 CLIENT_NAME = "bytewax-redis-state"
@@ -117,3 +125,13 @@ def address_of(client: Client) -> str:
     secure = issubclass(client.connection_pool.connection_class, redis.SSLConnection)
     host, port = options.get("host", "localhost"), options.get("port", 6379)
     return f"{'rediss' if secure else 'redis'}://{host}:{port}/{database}"
+
+
+def server_time(client: redis.Redis) -> int:
+    """Ask for the server's time.
+
+    :arg client: To ask.
+    :returns: Milliseconds since 1970.
+    """
+    seconds, micros = client.time()
+    return seconds * 1000 + micros // 1000

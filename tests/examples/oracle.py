@@ -147,9 +147,18 @@ def clicks_per_minute_lines(settings: Mapping[str, str]) -> list[str]:
     return [example.text(record) for record in records]
 
 
+def expiring_sessions_lines(settings: Mapping[str, str]) -> list[str]:
+    example = load("expiring_sessions", settings)
+    return [
+        example.text((f"visitor-{number}", (1, example.PAGES)))
+        for number in range(example.VISITORS)
+    ]
+
+
 LINES = {
     "clicks_per_minute": clicks_per_minute_lines,
     "rolling_average": rolling_average_lines,
     "sessions": sessions_lines,
     "fraud_score": fraud_score_lines,
+    "expiring_sessions": expiring_sessions_lines,
 }

@@ -18,6 +18,7 @@ SETTINGS = {
     "rolling_average": {"ROLLING_EVENTS": "2001", "ROLLING_SENSORS": "6"},
     "sessions": {"SESSIONS_EVENTS": "2000", "SESSIONS_USERS": "9"},
     "fraud_score": {"FRAUD_EVENTS": "3001", "FRAUD_CARDS": "30"},
+    "expiring_sessions": {"EXPIRING_VISITORS": "501", "EXPIRING_OPEN": "1"},
 }
 NAMES = sorted(SETTINGS)
 TIMEOUT = 60

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import pytest
 
@@ -12,8 +13,9 @@ from bytewax_redis_state.codec.envelope import MSGPACK, open_envelope, seal
 from bytewax_redis_state.config import RecoverySettings
 from bytewax_redis_state.dataflow.steps import StateStep
 from bytewax_redis_state.keys import FlowKeys, shard_of
-from bytewax_redis_state.recovery.checkpoint import Folder, cells_of
-from bytewax_redis_state.recovery.journal import Cell, Entry, Journal
+from bytewax_redis_state.recovery.cells import Cell, cells_of
+from bytewax_redis_state.recovery.checkpoint import Folder
+from bytewax_redis_state.recovery.journal import Entry, Journal
 from bytewax_redis_state.recovery.manifest import Manifest
 from bytewax_redis_state.recovery.plan import StartPlan, plan_start
 from bytewax_redis_state.recovery.restore import Restorer
@@ -49,9 +51,12 @@ class FlowInRedis:
         manifest: Manifest,
         steps: Sequence[StateStep],
         parts: Mapping[str, Sequence[str]],
+        retention: timedelta | None = None,
         **settings: object,
     ) -> StartPlan:
-        return plan_start(manifest, steps, parts, RecoverySettings(shards=SHARDS, **settings))
+        kept = RecoverySettings(shards=SHARDS, **settings)
+        lifetimes = {} if retention is None else {KEYED.step_id: retention}
+        return plan_start(manifest, steps, parts, kept, lifetimes)
 
     def start(
         self,
@@ -87,11 +92,12 @@ class FlowInRedis:
         *,
         step: str = "sum",
         partition: int = 0,
+        deadline: int | None = None,
     ) -> None:
         """Append one epoch's changes, grouped by cell, and move progress past it."""
         cells: dict[Cell, dict[str, bytes | None]] = {}
         for key, value in changes.items():
-            sealed = None if value is None else seal(key, MSGPACK, value)
+            sealed = None if value is None else seal(key, MSGPACK, value, deadline=deadline)
             cells.setdefault(Cell(step, shard_of(key, SHARDS)), {})[key] = sealed
         row = self.row[partition]
         entries = [
@@ -112,6 +118,8 @@ class FlowInRedis:
             int(str(who.get("generation", self.manifest.generation))),
             partition,
             cells_of(self.manifest.steps, SHARDS),
+            timed=self.manifest.retention,
+            offset=self.manifest.offset,
         )
 
     # -- looking --------------------------------------------------------------------------

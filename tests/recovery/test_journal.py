@@ -6,7 +6,8 @@ import pytest
 
 from bytewax_redis_state.errors import FencedError, StateLostError
 from bytewax_redis_state.recovery import journal as module
-from bytewax_redis_state.recovery.journal import Cell, Entry, Fence, JournalMovedError
+from bytewax_redis_state.recovery.cells import Cell
+from bytewax_redis_state.recovery.journal import Entry, Fence, JournalMovedError
 
 CELL = Cell("a:b", 3)
 

@@ -22,11 +22,18 @@ manifests = st.builds(
     steps=st.dictionaries(names, st.builds(StepEntry, names, names), max_size=3),
     parts=st.dictionaries(names, st.lists(names, max_size=3).map(tuple), max_size=3),
     versions=st.dictionaries(names, names, max_size=3),
+    retention=st.dictionaries(names, numbers, max_size=3),
+    downtime=numbers,
+    allowance=numbers,
 )
 
 
 def fields(manifest: Manifest) -> dict[bytes, bytes]:
-    own = {"incarnation": manifest.incarnation, "generation": str(manifest.generation)}
+    own = {
+        "incarnation": manifest.incarnation,
+        "generation": str(manifest.generation),
+        "time": str(manifest.time),
+    }
     text = own | manifest.to_fields()
     return {key.encode(): value.encode("utf-8", "surrogatepass") for key, value in text.items()}
 

@@ -103,15 +103,21 @@ def test_a_step_whose_keys_are_all_gone_stops_the_start(full, client: Client):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("generation", 3), ("epoch", 1), ("incarnation", "x"), ("count", None)]
+    ("name", "value", "said"),
+    [
+        ("generation", 3, "does not stand"),
+        ("epoch", 1, "does not stand"),
+        ("incarnation", "x", "is of another life"),
+        ("count", None, "lacks the field 'count'"),
+    ],
 )
-def test_a_cell_that_stands_elsewhere_stops_the_start(full, client: Client, name, value):
+def test_a_cell_that_stands_elsewhere_stops_the_start(full, client: Client, name, value, said):
     """Rule 7: what is restored is of one manifest; a start that was overtaken sees it here."""
     if value is None:
         client.hdel(full.applied(1), name)
     else:
         client.hset(full.applied(1), name, value)
-    with pytest.raises(StateLostError, match="shard 1 of step 'sum' does not stand"):
+    with pytest.raises(StateLostError, match=f"shard 1 of step 'sum' {said}"):
         full.restorer().read()
 
 

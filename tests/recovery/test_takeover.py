@@ -87,7 +87,8 @@ def test_a_part_of_an_epoch_is_dropped(started):
     """Rule 4: an append of a part moves no progress, so a death there leaves nothing."""
     started.commit(1, {"a": b"1"})
     from bytewax_redis_state.codec.delta import pack_delta
-    from bytewax_redis_state.recovery.journal import Cell, Entry
+    from bytewax_redis_state.recovery.cells import Cell
+    from bytewax_redis_state.recovery.journal import Entry
 
     cell = Cell("sum", shard_of("a", SHARDS))
     started.journal().append(2, 3, [Entry(2, 3, cell, pack_delta({"a": b"half"}))], None)

@@ -15,7 +15,7 @@ from bytewax.inputs import (
     StatefulSourcePartition,
     StatelessSourcePartition,
 )
-from bytewax.operators.windowing import EventClock, TumblingWindower
+from bytewax.operators.windowing import EventClock, SessionWindower, TumblingWindower
 
 ITEMS = int(os.environ.get("ITEMS", "30"))
 PAUSE = timedelta(seconds=float(os.environ.get("PAUSE", "0.001")))
@@ -104,6 +104,58 @@ def windows():
     windower = TumblingWindower(length=timedelta(hours=1), align_to=START)
     out = win.count_window("count", numbers, clock, windower, lambda n: f"k{n % 5}")
     op.output("out", out.down, StdOutSink())
+    return flow
+
+
+class _Visitors(StatefulSourcePartition):
+    """VISITORS come once each, many at a time; then the source stays open for OPEN seconds."""
+
+    def __init__(self, number):
+        self._number = number or 0
+        self._awake = None
+        self._closes_at = None
+
+    def next_batch(self):
+        numbers = range(self._number, int(os.environ.get("VISITORS", "300")))[:1000]
+        self._number += len(numbers)
+        now = datetime.now(timezone.utc)
+        if not numbers:
+            if self._closes_at is not None:
+                raise StopIteration
+            self._closes_at = now + timedelta(seconds=float(os.environ.get("OPEN", "60")))
+            self._awake = self._closes_at
+        return [(f"v{number}", now) for number in numbers]
+
+    def next_awake(self):
+        return self._awake
+
+    def snapshot(self):
+        return self._number
+
+
+class Visitors(FixedPartitionedSource):
+    """One partition of them."""
+
+    def list_parts(self):
+        return ["all"]
+
+    def build_part(self, step_id, for_part, resume_state):
+        return _Visitors(resume_state)
+
+
+def visitors():
+    """Each visitor in one session, in one tumbling window and in one sum."""
+    flow = Dataflow("visitors")
+    came = op.input("in", flow, Visitors())
+    clock = EventClock(lambda at: at, wait_for_system_duration=timedelta(0))
+    gap = timedelta(seconds=0.2)
+    visit = win.collect_window("visit", came, clock, SessionWindower(gap))
+    align = datetime(2024, 1, 1, tzinfo=timezone.utc)
+    tick = win.collect_window("tick", came, clock, TumblingWindower(length=gap, align_to=align))
+    seen = op.stateful_map("seen", came, lambda count, _: ((count or 0) + 1, count))
+    op.output("visits", visit.down, StdOutSink())
+    op.output("ticks", tick.down, StdOutSink())
+    op.output("out", seen, StdOutSink())
     return flow
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 
 import pytest
 import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from bytewax_redis_state.codec.envelope import MSGPACK, seal
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.scripts import Scripts
 
@@ -227,6 +231,7 @@ def fold(db, scripts, sets=(), deletes=(), *, at=(7, 9), partition=0, last=True,
         partition,
         *at,
         last=last,
+        offset=who.get("offset"),
         values=[value for _, value in sets],
     )
 
@@ -383,6 +388,128 @@ def test_dropped_keys_are_counted_out(db, scripts):
     assert piped(db, scripts.drop_keys, APPLIED, drop, "one", 3) == 2
     assert piped(db, scripts.drop_keys, APPLIED, drop, "one", 3) == 0
     assert (count(db), db.exists(state("c"))) == (1, 1)
+
+
+# --- deadlines -----------------------------------------------------------------------------------
+
+
+def dated(name: str, deadline: int | None, **fields) -> tuple[str, bytes]:
+    return name, seal(name, MSGPACK, b"\x01", deadline=deadline, **fields)
+
+
+def deadlines(db) -> dict[int, int]:
+    fields = db.hgetall(APPLIED)
+    return {int(k[1:]): int(v) for k, v in fields.items() if k[:1] == b"d"}
+
+
+def now_ms(db) -> int:
+    seconds, micros = db.time()
+    return seconds * 1000 + micros // 1000
+
+
+@pytest.mark.usefixtures("cell")
+@pytest.mark.parametrize("key_id", [b"", b"k", b"k" * 255])
+def test_a_deadline_is_counted_and_becomes_an_expiry(db, scripts, key_id):
+    at = now_ms(db)
+    sets = [dated("a", at, key_id=key_id), dated("b", at + 5, key_id=key_id), dated("c", None)]
+    assert fold(db, scripts, sets, offset=60_000) == [b"ok"]
+    assert deadlines(db) == {at: 1, at + 5: 1}
+    assert (count(db), db.hget(APPLIED, "slack")) == (3, b"60000")
+    assert 50_000 < db.pttl(state("a")) <= 60_000
+    assert 50_000 < db.pttl(state("b")) <= 60_005
+    assert db.pttl(state("c")) == -1
+    assert db.get(state("a")) == sets[0][1]
+
+
+@pytest.mark.usefixtures("cell")
+def test_a_new_deadline_takes_the_place_of_the_old_one(db, scripts):
+    at = now_ms(db)
+    fold(db, scripts, [dated("a", at), dated("b", at), dated("c", at)], offset=60_000)
+    changes = [dated("a", at + 9), dated("b", None)]
+    assert fold(db, scripts, changes, ["c"], at=(9, 10), offset=60_000) == [b"ok"]
+    assert (deadlines(db), count(db)) == ({at + 9: 1}, 2)
+    assert db.pttl(state("b")) == -1, "a key that owes something has no expiry"
+    assert fold(db, scripts, [], ["a", "never there"], at=(10, 11), offset=60_000) == [b"ok"]
+    assert (deadlines(db), count(db)) == ({}, 1)
+
+
+@pytest.mark.usefixtures("cell")
+def test_a_step_that_lost_its_retention_is_still_counted_right(db, scripts):
+    at = now_ms(db)
+    fold(db, scripts, [dated("a", at), dated("b", at)], offset=60_000)
+    assert fold(db, scripts, [dated("a", None)], ["b"], at=(9, 10)) == [b"ok"]
+    assert (deadlines(db), count(db), db.pttl(state("a"))) == ({}, 1, -1)
+
+
+@pytest.mark.usefixtures("cell")
+def test_the_slack_is_the_least_that_was_ever_added(db, scripts):
+    at = now_ms(db)
+    for epoch, offset, slack in [(8, 60_000, b"60000"), (9, 90_000, b"60000"), (10, 7, b"7")]:
+        fold(db, scripts, [dated("a", at)], at=(epoch - 1, epoch), offset=offset)
+        assert db.hget(APPLIED, "slack") == slack
+
+
+@pytest.mark.usefixtures("cell")
+def test_chunks_folded_again_count_once(db, scripts):
+    at = now_ms(db)
+    for _ in range(2):
+        fold(db, scripts, [dated("a", at)], offset=60_000, last=False)
+    fold(db, scripts, [dated("b", at)], offset=60_000)
+    assert (deadlines(db), count(db)) == ({at: 2}, 2)
+
+
+@given(
+    epochs=st.lists(
+        st.dictionaries(
+            st.sampled_from("abcdef"),
+            st.one_of(st.none(), st.just(0), st.integers(1, 3)),
+            min_size=1,
+        ),
+        max_size=8,
+    )
+)
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_the_counts_of_deadlines_are_those_of_the_keys(db, scripts, epochs):
+    """Redis equals dict: no deadline (0), one of three, or deleted (None), in any order."""
+    db.flushall()
+    create(db, scripts)
+    start, kept = now_ms(db), {}
+    for epoch, changes in enumerate(epochs, 8):
+        sets = [dated(k, start + d if d else None) for k, d in changes.items() if d is not None]
+        gone = [name for name, d in changes.items() if d is None]
+        fold(db, scripts, sets, gone, at=(epoch - 1, epoch), offset=60_000)
+        kept = {k: d for k, d in (kept | changes).items() if d is not None}
+        assert count(db) == len(kept)
+        assert deadlines(db) == Counter(start + d for d in kept.values() if d)
+
+
+@pytest.mark.usefixtures("cell")
+def test_expiries_are_moved_by_the_owner_only(db, scripts):
+    at = now_ms(db)
+    fold(db, scripts, [dated("a", at), dated("b", at)], offset=60_000)
+    names, times = [state("a"), state("b"), state("gone")], [at + 90_000, at + 99_000, at]
+    assert piped(db, scripts.renew_keys, APPLIED, names, "one", 2, times) is None
+    assert piped(db, scripts.renew_keys, APPLIED, names, "two", 3, times) is None
+    assert db.pttl(state("a")) <= 60_000
+    assert piped(db, scripts.renew_keys, APPLIED, names, "one", 3, times) == 2
+    assert db.pttl(state("a")) > 80_000
+    assert db.pttl(state("b")) > 90_000
+
+
+@pytest.mark.usefixtures("cell")
+def test_what_has_expired_is_counted_out_by_the_owner_only(db, scripts):
+    at = now_ms(db)
+    fold(db, scripts, [dated(n, at) for n in "abc"] + [dated("d", None)], offset=60_000)
+    before = dumped(db)
+    assert piped(db, scripts.settle_deadlines, APPLIED, "one", 2, 9, {at: 2}) is None
+    assert piped(db, scripts.settle_deadlines, APPLIED, "two", 3, 9, {at: 2}) is None
+    assert dumped(db) == before
+    assert piped(db, scripts.settle_deadlines, APPLIED, "one", 3, None, {at: 2}) == 2
+    assert (deadlines(db), db.hget(APPLIED, "slack")) == ({at: 1}, b"60000")
+    assert piped(db, scripts.settle_deadlines, APPLIED, "one", 3, 70_000, {at: 1}) == 1
+    assert (deadlines(db), db.hget(APPLIED, "slack")) == ({}, b"70000")
 
 
 # --- leases --------------------------------------------------------------------------------------
