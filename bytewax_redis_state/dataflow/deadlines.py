@@ -45,21 +45,21 @@ class FlowClock:
 class Lifetime:
     """How long an idle key of a step is kept.
 
-    :arg kept: At least a millisecond.
+    :arg kept: At least a millisecond; milliseconds in ``kept``.
     :arg now: Tells the flow's time in milliseconds.
     """
 
     def __init__(self, kept: timedelta, now: Callable[[], int]) -> None:
         self.now = now
-        self._kept = max(1, kept // _MILLISECOND)
-        self._grain = max(1, self._kept // _GRAINS)
+        self.kept = max(1, kept // _MILLISECOND)
+        self._grain = max(1, self.kept // _GRAINS)
 
     def deadline(self) -> int:
         """Give the deadline of a key touched now, in milliseconds.
 
         :returns: Rounded up, so that keys share deadlines: there are about 33 of them.
         """
-        at = self.now() + self._kept
+        at = self.now() + self.kept
         return at + -at % self._grain
 
 

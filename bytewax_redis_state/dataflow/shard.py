@@ -239,13 +239,23 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
         soonest = self._timers.next()
         if self._restless:
             return datetime.now(timezone.utc)
-        if self._lifetime is None or self._deadlines.soonest is NEVER:
+        left = self._until_drop()
+        if left is None:
             return soonest
         drop_at = datetime.now(timezone.utc)
-        left = self._deadlines.soonest - self._lifetime.now()
         if left > 0:
             drop_at += timedelta(milliseconds=min(left, _LONGEST_SLEEP) + 1)
         return drop_at if soonest is None else min(soonest, drop_at)
+
+    def _until_drop(self) -> int | None:
+        """Tell in how many milliseconds keys may have to be dropped, ``None`` for never."""
+        if self._lifetime is None:
+            return None
+        soonest = self._deadlines.soonest
+        if self._dirty:
+            # They get theirs when the epoch closes, and nobody asks again after that.
+            soonest = min(soonest, self._lifetime.now() + self._lifetime.kept)
+        return None if soonest == NEVER else soonest - self._lifetime.now()
 
     def _retime(self) -> None:
         """Have restored keys written anew that lack a deadline, or have one and should not.

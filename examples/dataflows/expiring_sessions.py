@@ -51,6 +51,7 @@ OPEN = timedelta(seconds=float(os.environ.get("EXPIRING_OPEN", "20")))
 PAGES = 3
 GAP = timedelta(seconds=1)
 WAIT = timedelta(seconds=1)
+POLL = timedelta(seconds=0.1)
 
 Page = tuple[str, datetime]  # visitor, opened at
 
@@ -71,12 +72,13 @@ class VisitorPartition(StatefulSourcePartition[Page, int]):
         """Let the next visitors come, or nobody while the source stays open."""
         numbers = range(self._next_visitor, VISITORS)[:BATCH]
         self._next_visitor += len(numbers)
-        if numbers:
-            self._awake = now() + PAUSE
-        elif self._closes_at is None:
-            self._awake = self._closes_at = now() + OPEN
-        else:
-            raise StopIteration
+        self._awake = now() + PAUSE
+        if not numbers:
+            self._closes_at = self._closes_at or now() + OPEN
+            if now() >= self._closes_at:
+                raise StopIteration
+            # Not all of the time at once: epochs close when a source is asked.
+            self._awake = now() + POLL
         # All pages of a visitor in one batch: a visit is whole, however often the flow is killed.
         return [(f"visitor-{number}", now()) for number in numbers for _ in range(PAGES)]
 

@@ -120,10 +120,11 @@ class _Visitors(StatefulSourcePartition):
         self._number += len(numbers)
         now = datetime.now(timezone.utc)
         if not numbers:
-            if self._closes_at is not None:
+            if self._closes_at is None:
+                self._closes_at = now + timedelta(seconds=float(os.environ.get("OPEN", "60")))
+            elif now > self._closes_at:
                 raise StopIteration
-            self._closes_at = now + timedelta(seconds=float(os.environ.get("OPEN", "60")))
-            self._awake = self._closes_at
+            self._awake = now + timedelta(seconds=0.02)  # an epoch closes when a source is asked
         return [(f"v{number}", now) for number in numbers]
 
     def next_awake(self):
