@@ -165,3 +165,17 @@ def test_moving_a_time_later_again_and_again_does_not_pile_up() -> None:
         timers.set("hot", start + timedelta(seconds=second))
     assert len(timers._heap) == 1
     assert timers.next() == start + timedelta(seconds=9_999)
+
+
+def test_dropped_keys_take_no_room_until_their_time_comes():
+    timers = Timers()
+    far = datetime(2100, 1, 1, tzinfo=timezone.utc)
+    for number in range(10_000):
+        timers.set(f"k{number}", far)
+    for number in range(10_000):
+        timers.drop(f"k{number}")
+        assert len(timers._heap) <= 2 * len(timers._times) + 17
+    assert len(timers._queued) <= 17
+    assert timers.next() is None
+    timers.set("a", far)
+    assert ("a" in timers, "k1" in timers, timers.next()) == (True, False, far)
