@@ -20,6 +20,8 @@
     ├── FencedError            another execution took the flow over
     ├── ReplicatorError        the replicator can't go on, or can't be kept alive
     ├── ScratchError           the scratch folder can't hold the outbox
+    ├── StockStoreError        a recovery directory of stock Bytewax can't be read
+    │   └── StockStoreInUseError     a flow is running on it; stop that first
     ├── ArgumentError          a key, a TTL or another argument that can't be right
     ├── UnknownOutcomeError    a write may or may not have been carried out
     ├── NotACounterError       what is at a key can't be counted up
@@ -68,6 +70,8 @@ __all__ = [
     "StateExpiredError",
     "StateLostError",
     "StepMissingError",
+    "StockStoreError",
+    "StockStoreInUseError",
     "UnknownOutcomeError",
 ]
 
@@ -162,6 +166,14 @@ class ReplicatorError(StateError):
 
 class ScratchError(StateError):
     """The scratch folder can't hold the outbox."""
+
+
+class StockStoreError(StateError):
+    """A recovery directory of stock Bytewax is damaged, incomplete, or none at all."""
+
+
+class StockStoreInUseError(StockStoreError):
+    """A flow is running on the recovery directory, so what is read would not fit together."""
 
 
 class ArgumentError(StateError):

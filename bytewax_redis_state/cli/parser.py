@@ -9,12 +9,12 @@ import argparse
 from importlib.metadata import version
 from typing import NoReturn
 
-from bytewax_redis_state.cli import demo
+from bytewax_redis_state.cli import demo, doctor
 from bytewax_redis_state.errors import ConfigError
 
 __all__ = ["parser"]
 
-_COMMANDS = (demo,)
+_COMMANDS = (demo, doctor)
 
 
 class _Parser(argparse.ArgumentParser):

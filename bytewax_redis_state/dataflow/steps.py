@@ -26,6 +26,7 @@ __all__ = [
     "kind_of",
     "listed_partitions",
     "resolve_step",
+    "short_names",
     "state_steps",
 ]
 
@@ -85,6 +86,20 @@ def _prefixes(step_id: str) -> list[str]:
     return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
 
 
+def short_names(step_ids: Iterable[str]) -> dict[str, str]:
+    """Find the shortest path of step names that holds no other state-bearing step.
+
+    :arg step_ids: Full IDs of all state-bearing core steps.
+    :returns: Each ID to its name, without the flow ID.
+    """
+    listed = list(step_ids)
+    holds = Counter(prefix for step_id in listed for prefix in _prefixes(step_id))
+    return {
+        step_id: next((path for path in _prefixes(step_id) if holds[path] == 1), step_id)
+        for step_id in listed
+    }
+
+
 def state_steps(flow: Dataflow) -> tuple[StateStep, ...]:
     """List the state-bearing steps of a flow as the user wrote it.
 
@@ -92,10 +107,10 @@ def state_steps(flow: Dataflow) -> tuple[StateStep, ...]:
     :returns: In the order of the step tree.
     """
     found = [(step.step_id, kind) for step, kind in _bearers(flow.substeps)]
-    holds = Counter(prefix for step_id, _kind in found for prefix in _prefixes(step_id))
+    names = short_names(step_id for step_id, _kind in found)
     return tuple(
         StateStep(
-            name=next((path for path in _prefixes(step_id) if holds[path] == 1), step_id),
+            name=names[step_id],
             step_id=step_id,
             engine_id=engine_id_of(step_id, kind),
             kind=kind,

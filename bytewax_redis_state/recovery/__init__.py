@@ -22,6 +22,9 @@ members.py         the processes of a cluster until their engines have met
 journal.py         the durable log of deltas
 checkpoint.py      folding the journal into the keyed state
 checkpointer.py    a fold every interval, beside the shipping
+stock_store.py     a recovery directory of stock Bytewax, opened without a trace
+stock_findings.py  what is in it, counted, and what it costs
+inert.py           a stranger's pickle, looked into without running it
 status.py          the replicator's heartbeat and lag in shared memory
 =================  =======================================================================
 """

@@ -8,6 +8,8 @@ Invariant: everything at or below a commit mark stands before the mark, and epoc
 growing ids; so what may be shipped is always a prefix. The file is written before the engine
 starts and after that only by the replicator's own process: two SQLite libraries in one process
 would share POSIX locks and could corrupt it.
+
+Beside it, because ``sqlite3`` has no other user: reading a partition of stock Bytewax.
 """
 
 from __future__ import annotations
@@ -19,11 +21,24 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from bytewax_redis_state.errors import DecodeError, ReplicatorError, ScratchError
+from bytewax_redis_state.errors import (
+    DecodeError,
+    ReplicatorError,
+    ScratchError,
+    StockStoreError,
+)
 
-__all__ = ["Outbox", "OutboxRow", "Stamp", "part_file", "prepare", "require_sqlite"]
+__all__ = [
+    "Outbox",
+    "OutboxRow",
+    "Stamp",
+    "StillPartition",
+    "part_file",
+    "prepare",
+    "require_sqlite",
+]
 
 _OLDEST_SQLITE = (3, 37)  # STRICT tables, as Bytewax makes them
 _BUSY_SECONDS = 4.0  # the engine panics after waiting 5 s for a lock, so nobody here holds one long
@@ -255,3 +270,43 @@ class Outbox:
             deleted += chunk
             if chunk < _DELETE_CHUNK:
                 return deleted
+
+
+class StillPartition:
+    """Read a partition of stock Bytewax that nobody writes, as it is.
+
+    :arg path: The partition's file.
+    :arg immutable: Read the file alone, and leave no trace beside it. Without this its log is read
+        too, which makes files beside it: only for a copy.
+    :arg name: What errors call it.
+    :raises StockStoreError: If it can't be opened.
+    """
+
+    def __init__(self, path: Path, *, immutable: bool, name: Path) -> None:
+        self._name = name
+        how = "mode=ro&immutable=1" if immutable else "mode=rw"
+        with self._as_store_error():
+            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def rows(self, sql: str) -> Iterator[tuple[Any, ...]]:
+        """Stream what a query gives.
+
+        :arg sql: That only reads.
+        :raises StockStoreError: If the file is damaged, or no database at all.
+        """
+        with self._as_store_error(), closing(self._db.execute(sql)) as cursor:
+            yield from cursor
+
+    @contextmanager
+    def _as_store_error(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StockStoreError(
+                f"{self._name} can't be read as a recovery partition: {error}",
+                "is this the directory that the flow ran with -r?",
+            ) from error
