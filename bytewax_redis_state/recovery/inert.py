@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from typing import Any, NoReturn
+from typing import Any
 
 __all__ = ["LARGEST_IDLE_WINDOW", "is_idle_window"]
 
@@ -22,14 +22,7 @@ _MARKS = (_WINDOWING.encode(), b"_WindowSnapshot")
 _MARKS_WITHIN = 96
 
 
-class _Sealed(type):
-    """Classes that a row can't alter, so that no row changes how the next one is read."""
-
-    def __setattr__(cls, name: str, value: object) -> NoReturn:
-        raise AttributeError(name)
-
-
-class _Inert(metaclass=_Sealed):
+class _Inert:
     """Stands in for every class and function that a row names."""
 
     state: Any = None
@@ -41,6 +34,7 @@ class _Inert(metaclass=_Sealed):
         pass
 
     def __setstate__(self, state: object) -> None:
+        # Also what keeps a row from setting attributes of the class itself, for the next row.
         self.state = state
 
     def __call__(self, *args: object, **fields: object) -> _Inert:

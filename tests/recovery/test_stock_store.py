@@ -117,6 +117,27 @@ def test_the_resume_epoch_is_the_one_that_stock_goes_on_with(tmp_path):
     assert survey_of(folder).executions == 2
 
 
+@pytest.mark.parametrize(
+    ("fronts", "expected"),
+    [
+        ({}, 5),
+        ({(1, 0): 9}, 5),  # the other worker got nowhere
+        ({(1, 0): 9, (1, 1): 7}, 7),
+        ({(0, 0): 20, (0, 1): 20, (1, 0): 9, (1, 1): 8}, 8),
+    ],
+)
+def test_the_resume_epoch_is_the_least_of_the_last_execution(tmp_path, fronts, expected):
+    folder = stock.make_store(tmp_path / "db", 2)
+    execution = "INSERT INTO exs (ex_num, worker_count, resume_epoch) VALUES (?, 2, ?)"
+    stock.execute(stock.part(folder, 0), execution, 0, 1)
+    stock.execute(stock.part(folder, 1), execution, 1, 5)
+    front = "INSERT INTO fronts (ex_num, worker_index, worker_frontier) VALUES (?, ?, ?)"
+    for (number, worker), epoch in fronts.items():
+        stock.execute(stock.part(folder, worker), front, number, worker, epoch)
+    findings = survey_of(folder)
+    assert (findings.resume_epoch, findings.executions, findings.workers) == (expected, 2, 2)
+
+
 def test_superseded_rows_and_bytes(store):
     snap = "INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change) VALUES (?, ?, ?, ?)"
     before = {step.step_id: step for step in survey_of(store).steps}[TOTAL]
