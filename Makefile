@@ -7,7 +7,8 @@ JOBS ?= 4
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: help setup demo test soak lint planted-bugs bench bench-resume bench-backend clean
+.PHONY: help setup demo test soak lint planted-bugs bench bench-resume bench-backend \
+	bench-retention clean
 
 help:
 	@echo "make demo          kill a flow, resume it, compare: no Redis needed"
@@ -18,6 +19,7 @@ help:
 	@echo "make bench         the two jobs of the design, stock and ours in turn"
 	@echo "make bench-resume  start to first new item with a million keys"
 	@echo "make bench-backend the state backend beside bare redis-py"
+	@echo "make bench-retention  what is left of keys that came once, stock and ours"
 
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 is needed: make PYTHON=/path/to/python"; exit 1; }
@@ -52,6 +54,9 @@ bench-resume: $(READY)
 
 bench-backend: $(READY)
 	$(BIN)/python -m benchmarks.state_backend
+
+bench-retention: $(READY)
+	$(BIN)/python -m benchmarks.retention
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -15,8 +15,8 @@ from tests.recovery import stock_flows
 from tests.recovery import stock_runs as stock
 
 SCRIPT = Path(sys.executable).with_name("bytewax-redis-state")
+DOCUMENT = Path(__file__).parents[2] / "docs" / "doctor.md"
 KEYS = 7
-ROWS = 3 * KEYS + 1
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,20 @@ def test_json_is_one_object(finished):
         "rows_with_retention": KEYS + 1,
         "resume_seconds_with_retention": 1.1,
     }
+
+
+def fields(value):
+    """Every name in a JSON value."""
+    if isinstance(value, list):
+        return set().union(*map(fields, value))
+    return set(value).union(*map(fields, value.values())) if isinstance(value, dict) else set()
+
+
+def test_the_document_names_every_field_and_no_other(finished):
+    _code, out, _err = doctor(finished, "--json")
+    text = DOCUMENT.read_text()
+    named = set(re.findall(r"`([a-z]+(?:_[a-z]+)*)`", text.partition("## How good")[0]))
+    assert named == fields(json.loads(out))
 
 
 def test_steps_are_named_as_in_the_flow(finished):
