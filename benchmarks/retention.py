@@ -65,7 +65,9 @@ class Side:
         for name in ("first", "settled", "release"):
             (folder / name).unlink(missing_ok=True)
         flow = f"benchmarks.windows:windows({keys}, {SETTLE_SECONDS}, {str(folder)!r})"
-        process = subprocess.Popen([*self._command, flow, *self._options])
+        # An interrupted engine prints where it was; nobody wants that between the figures.
+        with (folder / "log").open("ab") as log:
+            process = subprocess.Popen([*self._command, flow, *self._options], stderr=log)
         try:
             yield process
         finally:
@@ -90,6 +92,7 @@ def appeared(path: Path, process: subprocess.Popen[bytes], bound: float) -> bool
     deadline = time.monotonic() + bound
     while not path.exists():
         if process.poll() is not None:
+            print((path.parent / "log").read_text()[-2000:], file=sys.stderr)
             raise RuntimeError(f"the flow ended with {process.returncode} before {path.name}")
         if time.monotonic() > deadline:
             return False
