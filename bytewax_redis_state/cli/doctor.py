@@ -27,14 +27,15 @@ from bytewax_redis_state.recovery.stock_store import StockStore
 
 __all__ = ["add_command"]
 
-_WIDTH_OF_A_PIPE = 120
+_STEP_WIDTH = 12
+_PLENTY = 1000
 _COUNTS = {
     "rows": "rows",
-    "live_keys": "live keys",
-    "idle_window_keys": "idle windows",
-    "tombstones": "tombstones",
-    "superseded_rows": "superseded",
-    "rows_above_resume": "unfinished",
+    "live_keys": "live\nkeys",
+    "idle_window_keys": "idle\nwindows",
+    "tombstones": "tomb-\nstones",
+    "superseded_rows": "super-\nseded",
+    "rows_above_resume": "unfin-\nished",
 }
 
 
@@ -110,12 +111,13 @@ def _report(directory: Path, findings: Findings) -> dict[str, Any]:
 
 
 def _render(directory: Path, findings: Findings) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, _WIDTH_OF_A_PIPE)
+    console, table = Console(highlight=False), _table(findings)
+    # A narrow terminal wraps lines; that is better than numbers cut short.
+    wide = console.options.update(width=_PLENTY)
+    console.width = max(console.width, console.measure(table, options=wide).minimum)
     for line in _about(directory, findings):
         console.print(line, markup=False, soft_wrap=True)
-    console.print(_table(findings))
+    console.print(table)
     for line in _costs(findings):
         console.print(line, markup=False, soft_wrap=True)
 
@@ -140,9 +142,14 @@ def _about(directory: Path, findings: Findings) -> list[str]:
 
 
 def _table(findings: Findings) -> Table:
-    made = Table(box=box.SIMPLE, show_footer=len(findings.steps) > 1)
+    made = Table(
+        box=box.SIMPLE_HEAD,
+        show_footer=len(findings.steps) > 1,
+        collapse_padding=True,
+        pad_edge=False,
+    )
     total = findings.total
-    made.add_column("step", "all", overflow="fold")
+    made.add_column("step", "all", overflow="fold", min_width=_STEP_WIDTH)
     for name, title in _COUNTS.items():
         made.add_column(title, f"{getattr(total, name):,}", justify="right", no_wrap=True)
     made.add_column("size", _size(total.bytes), justify="right", no_wrap=True)

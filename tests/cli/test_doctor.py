@@ -113,6 +113,14 @@ def test_a_person_gets_a_table_and_what_it_means(finished):
     ]
 
 
+def test_a_narrow_terminal_cuts_no_number(finished, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    _code, out, _err = doctor(finished)
+    assert ["all", "22", "15", "7", "7", "0", "0"] in [
+        line.split()[:7] for line in out.splitlines()
+    ]
+
+
 def test_it_says_which_files_it_copied_and_why(tmp_path):
     folder = stock.kill_stuck(stock.make_store(tmp_path / "db", 1))
     code, out, err = doctor(folder)
