@@ -11,6 +11,8 @@ plan.py            how the flow fits what Redis holds of it
 lease.py           who runs a process of the flow
 cluster.py         the join barrier: all processes of one execution, one coordinator
 manifest.py        what a generation is made of
+cells.py           what Redis says of each (step, shard) beside its keys
+expiry.py          what Redis has dropped by itself, and when it may drop the rest
 takeover.py        the numbered steps of a start
 restore.py         keyed state back into a fresh outbox
 scratch.py         the private, locked folder of one execution
