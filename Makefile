@@ -19,7 +19,7 @@ help:
 	@echo "make bench         the two jobs of the design, stock and ours in turn"
 	@echo "make bench-resume  start to first new item with a million keys"
 	@echo "make bench-backend the state backend beside bare redis-py"
-	@echo "make bench-retention  what is left of keys that came once, stock and ours"
+	@echo "make bench-retention  what is left of keys that came once, stock and ours; what retention costs"
 
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 is needed: make PYTHON=/path/to/python"; exit 1; }
@@ -57,6 +57,7 @@ bench-backend: $(READY)
 
 bench-retention: $(READY)
 	$(BIN)/python -m benchmarks.retention
+	$(BIN)/python -m benchmarks.retention_cost
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
