@@ -74,6 +74,11 @@ class Deadlines:
     def __len__(self) -> int:
         return len(self._times)
 
+    @property
+    def of(self) -> Callable[[str], int | None]:
+        """What tells the deadline of a key, ``None`` where it has none; good until a change."""
+        return self._times.get
+
     def set(self, key: str, deadline: int) -> None:
         """Replace the deadline of a key."""
         before = self._times.get(key)

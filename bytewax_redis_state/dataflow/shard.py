@@ -279,6 +279,7 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
         changes: dict[str, bytes | None] = {}
         encode, logics, lifetime = self._codec.encode, self._logics, self._lifetime
         until = lifetime.deadline() if lifetime is not None and self._dirty else None
+        may_owe, deadline_of_key = self._keep_time, self._deadlines.of
         key = ""
         try:
             for key in self._dirty:
@@ -287,11 +288,14 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
                     changes[key] = self._asleep_or_gone(key, until)
                 elif until is None:
                     changes[key] = encode(key, snapshot_of(logic))
-                elif self._owes(key, logic):
+                elif may_owe and self._owes(key, logic):
                     self._deadlines.drop(key)
                     changes[key] = encode(key, snapshot_of(logic))
                 else:
-                    self._deadlines.set(key, until)
+                    if (
+                        deadline_of_key(key) != until
+                    ):  # for most keys it is the same for many epochs
+                        self._deadlines.set(key, until)
                     changes[key] = encode(key, snapshot_of(logic), until)
         except CodecError:
             raise

@@ -24,8 +24,8 @@ elseif applied < from then
   return {'gap', tostring(applied)}
 end
 
--- Where an envelope has its deadline: after the check sum and, with the flag 0x10, a key ID.
-local function deadline_of(head)
+-- The deadline's field of an envelope: after the check sum and, with the flag 0x10, a key ID.
+local function field_of(head)
   local kind = string.byte(head, 2)
   if not kind or kind % 64 < 32 then
     return nil
@@ -34,32 +34,51 @@ local function deadline_of(head)
   if kind % 32 >= 16 then
     at = 8 + string.byte(head, 7)
   end
-  local a, b, c, d, e, f = string.byte(head, at, at + 5)
+  return string.sub(head, at, at + 5)
+end
+
+local function number_of(field)
+  local a, b, c, d, e, f = string.byte(field, 1, 6)
   return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
 end
 
 local grown, dated = 0, {}
 if ARGV[7] ~= '' or have[5] then
   local offset = tonumber(ARGV[7])
-  local any = false
+  -- Few deadlines, many keys: each is made a number and text once.
+  local any, size, olds, expiries = false, 0, nil, {}
+  for i = 1, sets do
+    size = size + #ARGV[8 + i]
+  end
+  if sets > 0 and size < 131072 then
+    olds = redis.call('MGET', unpack(KEYS, 2, 1 + sets))  -- small values: sooner than one by one
+  end
   for i = 2, #KEYS do
-    local old = redis.call('GETRANGE', KEYS[i], 0, 267)
-    if old ~= '' then
-      local deadline = deadline_of(old)
-      if deadline then
-        dated[deadline] = (dated[deadline] or 0) - 1
+    local old = olds and olds[i - 1]
+    if old == nil then
+      old = redis.call('GETRANGE', KEYS[i], 0, 267)
+    end
+    if old and old ~= '' then
+      local field = field_of(old)
+      if field then
+        dated[field] = (dated[field] or 0) - 1
       end
       grown = grown - 1
     end
     if i <= 1 + sets then
       local value = ARGV[7 + i]
-      local deadline = deadline_of(value)
-      if deadline then
-        dated[deadline] = (dated[deadline] or 0) + 1
+      local field = field_of(value)
+      if field then
+        dated[field] = (dated[field] or 0) + 1
       end
-      if deadline and offset then
-        any = true
-        redis.call('SET', KEYS[i], value, 'PXAT', string.format('%.0f', deadline + offset))
+      if field and offset then
+        local expiry = expiries[field]
+        if not expiry then
+          expiry = string.format('%.0f', number_of(field) + offset)
+          expiries[field] = expiry
+          any = true
+        end
+        redis.call('SET', KEYS[i], value, 'PXAT', expiry)
       else
         redis.call('SET', KEYS[i], value)
       end
@@ -90,10 +109,10 @@ end
 if grown ~= 0 then
   redis.call('HINCRBY', KEYS[1], 'count', grown)
 end
-for deadline, change in pairs(dated) do
-  local field = 'd' .. string.format('%.0f', deadline)
-  if change ~= 0 and redis.call('HINCRBY', KEYS[1], field, change) == 0 then
-    redis.call('HDEL', KEYS[1], field)
+for field, change in pairs(dated) do
+  local name = 'd' .. string.format('%.0f', number_of(field))
+  if change ~= 0 and redis.call('HINCRBY', KEYS[1], name, change) == 0 then
+    redis.call('HDEL', KEYS[1], name)
   end
 end
 if ARGV[6] == '1' then
