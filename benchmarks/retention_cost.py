@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.retention_cost [--rounds N] [--scale F] [--json FILE]``
 
-The window job counts 200k events over 10k keys in tumbling and in session windows of event time; the
-other one keeps running sums of 1M events over 100k keys. Each run is a process of its own, with
+The window job counts 200k events over 10k keys in tumbling and in session windows of event time;
+the other one keeps running sums of 1M events over 100k keys. Each run is a process of its own, with
 state in Redis; its time is from resume to drain. Then a million idle keys of one step come due at
 once: how long the longest activation of the engine is, in which every shard drops what it may.
 """
