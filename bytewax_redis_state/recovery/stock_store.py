@@ -112,7 +112,7 @@ class StockStore:
             sorted((_opened(path, stack) for path in self._paths), key=lambda part: part.index)
         )
         _require_complete(self.partitions)
-        self.file_bytes = sum(size for size, _changed in self._before.values())
+        self.file_bytes = sum(size + log for size, _changed, log in self._before.values())
         self._read_progress()
 
     def __enter__(self) -> StockStore:
@@ -184,13 +184,20 @@ def _log_of(path: Path) -> Path:
     return path.with_name(f"{path.name}-wal")
 
 
-def _looks(paths: list[Path]) -> dict[Path, tuple[int, int]]:
-    """Give size and time of change of each file and each log that is there."""
+def _log_size(path: Path) -> int:
+    """Tell how large the log beside a file is; an empty one is what a mere reader leaves."""
+    try:
+        return _log_of(path).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _looks(paths: list[Path]) -> dict[Path, tuple[int, int, int]]:
+    """Give size and time of change of each file, and the size of its log."""
     looks = {}
-    for path in (one for part in paths for one in (part, _log_of(part))):
-        if path.exists():
-            status = path.stat()
-            looks[path] = (status.st_size, status.st_mtime_ns)
+    for path in paths:
+        status = path.stat()
+        looks[path] = (status.st_size, status.st_mtime_ns, _log_size(path))
     return looks
 
 
@@ -233,8 +240,7 @@ def _lock_holder(descriptor: int) -> int | None:
 
 
 def _opened(path: Path, stack: ExitStack) -> StockPartition:
-    log = _log_of(path)
-    copied = log.exists() and log.stat().st_size > 0
+    copied = _log_size(path) > 0
     read = _copied(path, stack) if copied else path
     file = stack.enter_context(closing(StillPartition(read, immutable=not copied, name=path)))
     _require_version(file, path)
@@ -247,7 +253,7 @@ def _opened(path: Path, stack: ExitStack) -> StockPartition:
 def _copied(path: Path, stack: ExitStack) -> Path:
     """Copy a file with the log that a killed run left, to be read together."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bytewax-doctor-")))
-    needed = path.stat().st_size + _log_of(path).stat().st_size + _ROOM_BESIDE_A_COPY
+    needed = path.stat().st_size + _log_size(path) + _ROOM_BESIDE_A_COPY
     if shutil.disk_usage(folder).free < needed:
         raise StockStoreError(
             f"{path.name} has a log and must be copied to be read, and {folder.parent} lacks the "

@@ -6,6 +6,8 @@ import os
 import pickle
 import re
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -314,6 +316,22 @@ def test_a_flow_that_starts_while_we_read(store):
     with StockStore(store) as opened:
         stock.execute(stock.part(store), "DELETE FROM fronts")
         with pytest.raises(StockStoreInUseError, match="changed while it was read"):
+            survey(opened)
+
+
+def test_somebody_else_who_only_reads_is_no_flow(store):
+    with StockStore(store) as opened, closing(sqlite3.connect(stock.part(store))) as reader:
+        reader.execute("SELECT * FROM parts").fetchall()
+        assert (store / "part-0.sqlite3-wal").exists()
+        survey(opened)
+
+
+def test_a_log_that_grows_while_we_read(tmp_path):
+    folder = stock.kill_open(stock.make_store(tmp_path / "db", 1))
+    with StockStore(folder) as opened:
+        with (folder / "part-0.sqlite3-wal").open("ab") as log:
+            log.write(b"more")
+        with pytest.raises(StockStoreInUseError):
             survey(opened)
 
 
