@@ -26,7 +26,6 @@ import bytewax.operators.windowing as win
 from bytewax.connectors.stdio import StdOutSink
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
-from bytewax.operators import _StatefulFlatMapLogic, _StatefulLogic
 from rich.console import Console
 from rich.table import Table
 
@@ -36,6 +35,7 @@ from bytewax_redis_state import RedisRecovery
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.dataflow.deadlines import Lifetime
 from bytewax_redis_state.dataflow.shard import ShardLogic
+from bytewax_redis_state.dataflow.steps import kind_of
 
 EVENTS = {"windows": 200_000, "sums": 1_000_000}
 WINDOW_KEYS, SUM_KEYS = 10_000, 100_000
@@ -119,17 +119,22 @@ def run_apart(rival: str, job: str, scale: float, url: str) -> float:
     return float(done.stdout.splitlines()[-1])
 
 
+def builder_in(steps: Any) -> Any:
+    """Find what makes the logics of a flow's keyed step."""
+    for step in steps:
+        builder = step.builder if kind_of(step) == "keyed" else builder_in(step.substeps)
+        if builder is not None:
+            return builder
+    return None
+
+
 def longest_activation(keys: int) -> tuple[float, int]:
     """Let keys of one step come due at once; gives the longest activation and their number."""
     now = [0]
     lifetime = Lifetime(HOUR, lambda: now[0])
     codec = Codec().bind(namespace="n", flow_id="f", step="s")
-
-    def build(state: Any) -> _StatefulLogic[Any, Any, Any]:
-        inner = _StatefulFlatMapLogic(lambda total, n: ((total or 0) + n, ()), state)
-        return _StatefulLogic(inner, lambda resumed: inner)
-
-    shards = [ShardLogic("s", build, codec, lifetime) for _ in range(SHARDS)]
+    builder = builder_in(sums(Load(0, 0, 0, 0.5)).substeps)
+    shards = [ShardLogic("s", builder, codec, lifetime) for _ in range(SHARDS)]
     for number, shard in enumerate(shards):
         shard.on_batch([{f"key-{n}": [1] for n in range(number, keys, SHARDS)}])
         shard.notify_at()
