@@ -43,7 +43,7 @@ Items = list[tuple[str, Any]]
 _NOTHING: tuple[Any, ...] = ()
 _SLEEPERS = (_StatefulFlatMapLogic,)
 # In one activation all shards of a step may have keys to drop.
-_DROPS = 250
+_DROPS = 100
 _LONGEST_SLEEP = 24 * 3600 * 1000
 _SPARSE = 4  # a dict that has shrunk to a fraction of this keeps its room
 _SMALL = 64
