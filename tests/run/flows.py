@@ -17,6 +17,8 @@ from bytewax.inputs import (
 )
 from bytewax.operators.windowing import EventClock, SessionWindower, TumblingWindower
 
+from bytewax_redis_state import retain
+
 ITEMS = int(os.environ.get("ITEMS", "30"))
 PAUSE = timedelta(seconds=float(os.environ.get("PAUSE", "0.001")))
 PARTS = os.environ.get("PARTS", "a b").split()
@@ -159,6 +161,14 @@ def visitors():
     # What nobody reads would fill the pipe.
     told = op.filter("told", every, lambda _item: "QUIET" not in os.environ)
     op.output("out", told, StdOutSink())
+    return flow
+
+
+def marked():
+    """The flow says itself how long its sums are kept."""
+    flow = Dataflow("marked")
+    sums = op.stateful_map("sum", op.input("in", flow, Visitors()), lambda n, _: ((n or 0) + 1, n))
+    op.output("out", retain(sums, timedelta(hours=3)), StdOutSink())
     return flow
 
 

@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -242,8 +241,20 @@ def test_the_environment_gives_a_retention(run, visitors):
     assert visitors.manifest.retention == {"seen": 3 * 3600_000, "tick": 24 * 3600_000 + 200}
 
 
-def scratch_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*.sqlite3") if path.exists())
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ((), {"sum": 3 * 3600_000}),
+        (("--retention", "sum=1d"), {"sum": 24 * 3600_000}),
+        (("--retention", "marked.sum=forever"), {}),
+    ],
+)
+def test_a_flow_may_say_itself_how_long_state_is_kept(run, client, given, kept):
+    done = run(*FAST, *given, flow="marked()", OPEN="0", VISITORS="5")
+    assert done.returncode == 0, done.stderr
+    marked = Sums(client, flow_id="marked")
+    assert marked.manifest.retention == kept
+    assert {ttl > 0 for ttl in map(client.pttl, client.scan_iter("*:state:sum:*"))} == {bool(kept)}
 
 
 def test_two_hundred_thousand_keys_leave_nothing(run, visitors, client):
