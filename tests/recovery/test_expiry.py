@@ -122,6 +122,19 @@ def test_a_step_without_retention_has_no_expiry_even_with_deadlines_in_the_journ
     assert restored(timed) == ({"sum": 50}, 0)
 
 
+def test_deadlines_that_were_never_folded_are_counted_when_the_retention_ends(flow):
+    """The journal of the start before has them, and a later start has a retention again."""
+    flow.start(retention=KEPT)
+    deadline = flow_now(flow) + DAY
+    flow.commit(1, {f"k{n}": b"1" for n in range(40)}, deadline=deadline)
+    flow.start()
+    assert restored(flow) == ({"sum": 40}, 0)
+    flow.start(retention=KEPT)
+    flow.commit(2, {f"k{n}": b"2" for n in range(20)}, deadline=deadline + DAY)
+    flow.start(retention=KEPT)
+    assert restored(flow) == ({"sum": 40}, 0)
+
+
 def test_what_is_folded_after_a_long_stop_is_kept_as_long(timed):
     """The journal's deadlines are of the flow's time, which stood still."""
     timed.commit(3, {"late": b"1"}, deadline=flow_now(timed) - 29 * DAY)
