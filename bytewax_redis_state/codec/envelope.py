@@ -24,6 +24,7 @@ that damaged bytes and swapped values are both noticed. It does not stop a forge
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple, NoReturn
 from zlib import crc32
 
@@ -44,6 +45,7 @@ __all__ = [
     "is_protected",
     "is_sound",
     "key_bytes",
+    "keys_with_deadline",
     "open_envelope",
     "seal",
     "seal_plain",
@@ -220,6 +222,15 @@ def deadline_of(data: bytes) -> int | None:
         start += 1 + data[OVERHEAD]
     field = data[start : start + _DEADLINE_BYTES]
     return int.from_bytes(field, "big") if len(field) == _DEADLINE_BYTES else None
+
+
+def keys_with_deadline(states: Mapping[str, bytes]) -> list[str]:
+    """Find the envelopes that have a deadline: a restart looks at a million.
+
+    :arg states: State key to envelope, each checked already.
+    :returns: The keys of those that have one.
+    """
+    return [key for key, data in states.items() if data[1] & _DEADLINE]
 
 
 def is_sound(state_key: bytes, data: bytes) -> bool:

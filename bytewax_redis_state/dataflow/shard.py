@@ -26,7 +26,7 @@ from bytewax.operators.windowing import _WindowLogic
 
 from bytewax_redis_state.codec import StateCodec
 from bytewax_redis_state.codec.delta import pack_delta, unpack_piece
-from bytewax_redis_state.codec.envelope import deadline_of
+from bytewax_redis_state.codec.envelope import deadline_of, keys_with_deadline
 from bytewax_redis_state.dataflow.deadlines import NEVER, Deadlines, Lifetime
 from bytewax_redis_state.dataflow.returns import checked_emit, checked_time
 from bytewax_redis_state.dataflow.route import Groups
@@ -130,7 +130,7 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
 
     def _take_deadlines(self, states: Mapping[str, bytes]) -> None:
         if self._lifetime is None:
-            self._mistimed += [k for k, data in states.items() if deadline_of(data) is not None]
+            self._mistimed += keys_with_deadline(states)
             return
         for key, data in states.items():
             deadline = deadline_of(data)
