@@ -96,7 +96,7 @@ def test_the_coordinator_of_two_killed_at(make_job: MakeJob, steps: Sequence[str
     job = make_job()
     for step in steps:
         killed_in_midstream(job, 2)
-        doomed = job.start(2, join_timeout=1.5, at_step={0: f"kill:{step}"})
+        doomed = job.start(2, join_timeout=4, at_step={0: f"kill:{step}"})
         assert doomed[0].wait() == KILLED, doomed.said
         if step in BEFORE_THE_MANIFEST:
             # It waits in vain for a manifest that lists it, and says so.

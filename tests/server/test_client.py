@@ -115,7 +115,7 @@ def impatient(url: str, milliseconds: int) -> RedisConfig:
 
 def test_a_command_that_takes_too_long_is_sent_once(start_redis: Callable[..., Any]) -> None:
     url = start_redis().url
-    hasty = connect(impatient(url, milliseconds=200))
+    hasty = connect(impatient(url, milliseconds=700))
 
     with pytest.raises(ServerUnavailableError) as caught, translated(address_of(hasty)):
         hasty.eval(SLOW_INCR, 1, "counter")
