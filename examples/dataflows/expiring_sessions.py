@@ -19,7 +19,7 @@ Run it with Bytewax alone, or with its state in Redis:
         --redis redis://localhost:6379 -s 1 \
         --checkpoint-interval 1s --window-grace 2s --retention seen=5s
 
-and meanwhile count the keys, which go up and then back to nothing:
+and meanwhile count the keys, which go up and then back to one, the source's own:
 
     redis-cli --scan --pattern 'bytewax:{expiring_sessions/*:state:*' | wc -l
 
