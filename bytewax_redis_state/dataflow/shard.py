@@ -149,7 +149,6 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
         groups = values[0] if len(values) == 1 else _merged(values)
         if self._lifetime is not None and self._deadlines.soonest <= (now := self._lifetime.now()):
             for key in groups:
-                # What was touched in this epoch gets another deadline when the epoch closes.
                 if self._deadlines.has_passed(key, now) and key not in self._dirty:
                     self._expire(key)
         logics = self._logics
@@ -192,10 +191,7 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
         :raises BytewaxRuntimeError: If a logic fails; names the user's step and the key.
         """
         self._restless = False
-        if self._lifetime is not None:
-            for key in self._deadlines.take(self._lifetime.now(), _DROPS):
-                if key not in self._dirty:
-                    self._expire(key)
+        self._drop_passed(_DROPS)
         due = self._timers.pop_due(datetime.now(timezone.utc))
         items: Items = []
         for key in due:
@@ -209,6 +205,7 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
         :returns: One list of items, or nothing.
         :raises BytewaxRuntimeError: If a logic fails; names the user's step and the key.
         """
+        self._drop_passed(NEVER)
         items: Items = []
         for key, logic in sorted(self._logics.items()):
             if not _ignores_eof(logic):
@@ -359,6 +356,14 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
         del self._logics[key]
         self._timers.drop(key)
         self._deadlines.drop(key)
+
+    def _drop_passed(self, most: int) -> None:
+        if self._lifetime is None:
+            return
+        for key in self._deadlines.take(self._lifetime.now(), most):
+            # What was touched in this epoch gets another deadline when the epoch closes.
+            if key not in self._dirty:
+                self._expire(key)
 
     def _expire(self, key: str) -> None:
         """Drop a key as if it had never been there; the delta says that it is gone."""

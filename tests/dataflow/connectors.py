@@ -25,9 +25,9 @@ class PlainCodec(StateCodec):
         super().__init__(codec, codec._packing, **names)
         self.encoded: list[tuple[str, Any]] = []
 
-    def encode(self, state_key: str, value: Any) -> bytes:
+    def encode(self, state_key: str, value: Any, deadline: int | None = None) -> bytes:
         self.encoded.append((state_key, value))
-        return super().encode(state_key, value)
+        return super().encode(state_key, value, deadline)
 
 
 class NumbersPart(StatefulSourcePartition[int, Any]):
