@@ -289,9 +289,8 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
                     self._deadlines.drop(key)
                     changes[key] = encode(key, snapshot_of(logic))
                 else:
-                    if (
-                        deadline_of_key(key) != until
-                    ):  # for most keys it is the same for many epochs
+                    # For most keys it is the same for many epochs.
+                    if deadline_of_key(key) != until:
                         self._deadlines.set(key, until)
                     changes[key] = encode(key, snapshot_of(logic), until)
         except CodecError:
