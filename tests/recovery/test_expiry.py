@@ -38,9 +38,9 @@ def begin_long_ago(flow: FlowInRedis, milliseconds: int) -> None:
         if flow.client.hexists(flow.applied(shard), "slack"):
             flow.client.hincrby(flow.applied(shard), "slack", -milliseconds)
     for key in list(flow.client.scan_iter(flow.keys.state_pattern, 1000)):
-        at = flow.client.pexpiretime(key)
-        if at > 0:
-            flow.client.pexpireat(key, at - milliseconds)
+        left = flow.client.pttl(key)
+        if left > 0:
+            flow.client.pexpire(key, left - milliseconds)
 
 
 def pttls(flow: FlowInRedis) -> dict[str, int]:
