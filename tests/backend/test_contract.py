@@ -462,8 +462,8 @@ def test_a_lock_is_waited_for(store):
 
 
 def test_a_lock_is_renewed_while_it_is_held(store):
-    with store.lock("x", ttl=timedelta(milliseconds=500)) as lock:
-        time.sleep(1)
+    with store.lock("x", ttl=timedelta(milliseconds=1500)) as lock:
+        time.sleep(2)
         assert lock.held
         lock.check()
         with pytest.raises(LockHeldError), store.lock("x", wait=timedelta(0)):

@@ -96,7 +96,7 @@ def test_the_coordinator_of_two_killed_at(make_job: MakeJob, steps: Sequence[str
     job = make_job()
     for step in steps:
         killed_in_midstream(job, 2)
-        doomed = job.start(2, join_timeout=4, at_step={0: f"kill:{step}"})
+        doomed = job.start(2, join_timeout=8, at_step={0: f"kill:{step}"})
         assert doomed[0].wait() == KILLED, doomed.said
         if step in BEFORE_THE_MANIFEST:
             # It waits in vain for a manifest that lists it, and says so.
@@ -142,7 +142,7 @@ def test_a_process_that_dies_before_the_engines_meet_can_be_started_again(
     """The other's engine would wait for it for good; each is started again when it ends."""
     job = make_job()
     killed_in_midstream(job, 2)
-    cluster = job.start(2, quick=True, join_timeout=3, at_step={process: f"kill:{step}"})
+    cluster = job.start(2, quick=True, join_timeout=8, at_step={process: f"kill:{step}"})
     assert cluster[process].wait() == KILLED, cluster.said
 
     def supervise() -> bool:
