@@ -14,8 +14,8 @@ from bytewax_redis_state.errors import StateLostError
 
 __all__ = ["FORMAT", "Manifest", "StepEntry"]
 
-FORMAT = 1
-"""Version of everything that a flow holds in Redis."""
+FORMAT = 2
+"""Version of everything that a flow holds in Redis; 1 knew no deadlines, and was never released."""
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,9 @@ def _require_format(manifest: Manifest, settings: RecoverySettings) -> None:
     if manifest.format != FORMAT:
         raise FormatError(
             f"the flow in Redis has format {manifest.format}, this version reads {FORMAT}",
-            "upgrade bytewax-redis-state",
+            "upgrade bytewax-redis-state"
+            if manifest.format > FORMAT
+            else "start it anew, with another --namespace: a development version wrote it",
         )
     if manifest.shards != settings.shards:
         raise FormatError(

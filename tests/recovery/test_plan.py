@@ -7,7 +7,7 @@ import pytest
 from bytewax_redis_state.config import RecoverySettings
 from bytewax_redis_state.dataflow.steps import StateStep
 from bytewax_redis_state.errors import ConfigError, FormatError, StepMissingError
-from bytewax_redis_state.recovery.manifest import Manifest, StepEntry
+from bytewax_redis_state.recovery.manifest import FORMAT, Manifest, StepEntry
 from bytewax_redis_state.recovery.plan import plan_start
 
 SUM = StateStep("sum", "flow.sum.core", "flow.sum.core.shards", "keyed")
@@ -128,10 +128,11 @@ def test_another_number_of_shards_is_refused():
     assert "64" in caught.value.hint
 
 
-def test_a_newer_format_is_refused():
-    with pytest.raises(FormatError, match="format 2") as caught:
-        plan(Manifest("life", format=2), [SUM])
-    assert "upgrade" in caught.value.hint
+@pytest.mark.parametrize(("step", "hint"), [(1, "upgrade"), (-1, "--namespace")])
+def test_another_format_is_refused(step, hint):
+    with pytest.raises(FormatError, match=f"format {FORMAT + step}") as caught:
+        plan(Manifest("life", format=FORMAT + step), [SUM])
+    assert hint in caught.value.hint
 
 
 def test_partitions_that_are_gone_are_noted():
