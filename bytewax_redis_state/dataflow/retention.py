@@ -69,11 +69,14 @@ def retain(stream: _Stream, lifetime: timedelta | None) -> _Stream:
         )
     (step_id,) = keyed
     for other in _nodes(scope.substeps, _Retain):
-        if other.marked == step_id and other.lifetime != lifetime:
+        if other.marked != step_id:
+            continue
+        if other.lifetime != lifetime:
             raise ConfigError(
                 f"retain({stream.stream_id!r}, {lifetime!r}): it is {other.lifetime!r} already",
                 "say it once",
             )
+        return stream
     mark_id = f"{made_by.step_id}_retain"
     scope.substeps.append(
         _Retain(

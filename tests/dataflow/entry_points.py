@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +19,54 @@ from bytewax.dataflow import Dataflow
 from bytewax.testing import cluster_main, run_main
 
 from bytewax_redis_state import shard_stateful_steps
+from bytewax_redis_state.dataflow.retention import lifetimes
+
+EPOCH_INTERVAL = timedelta(milliseconds=50)
+"""Of runs whose idle keys expire: deadlines come when an epoch closes."""
 
 Build = Callable[[list[Any]], Dataflow]
 
 
-def run_thread(build: Build, *, sharded: bool) -> list[Any]:
+def _prepared(
+    flow: Dataflow, workers: int, *, sharded: bool, retained: bool
+) -> tuple[Dataflow, timedelta | None]:
+    retention = lifetimes(flow, {}, timedelta(0)) if retained else None
+    if sharded:
+        flow = shard_stateful_steps(flow, workers=workers, retention=retention)
+    return flow, EPOCH_INTERVAL if retained else None
+
+
+def run_thread(build: Build, *, sharded: bool, retained: bool = False) -> list[Any]:
     """Run a flow on one worker.
 
     :arg build: Makes the flow, given the list that its sinks fill.
     :arg sharded: Whether to rewrite it.
+    :arg retained: Whether its idle keys expire.
     :returns: The list.
     """
     record: list[Any] = []
-    flow = build(record)
-    run_main(shard_stateful_steps(flow) if sharded else flow)
+    flow, interval = _prepared(build(record), 1, sharded=sharded, retained=retained)
+    run_main(flow, epoch_interval=interval)
     return record
 
 
-def run_two_threads(build: Build, *, sharded: bool) -> list[Any]:
+def run_two_threads(build: Build, *, sharded: bool, retained: bool = False) -> list[Any]:
     """Run a flow on two workers of this process; as :func:`run_thread`."""
     record: list[Any] = []
-    flow = build(record)
-    if sharded:
-        flow = shard_stateful_steps(flow, workers=2)
-    cluster_main(flow, [], 0, worker_count_per_proc=2)
+    flow, interval = _prepared(build(record), 2, sharded=sharded, retained=retained)
+    cluster_main(flow, [], 0, worker_count_per_proc=2, epoch_interval=interval)
     return record
 
 
-def run_two_processes(module: str, build: str, *, sharded: bool) -> list[Any]:
+def run_two_processes(
+    module: str, build: str, *, sharded: bool, retained: bool = False
+) -> list[Any]:
     """Run a flow in two processes.
 
     :arg module: In this folder.
     :arg build: Name of the function in it; as in :func:`run_thread`.
     :arg sharded: Whether to rewrite the flow.
+    :arg retained: Whether its idle keys expire.
     :returns: What the sinks of both filled, as JSON gives it back.
     """
     from tests.ports import free_addresses  # the children, started in this folder, lack it
@@ -58,7 +74,8 @@ def run_two_processes(module: str, build: str, *, sharded: bool) -> list[Any]:
     addresses = free_addresses(2)
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / str(process) for process in range(2)]
-        call = [sys.executable, "-m", "entry_points", module, build, str(int(sharded))]
+        call = [sys.executable, "-m", "entry_points", module, build]
+        call += [str(int(sharded)), str(int(retained))]
         children = [
             subprocess.Popen(
                 [*call, str(process), str(file), *addresses],
@@ -73,12 +90,17 @@ def run_two_processes(module: str, build: str, *, sharded: bool) -> list[Any]:
         return [row for file in files for row in json.loads(file.read_text())]
 
 
-def _child(module: str, build: str, sharded: str, process: str, file: str, *hosts: str) -> None:
+def _child(
+    module: str, build: str, sharded: str, retained: str, process: str, file: str, *hosts: str
+) -> None:
     record: list[Any] = []
-    flow = getattr(importlib.import_module(module), build)(record)
-    if int(sharded):
-        flow = shard_stateful_steps(flow, workers=len(hosts))
-    cluster_main(flow, list(hosts), int(process))
+    flow, interval = _prepared(
+        getattr(importlib.import_module(module), build)(record),
+        len(hosts),
+        sharded=bool(int(sharded)),
+        retained=bool(int(retained)),
+    )
+    cluster_main(flow, list(hosts), int(process), epoch_interval=interval)
     Path(file).write_text(json.dumps(record))
 
 

@@ -42,3 +42,7 @@ def test_two_workers_put_out_the_same(stock: PerKey) -> None:
 def test_two_processes_put_out_the_same(stock: PerKey) -> None:
     assert per_key(run_two_processes("catalog", "catalog", sharded=False)) == stock
     assert per_key(run_two_processes("catalog", "catalog", sharded=True)) == stock
+
+
+def test_lifetimes_longer_than_the_run_change_nothing(stock: PerKey) -> None:
+    assert per_key(run_thread(catalog, sharded=True, retained=True)) == stock

@@ -16,6 +16,7 @@ from typing import Any
 import bytewax.operators as op
 import bytewax.operators.windowing as win
 import pytest
+from bytewax import visualize
 from bytewax.dataflow import Dataflow, Stream
 from bytewax.operators import StatefulBatchLogic
 from bytewax.operators.windowing import (
@@ -187,6 +188,12 @@ def test_a_marked_flow_runs_as_before_on_plain_bytewax():
     assert sorted(out) == [("a", 1), ("a", 4), ("b", 2)]
 
 
+@pytest.mark.parametrize("draw", [visualize.to_json, visualize.to_mermaid, visualize.to_plantuml])
+def test_a_marked_flow_can_be_drawn(draw):
+    for flow in (marked()[0], shard_stateful_steps(marked()[0])):
+        assert "retain" in draw(flow)
+
+
 def test_a_marked_flow_is_rewritten_with_its_mark():
     flow, out = marked()
     kept = lifetimes(flow, {}, GRACE)
@@ -210,6 +217,7 @@ def test_two_marks_that_contradict_are_refused():
     up = op.input("in", flow, TestingSource([]))
     sums = op.stateful_map("sum", up, lambda s, v: (s, v))
     retain(retain(sums, 7 * S), 7 * S)
+    assert [step.step_id for step in flow.substeps].count("f.sum_retain") == 1
     with pytest.raises(ConfigError, match="already"):
         retain(sums, 8 * S)
 
