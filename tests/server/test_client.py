@@ -101,10 +101,13 @@ def test_a_command_whose_answer_is_lost_is_sent_once(
     cut.close()
 
 
+# Busy without asking for the time, which stands still in scripts of newer servers.
 SLOW_INCR = """
-local ends = redis.call('TIME')[1] + 2
 redis.call('INCR', KEYS[1])
-while tonumber(redis.call('TIME')[1]) < ends do end
+local sum = 0
+for number = 1, 2e8 do
+  sum = sum + number % 7
+end
 """
 
 
@@ -115,13 +118,13 @@ def impatient(url: str, milliseconds: int) -> RedisConfig:
 
 def test_a_command_that_takes_too_long_is_sent_once(start_redis: Callable[..., Any]) -> None:
     url = start_redis().url
-    hasty = connect(impatient(url, milliseconds=700))
+    hasty = connect(impatient(url, milliseconds=300))
 
     with pytest.raises(ServerUnavailableError) as caught, translated(address_of(hasty)):
         hasty.eval(SLOW_INCR, 1, "counter")
 
     assert "carried out" in one_line(caught.value)
-    patient = connect(RedisConfig(url=url))
+    patient = connect(RedisConfig(url=url).patient(timedelta(seconds=30)))
     assert patient.get("counter") == b"1"
     assert patient.info("commandstats")["cmdstat_eval"]["calls"] == 1
     patient.close()
