@@ -22,7 +22,7 @@ from bytewax.dataflow import Dataflow
 from bytewax.run import _locate_dataflow, _prepare_import
 
 from bytewax_redis_state.cli.console import ConsoleReporter, print_error
-from bytewax_redis_state.config import parse_duration, parse_retention
+from bytewax_redis_state.config import parse_duration, parse_retention, parse_size
 from bytewax_redis_state.errors import ConfigError, StateError
 from bytewax_redis_state.recovery.redis_recovery import RedisRecovery
 from bytewax_redis_state.recovery.session import EXIT_FAILED, EXIT_INTERRUPTED
@@ -33,6 +33,13 @@ __all__ = ["main", "parser"]
 def _duration(text: str) -> timedelta:
     try:
         return parse_duration(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -166,6 +173,13 @@ def _add_state_options(group: argparse._ArgumentGroup) -> None:
         "fail writes nothing",
     )
     group.add_argument(
+        "--max-lag",
+        type=_size,
+        metavar="SIZE",
+        help="how much of an outbox Redis may lack before the sources wait, as in 512MiB (default "
+        "half of what the scratch disk has free, at most 1GiB) [env: BYTEWAX_REDIS_MAX_LAG]",
+    )
+    group.add_argument(
         "--join-timeout",
         type=_duration,
         default="60",
@@ -293,6 +307,7 @@ def _run(args: argparse.Namespace) -> None:
         "retention": parse_retention(args.retention) if args.retention else None,
         "window_grace": args.window_grace,
         "downtime_allowance": args.downtime_allowance,
+        "max_lag": args.max_lag,
     }
     # What is not given, the settings read from the environment.
     settings = {name: value for name, value in given.items() if value is not None}

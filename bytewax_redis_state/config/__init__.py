@@ -7,6 +7,7 @@ from bytewax_redis_state.config.builder import RedisConfigBuilder
 from bytewax_redis_state.config.connection import RedisConfig
 from bytewax_redis_state.config.durations import parse_duration, parse_retention
 from bytewax_redis_state.config.recovery import ENVIRONMENT, RecoverySettings, redis_url_from_env
+from bytewax_redis_state.config.sizes import parse_size, shown_size
 
 __all__ = [
     "ENVIRONMENT",
@@ -15,5 +16,7 @@ __all__ = [
     "RedisConfigBuilder",
     "parse_duration",
     "parse_retention",
+    "parse_size",
     "redis_url_from_env",
+    "shown_size",
 ]

@@ -14,6 +14,7 @@ from typing import Literal
 
 from bytewax_redis_state.config.checks import check_durations
 from bytewax_redis_state.config.durations import parse_duration, parse_retention
+from bytewax_redis_state.config.sizes import parse_size
 from bytewax_redis_state.errors import ConfigError
 
 __all__ = ["ENVIRONMENT", "RecoverySettings", "redis_url_from_env"]
@@ -31,6 +32,7 @@ ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "BYTEWAX_REDIS_RETENTION": "STEP=7d,STEP=forever, as --retention",
         "BYTEWAX_REDIS_WINDOW_GRACE": "a duration, as --window-grace",
         "BYTEWAX_REDIS_DOWNTIME_ALLOWANCE": "a duration, as --downtime-allowance",
+        "BYTEWAX_REDIS_MAX_LAG": "a size, as --max-lag",
     }
 )
 """The environment variables of this package, and what each stands for."""
@@ -58,6 +60,12 @@ def _duration_from_env(name: str, otherwise: timedelta) -> timedelta:
     text = os.environ.get(name)
     with _named(name):
         return parse_duration(text) if text else otherwise
+
+
+def _size_from_env(name: str) -> int | None:
+    text = os.environ.get(name)
+    with _named(name):
+        return parse_size(text) if text else None
 
 
 @contextmanager
@@ -93,6 +101,9 @@ class RecoverySettings:
         ``BYTEWAX_REDIS_DOWNTIME_ALLOWANCE`` counts.
     :arg on_expired: Whether to ``"continue"`` or to ``"fail"`` where a flow stood still for longer,
         and Redis has dropped keys past their deadlines; to fail writes nothing.
+    :arg max_lag: How many bytes an outbox may hold that Redis does not have yet, before the sources
+        wait; ``None`` for half of what is free on the scratch disk, at most 1 GiB. Without it,
+        ``BYTEWAX_REDIS_MAX_LAG`` counts.
     :raises ConfigError: If a value can't be right; names the field and the value.
     """
 
@@ -115,6 +126,7 @@ class RecoverySettings:
         default_factory=lambda: _duration_from_env("BYTEWAX_REDIS_DOWNTIME_ALLOWANCE", 7 * _DAY)
     )
     on_expired: Literal["continue", "fail"] = "continue"
+    max_lag: int | None = field(default_factory=lambda: _size_from_env("BYTEWAX_REDIS_MAX_LAG"))
 
     def __post_init__(self) -> None:
         if not self.namespace or not self.namespace.isprintable():
@@ -128,6 +140,8 @@ class RecoverySettings:
             downtime_allowance=self.downtime_allowance,
         )
         self._check_retention()
+        if self.max_lag is not None and (type(self.max_lag) is not int or self.max_lag < 1):
+            raise ConfigError(f"max_lag is {self.max_lag!r}", "give a number of bytes, or None")
         both = self.drop_steps & self.rename_steps.keys()
         if both:
             raise ConfigError(

@@ -14,10 +14,12 @@ from typing import Any, ClassVar
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow, Operator, SinglePort, _CoreOperator
+from bytewax.inputs import DynamicSource
 
 from bytewax_redis_state.codec import Codec, StateCodec
 from bytewax_redis_state.dataflow.deadlines import Lifetime, wall_clock
 from bytewax_redis_state.dataflow.ends import unwatched_ends
+from bytewax_redis_state.dataflow.gate import Gate, GatedSource
 from bytewax_redis_state.dataflow.route import router, unroute
 from bytewax_redis_state.dataflow.shard import ShardBuilder
 from bytewax_redis_state.dataflow.sink import EncodedSink
@@ -61,6 +63,7 @@ class _Rewrite:
     names: Mapping[str, str]
     ends: Mapping[str, str]
     lifetimes: Mapping[str, Lifetime]
+    gate: Gate | None
 
     def substeps(self, steps: Iterable[Operator]) -> list[Operator]:
         return [new for step in steps for new in self.step(step)]
@@ -71,12 +74,14 @@ class _Rewrite:
         if kind == "keyed":
             return [self.sharded(step)]
         if kind == "source":
-            source = EncodedSource(fields.source, self.codec_of(step))
+            source = EncodedSource(fields.source, self.codec_of(step), self.gate)
             return [_replaced(step, source=source)]
         if kind == "sink":
             return [_replaced(step, sink=EncodedSink(fields.sink, self.codec_of(step)))]
         if not isinstance(step, _CoreOperator):
             return [_replaced(step, substeps=self.substeps(step.substeps))]
+        if self.gate is not None and isinstance(getattr(step, "source", None), DynamicSource):
+            step = _replaced(step, source=GatedSource(fields.source, self.gate))
         if step.step_id in self.ends:
             return [step, _end_watch(step, self.ends[step.step_id])]
         return [step]
@@ -153,6 +158,7 @@ def shard_stateful_steps(
     names: Mapping[str, str] | None = None,
     retention: Mapping[str, timedelta] | None = None,
     flow_time: Callable[[], int] = wall_clock,
+    gate: Gate | None = None,
 ) -> Dataflow:
     """Rewrite a flow so that its state goes through shards and comes out encoded.
 
@@ -172,6 +178,7 @@ def shard_stateful_steps(
     :arg retention: Full ID of each keyed step whose idle keys end, to how long they are kept, as
         :func:`~bytewax_redis_state.dataflow.retention.lifetimes` gives it; by default none.
     :arg flow_time: Tells the flow's time in milliseconds: the clock's, less all downtime.
+    :arg gate: Holds the flow's sources back where it has to; ``None`` for never.
     :returns: A new flow. One without any state comes back as it is.
     """
     if is_stateless(flow):
@@ -188,5 +195,6 @@ def shard_stateful_steps(
         lifetimes={
             step_id: Lifetime(kept, flow_time) for step_id, kept in (retention or {}).items()
         },
+        gate=gate,
     )
     return dataclasses.replace(flow, substeps=rewrite.substeps(flow.substeps), _scope=None)  # type: ignore[arg-type]

@@ -8,11 +8,12 @@ from typing import Any
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from bytewax_redis_state.codec import StateCodec
+from bytewax_redis_state.dataflow.gate import Gate, Holdable
 
 __all__ = ["EncodedSource", "EncodedSourcePartition"]
 
 
-class EncodedSourcePartition(StatefulSourcePartition[Any, bytes]):
+class EncodedSourcePartition(Holdable, StatefulSourcePartition[Any, bytes]):
     """Pass everything to the user's partition, but encode its snapshots.
 
     The calls of every batch are the user's own bound methods: ``StopIteration`` and
@@ -26,16 +27,14 @@ class EncodedSourcePartition(StatefulSourcePartition[Any, bytes]):
     def __init__(
         self, part: StatefulSourcePartition[Any, Any], part_key: str, codec: StateCodec
     ) -> None:
-        self._part = part
+        super().__init__(part)
         self._part_key = part_key
         self._codec = codec
-        self.next_batch = part.next_batch  # type: ignore[method-assign]
-        self.next_awake = part.next_awake  # type: ignore[method-assign]
         self.close = part.close  # type: ignore[method-assign]
 
     def next_batch(self) -> Iterable[Any]:
         """Stand in for the user's method, which hides this one."""
-        return self._part.next_batch()
+        return self._part.next_batch()  # type: ignore[no-any-return]
 
     def snapshot(self) -> bytes:
         """Encode the user's snapshot.
@@ -54,11 +53,18 @@ class EncodedSource(FixedPartitionedSource[Any, bytes]):
 
     :arg source: The user's.
     :arg codec: Of the step.
+    :arg gate: Holds the partitions back where it has to; ``None`` for never.
     """
 
-    def __init__(self, source: FixedPartitionedSource[Any, Any], codec: StateCodec) -> None:
+    def __init__(
+        self,
+        source: FixedPartitionedSource[Any, Any],
+        codec: StateCodec,
+        gate: Gate | None = None,
+    ) -> None:
         self._source = source
         self._codec = codec
+        self._gate = gate
 
     def list_parts(self) -> list[str]:
         """Ask the user's source, each time."""
@@ -82,4 +88,7 @@ class EncodedSource(FixedPartitionedSource[Any, bytes]):
             raise TypeError(
                 "stateful source partition must subclass `bytewax.inputs.StatefulSourcePartition`"
             )
-        return EncodedSourcePartition(part, for_part, self._codec)
+        encoded = EncodedSourcePartition(part, for_part, self._codec)
+        if self._gate is not None:
+            self._gate.add(encoded)
+        return encoded

@@ -43,9 +43,11 @@ __all__ = [
 _OLDEST_SQLITE = (3, 37)  # STRICT tables, as Bytewax makes them
 _BUSY_SECONDS = 4.0  # the engine panics after waiting 5 s for a lock, so nobody here holds one long
 _DELETE_CHUNK = 2000
+_ROW_BYTES = 64  # what a row takes beside its change, about
 
 _TABLES = """
-CREATE TABLE stamp (incarnation TEXT NOT NULL, generation INTEGER NOT NULL, part INTEGER NOT NULL);
+CREATE TABLE stamp (incarnation TEXT NOT NULL, generation INTEGER NOT NULL, part INTEGER NOT NULL,
+    pruned INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE outbox (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     epoch INTEGER NOT NULL,
@@ -177,7 +179,7 @@ def prepare(
         # The triggers come last: they would divert the restored rows too.
         db.executescript(_TABLES + _TRIGGERS)
         db.execute(
-            "INSERT INTO stamp VALUES (?, ?, ?)",
+            "INSERT INTO stamp (incarnation, generation, part) VALUES (?, ?, ?)",
             (stamp.incarnation, stamp.generation, stamp.partition),
         )
         return max(count, 0)
@@ -193,6 +195,7 @@ class Outbox:
     """
 
     def __init__(self, path: Path, stamp: Stamp, keep_last: frozenset[str]) -> None:
+        self._path = path
         self._db = _connect(path)
         self._keep_last = keep_last
         found = self._db.execute("SELECT incarnation, generation, part FROM stamp").fetchone()
@@ -237,39 +240,66 @@ class Outbox:
                     break
         return taken
 
-    def backlog(self, after: int) -> int:
-        """Count the rows after an id: what Redis does not have yet."""
-        (last,) = self._db.execute("SELECT coalesce(max(id), 0) FROM outbox").fetchone()
-        return max(int(last) - after, 0)
+    def backlog(self, after: int) -> tuple[int, int]:
+        """Measure what stands after an id: what Redis does not have yet.
+
+        :arg after: Id of the last row that Redis has.
+        :returns: Number of rows, and about how many bytes they take.
+        """
+        rows, size = self._db.execute(
+            "SELECT count(*), coalesce(sum(length(change)), 0) FROM outbox WHERE id > ?", (after,)
+        ).fetchone()
+        return int(rows), int(size) + int(rows) * _ROW_BYTES
+
+    @property
+    def spare(self) -> int:
+        """Bytes of the file that deleted rows have left for new ones."""
+        (pages,) = self._db.execute("PRAGMA freelist_count").fetchone()
+        (size,) = self._db.execute("PRAGMA page_size").fetchone()
+        return int(pages) * int(size)
+
+    @property
+    def pruned(self) -> int:
+        """Id up to which rows were deleted: nothing can be sent again from before it."""
+        (pruned,) = self._db.execute("SELECT pruned FROM stamp").fetchone()
+        return int(pruned)
 
     def forget_restored(self) -> None:
-        """Delete the restored rows, which the engine has loaded once it commits an epoch."""
-        while self._db.execute(
-            "DELETE FROM snaps WHERE rowid IN (SELECT rowid FROM snaps LIMIT 4)"
-        ).rowcount:
-            pass
+        """Delete the restored rows, which the engine has loaded once it commits an epoch.
+
+        :raises ScratchError: If the disk is full.
+        """
+        with _as_scratch_error(self._path):
+            while self._db.execute(
+                "DELETE FROM snaps WHERE rowid IN (SELECT rowid FROM snaps LIMIT 4)"
+            ).rowcount:
+                pass
 
     def prune(self, up_to: int) -> int:
         """Delete rows that Redis has had for longer than the margin, in short transactions.
 
         :arg up_to: Id of the last row to delete; last rows of sources and sinks stay.
         :returns: Number of rows deleted.
+        :raises ScratchError: If the disk is full.
         """
         marks = ", ".join("?" for _ in self._keep_last)
         deleted = 0
-        while True:
-            chunk = self._db.execute(
-                f"""DELETE FROM outbox WHERE id IN (
-                    SELECT id FROM outbox WHERE id <= ? AND (
-                        step_id IS NULL OR step_id NOT IN ({marks}) OR id NOT IN (
-                            SELECT max(id) FROM outbox WHERE step_id IN ({marks})
-                            GROUP BY step_id, state_key))
-                    LIMIT {_DELETE_CHUNK})""",
-                (up_to, *self._keep_last, *self._keep_last),
-            ).rowcount
-            deleted += chunk
-            if chunk < _DELETE_CHUNK:
-                return deleted
+        with _as_scratch_error(self._path):
+            # First: who finds rows gone must find it said.
+            self._db.execute("UPDATE stamp SET pruned = max(pruned, ?)", (up_to,))
+            while True:
+                chunk = self._db.execute(
+                    f"""DELETE FROM outbox WHERE id IN (
+                        SELECT id FROM outbox WHERE id <= ? AND (
+                            step_id IS NULL OR step_id NOT IN ({marks}) OR id NOT IN (
+                                SELECT max(id) FROM outbox WHERE step_id IN ({marks})
+                                GROUP BY step_id, state_key))
+                        LIMIT {_DELETE_CHUNK})""",
+                    (up_to, *self._keep_last, *self._keep_last),
+                ).rowcount
+                deleted += chunk
+                if chunk < _DELETE_CHUNK:
+                    return deleted
 
 
 class StillPartition:

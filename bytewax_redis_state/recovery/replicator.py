@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -38,6 +39,8 @@ from bytewax_redis_state.recovery.journal import Entry, JournalMovedError
 from bytewax_redis_state.recovery.lease import Lease, LeaseHolder
 from bytewax_redis_state.recovery.members import MemberWatch
 from bytewax_redis_state.recovery.outbox import Outbox, OutboxRow, Stamp
+from bytewax_redis_state.recovery.pulse import Pulse
+from bytewax_redis_state.recovery.scratch import LEAST_FREE
 from bytewax_redis_state.recovery.setup import Line, Setup
 from bytewax_redis_state.recovery.status import ReplicatorState, Status, StatusBoard
 from bytewax_redis_state.server.translation import translated
@@ -94,14 +97,16 @@ class Replicator:
         self._parent = parent
         self._orphaned = threading.Event()
         self._failure: StateError | None = None
-        self._board = StatusBoard(Path(setup.status))
-        self._status = Status(progress=setup.resume_epoch)
         self._line = Line(setup)
         self._journal = self._line.journal()
         stamp = Stamp(setup.incarnation, setup.generation, setup.partition)
         flat = frozenset(step for step, (_, kind) in setup.steps.items() if kind != "keyed")
         self._outbox = Outbox(Path(setup.outbox), stamp, flat)
         self._row = self._stored_row()
+        self._require_rows()
+        status = Status(row=self._row, progress=setup.resume_epoch)
+        beside = Outbox(Path(setup.outbox), stamp, flat)
+        self._pulse = Pulse(Path(setup.status), beside, status)
         self._acked: deque[tuple[float, int]] = deque()
         self._pruned_at = 0.0
         self._forgotten = False
@@ -126,6 +131,19 @@ class Replicator:
             )
         return int(row)
 
+    def _require_rows(self) -> None:
+        """Refuse to go on from a row after which some are no longer here.
+
+        :raises StateLostError: If Redis has lost more than the margin.
+        """
+        if self._row < self._outbox.pruned:
+            raise StateLostError(
+                f"Redis has lost more than the last {MARGIN_SECONDS:.0f} s of partition "
+                f"{self._setup.partition}: it stands at row {self._row} of the outbox, "
+                f"which begins after {self._outbox.pruned}",
+                "start the flow again: it resumes from what Redis has",
+            )
+
     def watch_parent(self) -> None:
         """Watch the input's end in a thread; the parent's ID catches inherited descriptors."""
 
@@ -148,6 +166,7 @@ class Replicator:
         try:
             self._lease.start()
             self._checkpointer.start()
+            self._pulse.start()
             self._ship_until_orphaned()
             return self._drain()
         except StateError as caught:
@@ -161,15 +180,13 @@ class Replicator:
     def _end(self, state: ReplicatorState, text: str = "") -> ReplicatorState:
         self._checkpointer.stop()
         self._lease.stop(release=True)
+        self._pulse.stop()
         self._show(state, text)
         self._outbox.close()
         return state
 
     def _show(self, state: ReplicatorState, text: str = "") -> None:
-        self._status = replace(
-            self._status, state=state, row=self._row, applied=self._checkpointer.applied, text=text
-        )
-        self._board.write(self._status)
+        self._pulse.show(state=state, row=self._row, applied=self._checkpointer.applied, text=text)
 
     def _heed_threads(self) -> None:
         failure = self._failure or self._checkpointer.failure
@@ -199,14 +216,13 @@ class Replicator:
                 self._orphaned.wait(poll)
 
     def _say_away(self, error: ServerUnavailableError) -> None:
-        if self._status.state is not ReplicatorState.AWAY:
+        if self._pulse.status.state is not ReplicatorState.AWAY:
             logger.warning("redis away why=%s", error)
-        self._status = replace(self._status, backlog=self._outbox.backlog(self._row))
         self._show(ReplicatorState.AWAY, str(error))
 
     def _say_running(self) -> None:
-        if self._status.state is ReplicatorState.AWAY:
-            logger.warning("redis back backlog=%d", self._outbox.backlog(self._row))
+        if self._pulse.status.state is ReplicatorState.AWAY:
+            logger.warning("redis back backlog=%d", self._outbox.backlog(self._row)[0])
         self._show(ReplicatorState.RUNNING)
 
     def _ship(self) -> bool:
@@ -232,14 +248,15 @@ class Replicator:
         except JournalMovedError as moved:
             logger.info("journal stands at row=%d expected=%d", moved.row, self._row)
             self._row = moved.row
+            self._require_rows()
             return True
         self._row = rows[-1].id
         self._acked.append((time.monotonic(), self._row))
-        self._status = replace(
-            self._status,
-            progress=progress or self._status.progress,
-            shipped=self._status.shipped + len(rows),
-            backlog=0,
+        shown = self._pulse.status
+        self._pulse.show(
+            row=self._row,
+            progress=progress or shown.progress,
+            shipped=shown.shipped + len(rows),
         )
         return True
 
@@ -266,10 +283,18 @@ class Replicator:
             return
         self._pruned_at = now
         up_to = 0
-        while self._acked and self._acked[0][0] < now - MARGIN_SECONDS:
+        margin = MARGIN_SECONDS if self._has_room() else 0.0
+        while self._acked and self._acked[0][0] <= now - margin:
             up_to = self._acked.popleft()[1]
         if up_to:
             self._outbox.prune(up_to)
+
+    def _has_room(self) -> bool:
+        free = shutil.disk_usage(self._setup.outbox).free + self._pulse.status.spare
+        if free >= 2 * LEAST_FREE:
+            return True
+        logger.debug("margin given up free=%d", free)
+        return False
 
     def _drain(self) -> ReplicatorState:
         """Ship what is left, fold once more, give the lease back: bounded by the drain timeout."""
@@ -287,7 +312,7 @@ class Replicator:
                 self._fold_last()
             except ServerUnavailableError as error:
                 if time.monotonic() > deadline:
-                    left = self._outbox.backlog(self._row)
+                    left, _ = self._outbox.backlog(self._row)
                     return self._end(ReplicatorState.UNDRAINED, f"{left} rows not shipped: {error}")
                 self._show(ReplicatorState.DRAINING, str(error))
                 time.sleep(_AWAY_LEAST)

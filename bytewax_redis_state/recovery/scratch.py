@@ -16,10 +16,11 @@ from pathlib import Path
 
 from bytewax_redis_state.errors import ScratchError
 
-__all__ = ["Scratch", "open_scratch"]
+__all__ = ["LEAST_FREE", "Scratch", "open_scratch"]
 
 _PREFIX = "bytewax-outbox-"
-_LEAST_FREE = 64 * 1024 * 1024
+LEAST_FREE = 64 * 1024 * 1024
+"""Bytes of the scratch disk that are never counted on."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,10 @@ class Scratch:
         :raises ScratchError: If there is not enough room.
         """
         free = shutil.disk_usage(self.folder).free
-        if free < size + _LEAST_FREE:
+        if free < size + LEAST_FREE:
             raise ScratchError(
                 f"the scratch folder {self.folder.parent} has {free // 2**20} MiB free, "
-                f"{(size + _LEAST_FREE) // 2**20} MiB are needed",
+                f"{(size + LEAST_FREE) // 2**20} MiB are needed",
                 "give --scratch a folder with room",
             )
 

@@ -25,11 +25,13 @@ from bytewax.recovery import RecoveryConfig
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.config import RecoverySettings, RedisConfig
 from bytewax_redis_state.dataflow.deadlines import FlowClock
+from bytewax_redis_state.dataflow.gate import Gate
 from bytewax_redis_state.dataflow.retention import lifetimes
 from bytewax_redis_state.dataflow.rewrite import shard_stateful_steps
 from bytewax_redis_state.dataflow.steps import StateStep, listed_partitions, state_steps
 from bytewax_redis_state.errors import ConfigError, StateError
 from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.recovery.backpressure import Backpressure, default_lag
 from bytewax_redis_state.recovery.cluster import ClusterShape, wait_for_coordinator
 from bytewax_redis_state.recovery.lease import Lease, LeaseHolder, claim, this_owner
 from bytewax_redis_state.recovery.manifest import Manifest
@@ -85,6 +87,8 @@ class Session:
         self._keys = FlowKeys(settings.namespace, flow.flow_id)
         self._stack = ExitStack()
         self._watchdog: Watchdog | None = None
+        self._gate = Gate()
+        self._backpressure: Backpressure | None = None
         self._holder: LeaseHolder | None = None
         self._failure: StateError | None = None
         self._seen: StateError | None = None
@@ -199,6 +203,7 @@ class Session:
                 for name, kept in manifest.retention.items()
             },
             flow_time=clock,
+            gate=self._gate,
         )
 
     def _start_replicator(
@@ -231,7 +236,9 @@ class Session:
             drain_timeout=self._settings.drain_timeout.total_seconds(),
             lease=replace(self._holder.lease, phase="running").to_json(),
         )
-        self._watchdog = Watchdog(setup, scratch.lock, self._fail)
+        max_lag = self._settings.max_lag or default_lag(scratch.folder)
+        self._backpressure = Backpressure(self._gate, scratch.folder, max_lag, self._reporter.warn)
+        self._watchdog = Watchdog(setup, scratch.lock, self._fail, self._backpressure.heed)
         self._stack.callback(self._watchdog.kill)
         self._watchdog.start()
         # From here on the replicator renews the lease.
@@ -299,15 +306,22 @@ class Session:
         traceback: TracebackType | None,
     ) -> None:
         with self._stack:
+            full = self._full_disk(error)
             undrained = self._drain()
         # The engine of a cluster says "thread panic" whatever the reason was.
-        stopped = self._failure or _cause_of(error) or (error and self._seen)
+        stopped = self._failure or full or _cause_of(error) or (error and self._seen)
         if stopped is not None and stopped is not error:
             raise stopped from error
         if undrained is not None:
             if error is None:
                 raise undrained
             self._reporter.warn(str(undrained))
+
+    def _full_disk(self, error: BaseException | None) -> StateError | None:
+        """Tell whether the engine may have met a full disk: it says "thread panic" then."""
+        if error is None or self._backpressure is None or self._watchdog is None:
+            return None
+        return self._backpressure.full_disk(self._watchdog.status)
 
     def _drain(self) -> StateError | None:
         self._stopping.set()

@@ -14,7 +14,8 @@ from pathlib import Path
 
 __all__ = ["ReplicatorState", "Status", "StatusBoard"]
 
-_FORM = struct.Struct("<qqqqqqq")  # state, heartbeat ns, row, progress, applied, backlog, shipped
+# state, heartbeat ns, row, progress, applied, backlog, lag, spare, shipped
+_FORM = struct.Struct("<qqqqqqqqq")
 _TEXT_BYTES = 2048
 _SIZE = _FORM.size + _TEXT_BYTES
 
@@ -43,8 +44,10 @@ class Status:
     :arg progress: Epoch below which everything is in the journal.
     :arg applied: Epoch up to which the keyed state is folded.
     :arg backlog: Outbox rows that Redis does not have yet.
+    :arg lag: About how many bytes they take in the outbox.
+    :arg spare: Bytes of the outbox file that new rows can use.
     :arg shipped: Outbox rows shipped in all.
-    :arg text: Why, where the state is an ending.
+    :arg text: Why, where the state is an ending or Redis is away.
     """
 
     state: ReplicatorState = ReplicatorState.STARTING
@@ -53,6 +56,8 @@ class Status:
     progress: int = 0
     applied: int = 0
     backlog: int = 0
+    lag: int = 0
+    spare: int = 0
     shipped: int = 0
     text: str = ""
 
@@ -85,15 +90,27 @@ class StatusBoard:
             status.progress,
             status.applied,
             status.backlog,
+            status.lag,
+            status.spare,
             status.shipped,
         )
 
     def read(self) -> Status:
         """Read what is shown."""
-        state, beat, row, progress, applied, backlog, shipped = _FORM.unpack_from(self._map)
+        state, beat, *rest = _FORM.unpack_from(self._map)
+        row, progress, applied, backlog, lag, spare, shipped = rest
         text = self._map[_FORM.size :].split(b"\0", 1)[0].decode(errors="replace")
         return Status(
-            ReplicatorState(state), beat / 1e9, row, progress, applied, backlog, shipped, text
+            ReplicatorState(state),
+            beat / 1e9,
+            row,
+            progress,
+            applied,
+            backlog,
+            lag,
+            spare,
+            shipped,
+            text,
         )
 
     def close(self) -> None:

@@ -35,13 +35,22 @@ class Watchdog:
 
     :arg setup: For the replicator.
     :arg lock: Descriptor that keeps the scratch folder locked; the replicator gets it too.
-    :arg on_failure: Gets the error when the replicator is lost for good; called once, in a thread.
+    :arg on_failure: Gets the error when the replicator is lost for good, or the flow has to stop;
+        called once, in a thread.
+    :arg heed: Gets the replicator's status all the time; gives an error where the flow has to stop.
     """
 
-    def __init__(self, setup: Setup, lock: int, on_failure: Callable[[StateError], None]) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        lock: int,
+        on_failure: Callable[[StateError], None],
+        heed: Callable[[Status], StateError | None],
+    ) -> None:
         self._setup = setup
         self._lock_fd = lock
         self._on_failure = on_failure
+        self._heed = heed
         self._board = StatusBoard(Path(setup.status))
         self._deaths: deque[float] = deque(maxlen=_RESTARTS)
         self._disarmed = threading.Event()
@@ -106,9 +115,10 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._disarmed.wait(_POLL_SECONDS):
-            if self._process.poll() is None:
-                continue
-            failure = self._failure(self.status) or self._restart()
+            status = self.status
+            failure = self._heed(status)
+            if failure is None and self._process.poll() is not None:
+                failure = self._failure(self.status) or self._restart()
             if failure is not None and not self._disarmed.is_set():
                 self._on_failure(failure)
                 return
