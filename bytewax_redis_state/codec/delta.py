@@ -3,6 +3,9 @@
 A delta is a msgpack map ``{state key: envelope, or nil where the key was deleted}``. A shard makes
 it when an epoch closes; the outbox and the journal carry it unread; a fold takes it apart.
 
+A shard that was called for everything answers with a msgpack array ``[number of the call, counted,
+delta]``, whose delta holds all of its keys; the replicator ships the delta alone.
+
 A restored cell comes back as one or more pieces, each a msgpack array ``[shard, more, {state key:
 envelope}]``, where ``more`` says that another piece of the same shard follows in the same order.
 """
@@ -16,7 +19,18 @@ import msgpack
 
 from bytewax_redis_state.errors import DecodeError
 
-__all__ = ["Piece", "pack_delta", "pack_piece", "unpack_delta", "unpack_piece"]
+__all__ = [
+    "Answer",
+    "Piece",
+    "pack_answer",
+    "pack_delta",
+    "pack_piece",
+    "unpack_answer",
+    "unpack_delta",
+    "unpack_piece",
+]
+
+_ARRAY_OF_3 = b"\x93"  # a delta begins as a map
 
 
 class Piece(NamedTuple):
@@ -25,6 +39,45 @@ class Piece(NamedTuple):
     shard: int
     more: bool
     states: dict[str, bytes]
+
+
+class Answer(NamedTuple):
+    """All that one cell holds.
+
+    :arg number: Of the call.
+    :arg counted: Whether the caller waits for this one.
+    :arg delta: With all keys, and those that were deleted in the epoch.
+    """
+
+    number: int
+    counted: bool
+    delta: bytes
+
+
+def pack_answer(number: int, delta: bytes, *, counted: bool) -> bytes:
+    """Encode all that one cell holds.
+
+    :arg number: Of the call.
+    :arg delta: With all keys.
+    :arg counted: Whether the caller waits for this one.
+    :returns: The answer.
+    """
+    return cast(bytes, msgpack.packb((number, counted, delta), use_bin_type=True))
+
+
+def unpack_answer(data: bytes) -> Answer | None:
+    """Decode an answer.
+
+    :arg data: From :func:`pack_answer` or :func:`pack_delta`.
+    :returns: The answer; ``None`` for an ordinary delta.
+    :raises DecodeError: If it is a damaged answer.
+    """
+    if not data.startswith(_ARRAY_OF_3):
+        return None
+    try:
+        return Answer(*msgpack.unpackb(data, raw=False))
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+        raise DecodeError(f"an answer of {len(data)} bytes can't be read: {error}") from error
 
 
 def pack_delta(changes: Mapping[str, bytes | None]) -> bytes:

@@ -20,6 +20,7 @@ from bytewax_redis_state.codec import Codec, StateCodec
 from bytewax_redis_state.dataflow.deadlines import Lifetime, wall_clock
 from bytewax_redis_state.dataflow.ends import unwatched_ends
 from bytewax_redis_state.dataflow.gate import Gate, GatedSource
+from bytewax_redis_state.dataflow.roll import Roll
 from bytewax_redis_state.dataflow.route import router, unroute
 from bytewax_redis_state.dataflow.shard import ShardBuilder
 from bytewax_redis_state.dataflow.sink import EncodedSink
@@ -64,6 +65,7 @@ class _Rewrite:
     ends: Mapping[str, str]
     lifetimes: Mapping[str, Lifetime]
     gate: Gate | None
+    roll: Roll | None
 
     def substeps(self, steps: Iterable[Operator]) -> list[Operator]:
         return [new for step in steps for new in self.step(step)]
@@ -94,7 +96,7 @@ class _Rewrite:
         """Put route, shards and unroute in the place of a keyed step."""
         step_id = step.step_id
         codec, lifetime = self.codec_of(step), self.lifetimes.get(step_id)
-        builder = ShardBuilder(step_id, step.builder, codec, lifetime)
+        builder = ShardBuilder(step_id, step.builder, codec, lifetime, self.roll)
         route = _mapped(f"{step_id}.route", step.up.stream_id, router(self.shards, self.workers))
         shards = _keyed(engine_id_of(step_id, "keyed"), route.down.stream_id, builder)
         unrouted = _mapped(
@@ -159,6 +161,7 @@ def shard_stateful_steps(
     retention: Mapping[str, timedelta] | None = None,
     flow_time: Callable[[], int] = wall_clock,
     gate: Gate | None = None,
+    roll: Roll | None = None,
 ) -> Dataflow:
     """Rewrite a flow so that its state goes through shards and comes out encoded.
 
@@ -179,6 +182,7 @@ def shard_stateful_steps(
         :func:`~bytewax_redis_state.dataflow.retention.lifetimes` gives it; by default none.
     :arg flow_time: Tells the flow's time in milliseconds: the clock's, less all downtime.
     :arg gate: Holds the flow's sources back where it has to; ``None`` for never.
+    :arg roll: Calls all shards for what they hold where it has to; ``None`` for never.
     :returns: A new flow. One without any state comes back as it is.
     """
     if is_stateless(flow):
@@ -196,5 +200,6 @@ def shard_stateful_steps(
             step_id: Lifetime(kept, flow_time) for step_id, kept in (retention or {}).items()
         },
         gate=gate,
+        roll=roll,
     )
     return dataclasses.replace(flow, substeps=rewrite.substeps(flow.substeps), _scope=None)  # type: ignore[arg-type]

@@ -25,10 +25,11 @@ from bytewax.operators import (
 from bytewax.operators.windowing import _WindowLogic
 
 from bytewax_redis_state.codec import StateCodec
-from bytewax_redis_state.codec.delta import pack_delta, unpack_piece
+from bytewax_redis_state.codec.delta import pack_answer, pack_delta, unpack_piece
 from bytewax_redis_state.codec.envelope import deadline_of, keys_with_deadline
 from bytewax_redis_state.dataflow.deadlines import NEVER, Deadlines, Lifetime
 from bytewax_redis_state.dataflow.returns import checked_emit, checked_time
+from bytewax_redis_state.dataflow.roll import Call, Roll
 from bytewax_redis_state.dataflow.route import Groups
 from bytewax_redis_state.dataflow.snapshots import snapshot_of
 from bytewax_redis_state.dataflow.timers import Timers
@@ -82,6 +83,7 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
     :arg builder: The user's.
     :arg codec: Of the step.
     :arg lifetime: How long an idle key is kept; ``None`` for ever.
+    :arg roll: Calls for everything where Redis came back empty; ``None`` for never.
     """
 
     def __init__(
@@ -90,11 +92,15 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
         builder: Callable[[Any], Logic],
         codec: StateCodec,
         lifetime: Lifetime | None = None,
+        roll: Roll | None = None,
     ) -> None:
         self._step_id = step_id
         self._builder = builder
         self._codec = codec
         self._lifetime = lifetime
+        self._call: Call | None = None
+        self._answered = 0
+        self._longest_sleep = None if roll is None else roll.interval
         self._deadlines = Deadlines()
         self._mistimed: list[str] = []
         self._restless = False
@@ -105,6 +111,12 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
         self._keep_time = False
         self._awoken: set[str] = set()
         self._dirty: set[str] = set()
+        if roll is not None:
+            roll.add(self)
+
+    def ask(self, call: Call) -> None:
+        """Answer a call for everything with the next snapshot; from any thread."""
+        self._call = call
 
     def restore(self, states: Mapping[str, bytes]) -> None:
         """Take in restored keys, and build their logics if need be; they count as unchanged.
@@ -217,7 +229,8 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
     def notify_at(self) -> datetime | None:
         """Ask the awoken keys' logics for their times.
 
-        :returns: The soonest time of all keys, be it of a notification or to drop one.
+        :returns: The soonest time of all keys, be it of a notification or to drop one, or to look
+            for a call.
         :raises BytewaxRuntimeError: If a logic fails; names the user's step and the key.
         """
         key = ""
@@ -237,12 +250,16 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
         if self._restless:
             return datetime.now(timezone.utc)
         left = self._until_drop()
-        if left is None:
+        if left is None and self._longest_sleep is None:
             return soonest
-        drop_at = datetime.now(timezone.utc)
-        if left > 0:
-            drop_at += timedelta(milliseconds=min(left, _LONGEST_SLEEP) + 1)
-        return drop_at if soonest is None else min(soonest, drop_at)
+        now = datetime.now(timezone.utc)
+        times = [] if soonest is None else [soonest]
+        if left is not None:
+            wait = min(left, _LONGEST_SLEEP) + 1 if left > 0 else 0
+            times.append(now + timedelta(milliseconds=wait))
+        if self._longest_sleep is not None:
+            times.append(now + self._longest_sleep)
+        return min(times)
 
     def _until_drop(self) -> int | None:
         """Tell in how many milliseconds keys may have to be dropped, ``None`` for never."""
@@ -297,9 +314,33 @@ class ShardLogic(StatefulBatchLogic[Groups, Items, bytes]):
             raise
         except Exception as error:
             raise self._failure("StatefulBatchLogic.snapshot", key) from error
+        call = self._call
+        if call is None or call.number <= self._answered:
+            self._dirty.clear()
+            self._shrink()
+            return pack_delta(changes)
+        self._answered = call.number
+        delta = pack_delta(changes | self._unchanged())
         self._dirty.clear()
         self._shrink()
-        return pack_delta(changes)
+        return pack_answer(call.number, delta, counted=call.counted)
+
+    def _unchanged(self) -> dict[str, bytes | None]:
+        """Encode the keys that did not change; their deadlines stay."""
+        states: dict[str, bytes | None] = {
+            key: data for key, data in self._asleep.items() if key not in self._dirty
+        }
+        key = ""
+        try:
+            for key, logic in self._logics.items():
+                if key not in self._dirty:
+                    until = self._deadlines.of(key)
+                    states[key] = self._codec.encode(key, snapshot_of(logic), until)
+        except CodecError:
+            raise
+        except Exception as error:
+            raise self._failure("StatefulBatchLogic.snapshot", key) from error
+        return states
 
     def _owes(self, key: str, logic: Logic) -> bool:
         """Tell whether something is still to come of a key by itself."""
@@ -415,6 +456,7 @@ class ShardBuilder:
     :arg builder: The user's.
     :arg codec: Of the step.
     :arg lifetime: How long an idle key is kept; ``None`` for ever.
+    :arg roll: Where the shards are entered; ``None`` for nowhere.
     """
 
     def __init__(
@@ -423,11 +465,13 @@ class ShardBuilder:
         builder: Callable[[Any], Logic],
         codec: StateCodec,
         lifetime: Lifetime | None = None,
+        roll: Roll | None = None,
     ) -> None:
         self._step_id = step_id
         self._builder = builder
         self._codec = codec
         self._lifetime = lifetime
+        self._roll = roll
         self._held: dict[int, list[dict[str, bytes]]] = {}
         self._lock = Lock()
 
@@ -446,7 +490,7 @@ class ShardBuilder:
                     self._held.setdefault(piece.shard, []).append(piece.states)
                     return HeldPiece()
                 pieces = [*self._held.pop(piece.shard, []), piece.states]
-        shard = ShardLogic(self._step_id, self._builder, self._codec, self._lifetime)
+        shard = ShardLogic(self._step_id, self._builder, self._codec, self._lifetime, self._roll)
         for states in pieces:
             shard.restore(states)
         return shard

@@ -14,7 +14,7 @@ from bytewax_redis_state.errors import StateLostError
 
 __all__ = ["FORMAT", "Manifest", "StepEntry"]
 
-FORMAT = 2
+FORMAT = 3
 """Version of everything that a flow holds in Redis; 1 knew no deadlines, and was never released."""
 
 
@@ -45,6 +45,8 @@ class Manifest:
     :arg downtime: How long the flow has stood still in all, in milliseconds: what Redis's clock is
         ahead of the flow's time.
     :arg allowance: How long Redis keeps a key beyond its deadline, in milliseconds of downtime.
+    :arg renewing: Whether the flow was founded anew in a Redis that came back empty, and its state
+        is not whole yet.
     :arg time: Redis's time when it was written, in milliseconds since 1970.
     """
 
@@ -61,6 +63,7 @@ class Manifest:
     retention: Mapping[str, int] = field(default_factory=dict)
     downtime: int = 0
     allowance: int = 0
+    renewing: bool = False
     time: int = field(default=0, compare=False)
 
     @property
@@ -72,6 +75,17 @@ class Manifest:
     def names(self) -> dict[str, str]:
         """Full step ID to short name."""
         return {entry.step_id: name for name, entry in self.steps.items()}
+
+    def require_whole(self) -> None:
+        """Refuse to start from a state that is being built anew, or was when its flow stopped.
+
+        :raises StateLostError: If it is so.
+        """
+        if self.renewing:
+            raise StateLostError(
+                "Redis was emptied while the flow ran, and its state is not whole again",
+                "if the flow runs, leave it alone; if it has ended, delete its keys to begin anew",
+            )
 
     def to_fields(self) -> dict[str, str]:
         """Give the hash fields that Redis holds, without incarnation, generation and time."""
@@ -88,6 +102,7 @@ class Manifest:
             "retention": json.dumps(dict(self.retention)),
             "downtime": str(self.downtime),
             "allowance": str(self.allowance),
+            "renewing": "1" if self.renewing else "",
         }
 
     @classmethod
@@ -125,5 +140,6 @@ class Manifest:
             retention=dict(json.loads(text["retention"])),
             downtime=int(text["downtime"]),
             allowance=int(text["allowance"]),
+            renewing=bool(text["renewing"]),
             time=int(text["time"]),
         )

@@ -33,6 +33,7 @@ from bytewax_redis_state.errors import (
 __all__ = [
     "Outbox",
     "OutboxRow",
+    "Renewal",
     "Stamp",
     "StillPartition",
     "part_file",
@@ -48,6 +49,8 @@ _ROW_BYTES = 64  # what a row takes beside its change, about
 _TABLES = """
 CREATE TABLE stamp (incarnation TEXT NOT NULL, generation INTEGER NOT NULL, part INTEGER NOT NULL,
     pruned INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE renewal (incarnation TEXT NOT NULL, generation INTEGER NOT NULL,
+    epoch INTEGER NOT NULL);
 CREATE TABLE outbox (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     epoch INTEGER NOT NULL,
@@ -79,6 +82,20 @@ class Stamp:
     incarnation: str
     generation: int
     partition: int
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """How a flow was founded anew, in a Redis that came back empty.
+
+    :arg incarnation: The flow's life since then.
+    :arg generation: Its first one.
+    :arg epoch: Its first one.
+    """
+
+    incarnation: str
+    generation: int
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +167,7 @@ def prepare(
     execution: int | None,
     resume_epoch: int,
     restored: Iterable[tuple[str, str, bytes]],
+    keep_last: frozenset[str] = frozenset(),
 ) -> int:
     """Turn a fresh recovery partition into an outbox that resumes a flow.
 
@@ -158,6 +176,8 @@ def prepare(
     :arg execution: Number for the one ``exs`` row of the cluster; ``None`` in all files but one.
     :arg resume_epoch: First epoch of the execution; 2 or more where anything is restored.
     :arg restored: ``(engine step ID, engine state key, bytes)`` to load, each once in the cluster.
+    :arg keep_last: Engine step IDs of sources and sinks; what is restored of them is the last row
+        of each until it writes one.
     :returns: Number of restored rows.
     :raises ScratchError: If the disk can't take it.
     """
@@ -178,6 +198,13 @@ def prepare(
         db.execute("COMMIT")
         # The triggers come last: they would divert the restored rows too.
         db.executescript(_TABLES + _TRIGGERS)
+        marks = ", ".join("?" for _ in keep_last)
+        db.execute(
+            f"""INSERT INTO outbox (epoch, step_id, state_key, change)
+                SELECT snap_epoch, step_id, state_key, ser_change FROM snaps
+                WHERE step_id IN ({marks})""",
+            tuple(keep_last),
+        )
         db.execute(
             "INSERT INTO stamp (incarnation, generation, part) VALUES (?, ?, ?)",
             (stamp.incarnation, stamp.generation, stamp.partition),
@@ -250,6 +277,25 @@ class Outbox:
             "SELECT count(*), coalesce(sum(length(change)), 0) FROM outbox WHERE id > ?", (after,)
         ).fetchone()
         return int(rows), int(size) + int(rows) * _ROW_BYTES
+
+    @property
+    def renewal(self) -> Renewal | None:
+        """How the flow was last founded anew while it ran, ``None`` where it was not."""
+        found = self._db.execute(
+            "SELECT incarnation, generation, epoch FROM renewal ORDER BY rowid DESC LIMIT 1"
+        ).fetchone()
+        return None if found is None else Renewal(*found)
+
+    def note_renewal(self, renewal: Renewal) -> None:
+        """Note how the flow was founded anew: a replicator that is restarted goes on from there.
+
+        :raises ScratchError: If the disk is full.
+        """
+        with _as_scratch_error(self._path):
+            self._db.execute(
+                "INSERT INTO renewal VALUES (?, ?, ?)",
+                (renewal.incarnation, renewal.generation, renewal.epoch),
+            )
 
     @property
     def spare(self) -> int:

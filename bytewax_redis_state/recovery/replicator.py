@@ -18,11 +18,11 @@ import sys
 import threading
 import time
 from collections import deque
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from bytewax_redis_state.codec.delta import pack_delta
+from bytewax_redis_state.codec.delta import pack_delta, unpack_answer
 from bytewax_redis_state.dataflow.placement import shard_of_name
 from bytewax_redis_state.errors import (
     FencedError,
@@ -38,8 +38,9 @@ from bytewax_redis_state.recovery.cluster import read_manifest
 from bytewax_redis_state.recovery.journal import Entry, JournalMovedError
 from bytewax_redis_state.recovery.lease import Lease, LeaseHolder
 from bytewax_redis_state.recovery.members import MemberWatch
-from bytewax_redis_state.recovery.outbox import Outbox, OutboxRow, Stamp
+from bytewax_redis_state.recovery.outbox import OutboxRow
 from bytewax_redis_state.recovery.pulse import Pulse
+from bytewax_redis_state.recovery.renewal import Rebuild, renewed, was_emptied
 from bytewax_redis_state.recovery.scratch import LEAST_FREE
 from bytewax_redis_state.recovery.setup import Line, Setup
 from bytewax_redis_state.recovery.status import ReplicatorState, Status, StatusBoard
@@ -85,28 +86,66 @@ def _explained(setup: Setup, error: StateError) -> StateError:
     )
 
 
+def _is_to_be_renewed(setup: Setup, error: StateError, parent: Parent) -> bool:
+    """Tell a Redis that came back empty from one that lost less: the shards can fill it again."""
+    while isinstance(error, StateLostError) and not parent.is_gone:
+        try:
+            return was_emptied(setup)
+        except ServerUnavailableError:
+            parent.wait(_AWAY_MOST)
+        except StateError:  # then the first error says more
+            return False
+    return False
+
+
+class Parent:
+    """The dataflow's process, watched: the end of our input is its end, or another parent."""
+
+    def __init__(self) -> None:
+        self._pid = os.getppid()
+        self._orphaned = threading.Event()
+
+    def watch(self) -> None:
+        """Watch the input's end in a thread; the parent's ID catches inherited descriptors."""
+
+        def wait_for_end() -> None:
+            while sys.stdin.read(1):
+                pass
+            self._orphaned.set()
+
+        threading.Thread(target=wait_for_end, name="parent", daemon=True).start()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the dataflow has ended."""
+        return self._orphaned.is_set() or os.getppid() != self._pid
+
+    def wait(self, seconds: float) -> None:
+        """Wait, but no longer than the dataflow lives."""
+        self._orphaned.wait(seconds)
+
+
 class Replicator:
     """Ships one outbox.
 
     :arg setup: What to ship, and where to.
-    :arg parent: Process ID of the dataflow.
+    :arg parent: The dataflow.
     """
 
-    def __init__(self, setup: Setup, parent: int) -> None:
+    def __init__(self, setup: Setup, parent: Parent) -> None:
         self._setup = setup
         self._parent = parent
-        self._orphaned = threading.Event()
         self._failure: StateError | None = None
         self._line = Line(setup)
         self._journal = self._line.journal()
-        stamp = Stamp(setup.incarnation, setup.generation, setup.partition)
-        flat = frozenset(step for step, (_, kind) in setup.steps.items() if kind != "keyed")
-        self._outbox = Outbox(Path(setup.outbox), stamp, flat)
+        self._outbox = setup.open_outbox()
         self._row = self._stored_row()
+        status = Status(row=self._row, progress=setup.resume_epoch, call=setup.call)
+        self._pulse = Pulse(Path(setup.status), setup.open_outbox(), status)
+        self._rebuild = Rebuild(setup, self._line) if setup.call else None
+        if self._rebuild is not None and not self._rebuild.is_done:
+            self._recall()
         self._require_rows()
-        status = Status(row=self._row, progress=setup.resume_epoch)
-        beside = Outbox(Path(setup.outbox), stamp, flat)
-        self._pulse = Pulse(Path(setup.status), beside, status)
         self._acked: deque[tuple[float, int]] = deque()
         self._pruned_at = 0.0
         self._forgotten = False
@@ -136,6 +175,8 @@ class Replicator:
 
         :raises StateLostError: If Redis has lost more than the margin.
         """
+        if self._rebuild is not None and not self._rebuild.is_done:
+            return  # what stood before is of no use
         if self._row < self._outbox.pruned:
             raise StateLostError(
                 f"Redis has lost more than the last {MARGIN_SECONDS:.0f} s of partition "
@@ -144,19 +185,15 @@ class Replicator:
                 "start the flow again: it resumes from what Redis has",
             )
 
-    def watch_parent(self) -> None:
-        """Watch the input's end in a thread; the parent's ID catches inherited descriptors."""
-
-        def wait_for_end() -> None:
-            while sys.stdin.read(1):
-                pass
-            self._orphaned.set()
-
-        threading.Thread(target=wait_for_end, name="parent", daemon=True).start()
-
-    @property
-    def _parent_is_gone(self) -> bool:
-        return self._orphaned.is_set() or os.getppid() != self._parent
+    def _recall(self) -> None:
+        """See which cells have answered before this replicator was started."""
+        after = 0
+        while after < self._row:
+            rows = self._outbox.rows(after, sys.maxsize, _BATCH_BYTES)
+            for row in rows:
+                if row.id <= self._row:
+                    self._entry(row)
+            after = rows[-1].id if rows else self._row
 
     def run(self) -> ReplicatorState:
         """Ship until the dataflow has ended, then drain.
@@ -170,6 +207,9 @@ class Replicator:
             self._ship_until_orphaned()
             return self._drain()
         except StateError as caught:
+            if _is_to_be_renewed(self._setup, caught, self._parent):
+                self._pulse.show(text="Redis was emptied")
+                return self._end(ReplicatorState.EMPTIED, "Redis was emptied")
             error = _explained(self._setup, caught)
             state = _ENDINGS.get(type(error), ReplicatorState.FAILED)
             # One line, as an operator wants it; the traceback says nothing that the error does not.
@@ -179,7 +219,7 @@ class Replicator:
 
     def _end(self, state: ReplicatorState, text: str = "") -> ReplicatorState:
         self._checkpointer.stop()
-        self._lease.stop(release=True)
+        self._lease.stop(release=state is not ReplicatorState.EMPTIED)
         self._pulse.stop()
         self._show(state, text)
         self._outbox.close()
@@ -195,7 +235,7 @@ class Replicator:
 
     def _ship_until_orphaned(self) -> None:
         poll, away, version = _POLL_LEAST, _AWAY_LEAST, -1
-        while not self._parent_is_gone:
+        while not self._parent.is_gone:
             self._heed_threads()
             now = self._outbox.changed()
             try:
@@ -204,16 +244,17 @@ class Replicator:
                     self._members.look(self._line)
             except ServerUnavailableError as error:
                 self._say_away(error)
-                self._orphaned.wait(away)
+                self._parent.wait(away)
                 away = min(away * 2, _AWAY_MOST)
                 continue
             away = _AWAY_LEAST
             version = now if not moved else -1
+            self._look_at_rebuild()
             self._prune()
             self._say_running()
             poll = _POLL_LEAST if moved else min(poll * 1.5, _POLL_MOST)
             if not moved:
-                self._orphaned.wait(poll)
+                self._parent.wait(poll)
 
     def _say_away(self, error: ServerUnavailableError) -> None:
         if self._pulse.status.state is not ReplicatorState.AWAY:
@@ -240,7 +281,8 @@ class Replicator:
         if not rows:
             return False
         marks = [row.epoch for row in rows if row.step_id is None]
-        progress = max(marks) + 1 if marks else None
+        # What stood in the outbox before the flow was founded anew belongs to its first epoch.
+        progress = max(max(marks) + 1, self._setup.resume_epoch) if marks else None
         try:
             with translated(self._line.address):
                 entries = [entry for row in rows if (entry := self._entry(row)) is not None]
@@ -268,20 +310,45 @@ class Replicator:
             raise ReplicatorError(f"the engine wrote a row for an unknown step {row.step_id!r}")
         name, kind = self._setup.steps[row.step_id]
         change = row.change or b""
-        if kind == "keyed":
-            shard = shard_of_name(row.state_key)
-            if shard is None:
-                return None
-        else:
-            shard = shard_of(row.state_key, self._setup.shards)
-            change = pack_delta({row.state_key: change})
-        return Entry(row.epoch, row.id, Cell(name, shard), change)
+        if kind != "keyed":
+            return self._flat_entry(row, name, change)
+        shard = shard_of_name(row.state_key)
+        if shard is None or row.epoch < self._setup.resume_epoch:
+            return None
+        cell = Cell(name, shard)
+        answer = unpack_answer(change)
+        if answer is not None:
+            change = answer.delta
+            if self._rebuild is not None:
+                self._rebuild.take(cell, row.epoch, answer)
+        elif self._rebuild is not None and self._rebuild.lacks(cell):
+            return None  # the cell's answer will hold it
+        return Entry(row.epoch, row.id, cell, change)
+
+    def _flat_entry(self, row: OutboxRow, name: str, change: bytes) -> Entry | None:
+        """Translate a row of a source or sink, whose last one counts whatever its epoch is."""
+        epoch = row.epoch
+        if epoch < self._setup.resume_epoch:
+            if self._rebuild is None:
+                return None  # restored
+            epoch = self._setup.resume_epoch
+        cell = Cell(name, shard_of(row.state_key, self._setup.shards))
+        return Entry(epoch, row.id, cell, pack_delta({row.state_key: change}))
+
+    def _look_at_rebuild(self) -> None:
+        if self._rebuild is None or self._rebuild.is_done:
+            return
+        self._rebuild.look()
+        if self._rebuild.is_done:
+            logger.warning("state whole again generation=%d", self._setup.generation)
 
     def _prune(self) -> None:
         now = time.monotonic()
         if now < self._pruned_at + _PRUNE_SECONDS:
             return
         self._pruned_at = now
+        if self._rebuild is not None and not self._rebuild.is_done:
+            return  # one that is started anew has to find the answers
         up_to = 0
         margin = MARGIN_SECONDS if self._has_room() else 0.0
         while self._acked and self._acked[0][0] <= now - margin:
@@ -309,6 +376,7 @@ class Replicator:
                     self._show(ReplicatorState.DRAINING)
                 self._checkpointer.stop()
                 self._heed_threads()
+                self._finish_rebuild(deadline)
                 self._fold_last()
             except ServerUnavailableError as error:
                 if time.monotonic() > deadline:
@@ -318,6 +386,19 @@ class Replicator:
                 time.sleep(_AWAY_LEAST)
             else:
                 return self._end(ReplicatorState.DRAINED)
+
+    def _finish_rebuild(self, deadline: float) -> None:
+        """Wait for the other processes to be whole; our own shards have no more to say."""
+        patience = min(deadline, time.monotonic() + _LAST_FOLD_SECONDS)
+        while self._rebuild is not None and not self._rebuild.is_done:
+            self._look_at_rebuild()
+            if time.monotonic() > patience:
+                raise StateLostError(
+                    "Redis was emptied while the flow ran, and the flow ended before its state "
+                    "was whole again",
+                    "delete the flow's keys to begin anew",
+                )
+            time.sleep(_POLL_MOST)
 
     def _fold_last(self) -> None:
         """Fold; the others, which end too, get a moment to come as far as this one.
@@ -343,17 +424,43 @@ def main() -> int:
         level=os.environ.get("BYTEWAX_REDIS_LOG", "WARNING"),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
-    parent = os.getppid()
+    parent = Parent()
     setup = Setup.from_json(sys.stdin.readline())
+    parent.watch()
+    with closing(setup.open_outbox()) as outbox:
+        if outbox.renewal is not None:
+            setup = setup.renewed(outbox.renewal)
+        while True:
+            state = _live(setup, parent)
+            if state is not ReplicatorState.EMPTIED:
+                return 0 if state is ReplicatorState.DRAINED else 1
+            logger.warning("redis emptied: asking the shards for all that they hold")
+            try:
+                new = renewed(setup, outbox, lambda: not parent.is_gone)
+            except StateError as error:
+                return _give_up(setup, error)
+            if new is None:
+                lost = "Redis was emptied, and the flow ended before it was founded anew"
+                return _give_up(setup, StateLostError(lost, "start the flow again"))
+            setup = new
+
+
+def _live(setup: Setup, parent: Parent) -> ReplicatorState:
+    """Ship for as long as the flow's life in Redis lasts."""
     try:
         replicator = Replicator(setup, parent)
-    except StateError as caught:
-        error = _explained(setup, caught)
-        state = _ENDINGS.get(type(error), ReplicatorState.FAILED)
-        StatusBoard(Path(setup.status)).write(Status(state=state, text=str(error)))
-        return 1
-    replicator.watch_parent()
-    return 0 if replicator.run() is ReplicatorState.DRAINED else 1
+    except StateError as error:
+        if _is_to_be_renewed(setup, error, parent):
+            return ReplicatorState.EMPTIED
+        _give_up(setup, _explained(setup, error))
+        return ReplicatorState.FAILED
+    return replicator.run()
+
+
+def _give_up(setup: Setup, error: StateError) -> int:
+    state = _ENDINGS.get(type(error), ReplicatorState.FAILED)
+    StatusBoard(Path(setup.status)).write(Status(state=state, text=str(error)))
+    return 1
 
 
 if __name__ == "__main__":

@@ -94,6 +94,7 @@ class Resume:
         manifest = read_manifest(self._client, self._keys)
         if manifest is None:
             return
+        manifest.require_whole()
         plan = plan_start(manifest, self._steps, self.parts, self._settings)
         if self._settings.on_expired == "fail" and self._shape.process_id == 0:
             refuse_expired(expired_keys(self._client, self._keys, manifest))
@@ -199,6 +200,7 @@ class Resume:
             execution=manifest.generation if own == 0 else None,
             resume_epoch=manifest.resume_epoch,
             restored=restorer.rows(),
+            keep_last=frozenset(step.engine_id for step in self._steps if step.kind != "keyed"),
         )
 
 

@@ -28,6 +28,7 @@ from bytewax_redis_state.dataflow.deadlines import FlowClock
 from bytewax_redis_state.dataflow.gate import Gate
 from bytewax_redis_state.dataflow.retention import lifetimes
 from bytewax_redis_state.dataflow.rewrite import shard_stateful_steps
+from bytewax_redis_state.dataflow.roll import Roll
 from bytewax_redis_state.dataflow.steps import StateStep, listed_partitions, state_steps
 from bytewax_redis_state.errors import ConfigError, StateError
 from bytewax_redis_state.keys import FlowKeys
@@ -36,10 +37,12 @@ from bytewax_redis_state.recovery.cluster import ClusterShape, wait_for_coordina
 from bytewax_redis_state.recovery.lease import Lease, LeaseHolder, claim, this_owner
 from bytewax_redis_state.recovery.manifest import Manifest
 from bytewax_redis_state.recovery.outbox import part_file, require_sqlite
+from bytewax_redis_state.recovery.renewal import leave_roll
 from bytewax_redis_state.recovery.reporter import Reporter, Resumed
 from bytewax_redis_state.recovery.resume import Resume
 from bytewax_redis_state.recovery.scratch import Scratch, open_scratch
 from bytewax_redis_state.recovery.setup import Setup
+from bytewax_redis_state.recovery.status import Status
 from bytewax_redis_state.recovery.takeover import reached
 from bytewax_redis_state.recovery.watchdog import Watchdog
 from bytewax_redis_state.scripts import Scripts
@@ -88,7 +91,9 @@ class Session:
         self._stack = ExitStack()
         self._watchdog: Watchdog | None = None
         self._gate = Gate()
+        self._roll = Roll()
         self._backpressure: Backpressure | None = None
+        self._folder = settings.scratch
         self._holder: LeaseHolder | None = None
         self._failure: StateError | None = None
         self._seen: StateError | None = None
@@ -204,6 +209,7 @@ class Session:
             },
             flow_time=clock,
             gate=self._gate,
+            roll=self._roll,
         )
 
     def _start_replicator(
@@ -235,16 +241,27 @@ class Session:
             checkpoint_interval=self._settings.checkpoint_interval.total_seconds(),
             drain_timeout=self._settings.drain_timeout.total_seconds(),
             lease=replace(self._holder.lease, phase="running").to_json(),
+            manifest=manifest.to_fields(),
+            stamp=(manifest.incarnation, manifest.generation),
         )
+        self._folder = scratch.folder
         max_lag = self._settings.max_lag or default_lag(scratch.folder)
         self._backpressure = Backpressure(self._gate, scratch.folder, max_lag, self._reporter.warn)
-        self._watchdog = Watchdog(setup, scratch.lock, self._fail, self._backpressure.heed)
+        self._watchdog = Watchdog(setup, scratch.lock, self._fail, self._heed)
         self._stack.callback(self._watchdog.kill)
         self._watchdog.start()
         # From here on the replicator renews the lease.
         self._holder.stop(release=False)
         self._watch_signals()
         self._engine_may_run = True
+
+    def _heed(self, status: Status) -> StateError | None:
+        """Do what the replicator's status asks for: hold the sources, or call the shards."""
+        assert self._backpressure is not None
+        if status.call > self._roll.number:
+            leave_roll(self._folder, status.call, self._roll.call(status.call))
+            self._reporter.warn("Redis came back empty: its state is built anew from memory")
+        return self._backpressure.heed(status)
 
     # -- stopping -------------------------------------------------------------------------
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import redis
 
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.journal import Journal
+from bytewax_redis_state.recovery.manifest import Manifest
+from bytewax_redis_state.recovery.outbox import Outbox, Renewal, Stamp
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import connect
 
@@ -26,6 +30,10 @@ class Setup:
     :arg timed: Short names of the steps that have a retention.
     :arg offset: What is added to a deadline to get the time at which Redis drops the key, in ms.
     :arg lease: As the parent last wrote it.
+    :arg manifest: Fields of the manifest that the flow started from.
+    :arg stamp: Incarnation and generation that the outbox is stamped with.
+    :arg call: Number of the call for all that the shards hold: the generation that the flow was
+        founded anew with, 0 where it was not.
     """
 
     url: str
@@ -47,6 +55,39 @@ class Setup:
     checkpoint_interval: float
     drain_timeout: float
     lease: str
+    manifest: Mapping[str, str]
+    stamp: Sequence[Any]
+    call: int = 0
+
+    def renewed(self, renewal: Renewal) -> Setup:
+        """Give the setup of a flow that was founded anew while it ran."""
+        return replace(
+            self,
+            incarnation=renewal.incarnation,
+            generation=renewal.generation,
+            resume_epoch=renewal.epoch,
+            call=renewal.generation,
+        )
+
+    @property
+    def known(self) -> Manifest:
+        """The manifest that the flow started from."""
+        fields = {"incarnation": self.incarnation, "generation": str(self.generation), "time": "0"}
+        fields.update(self.manifest)
+        read = {key.encode(): text.encode() for key, text in fields.items()}
+        manifest = Manifest.from_fields(read)
+        assert manifest is not None
+        return manifest
+
+    def open_outbox(self) -> Outbox:
+        """Open the outbox of the replicator's partition.
+
+        :raises ReplicatorError: If it belongs to another execution.
+        """
+        incarnation, generation = self.stamp
+        stamp = Stamp(incarnation, generation, self.partition)
+        flat = frozenset(step for step, (_, kind) in self.steps.items() if kind != "keyed")
+        return Outbox(Path(self.outbox), stamp, flat)
 
     def to_json(self) -> str:
         """Give the line."""

@@ -14,8 +14,8 @@ from pathlib import Path
 
 __all__ = ["ReplicatorState", "Status", "StatusBoard"]
 
-# state, heartbeat ns, row, progress, applied, backlog, lag, spare, shipped
-_FORM = struct.Struct("<qqqqqqqqq")
+# state, heartbeat ns, row, progress, applied, backlog, lag, spare, shipped, call
+_FORM = struct.Struct("<qqqqqqqqqq")
 _TEXT_BYTES = 2048
 _SIZE = _FORM.size + _TEXT_BYTES
 
@@ -32,6 +32,7 @@ class ReplicatorState(IntEnum):
     LOST = 6
     FAILED = 7
     UNDRAINED = 8
+    EMPTIED = 9
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Status:
     :arg lag: About how many bytes they take in the outbox.
     :arg spare: Bytes of the outbox file that new rows can use.
     :arg shipped: Outbox rows shipped in all.
+    :arg call: Number of the call for all that the shards hold; 0 before any.
     :arg text: Why, where the state is an ending or Redis is away.
     """
 
@@ -59,6 +61,7 @@ class Status:
     lag: int = 0
     spare: int = 0
     shipped: int = 0
+    call: int = 0
     text: str = ""
 
     @property
@@ -93,12 +96,13 @@ class StatusBoard:
             status.lag,
             status.spare,
             status.shipped,
+            status.call,
         )
 
     def read(self) -> Status:
         """Read what is shown."""
         state, beat, *rest = _FORM.unpack_from(self._map)
-        row, progress, applied, backlog, lag, spare, shipped = rest
+        row, progress, applied, backlog, lag, spare, shipped, call = rest
         text = self._map[_FORM.size :].split(b"\0", 1)[0].decode(errors="replace")
         return Status(
             ReplicatorState(state),
@@ -110,6 +114,7 @@ class StatusBoard:
             lag,
             spare,
             shipped,
+            call,
             text,
         )
 

@@ -14,5 +14,5 @@ redis.call('SET', KEYS[1], '0')
 redis.call('HSET', KEYS[2], 'incarnation', ARGV[1], 'generation', '0', 'partitions', '0',
   'resume_epoch', '1', 'processes', '[]', 'shards', ARGV[2], 'format', ARGV[3],
   'steps', '{}', 'parts', '{}', 'versions', '{}', 'retention', '{}', 'downtime', '0',
-  'allowance', '0', 'time', '0')
+  'allowance', '0', 'renewing', '', 'time', '0')
 return ARGV[1]

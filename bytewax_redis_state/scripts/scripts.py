@@ -24,11 +24,14 @@ SCRIPT_NAMES = (
     "create_cell",
     "create_partition",
     "drop_keys",
+    "end_renewal",
     "fence_cell",
     "fence_partition",
     "fold",
     "found_flow",
+    "post_answers",
     "release_lease",
+    "renew_flow",
     "renew_keys",
     "settle_cell",
     "settle_deadlines",
@@ -84,6 +87,36 @@ class Scripts:
         flat = [part for field in fields.items() for part in field]
         args: tuple[Argument, ...] = (incarnation, generation, *flat)
         return bool(self._run("write_manifest", (generation_key, manifest_key), args, None))
+
+    def renew_flow(
+        self,
+        generation_key: bytes,
+        manifest_key: bytes,
+        incarnation: str,
+        generation: int,
+        fields: dict[str, str],
+    ) -> bool:
+        """Found a running flow anew; returns whether Redis knew nothing of it."""
+        flat = [part for field in fields.items() for part in field]
+        args: tuple[Argument, ...] = (incarnation, generation, *flat)
+        return bool(self._run("renew_flow", (generation_key, manifest_key), args, None))
+
+    def post_answers(
+        self,
+        progress: bytes,
+        incarnation: str,
+        generation: int,
+        called: int,
+        answered: int,
+        epoch: int,
+    ) -> bool:
+        """Note how far a renewal is; returns whether the partition is the writer's."""
+        args = (incarnation, generation, called, answered, epoch)
+        return bool(self._run("post_answers", (progress,), args, None))
+
+    def end_renewal(self, manifest: bytes, incarnation: str, generation: int, epoch: int) -> bool:
+        """Let a flow be resumed again; returns whether the manifest is the writer's."""
+        return bool(self._run("end_renewal", (manifest,), (incarnation, generation, epoch), None))
 
     def create_partition(
         self, journal: bytes, progress: bytes, incarnation: str, generation: int, epoch: int
