@@ -164,7 +164,8 @@ class Rebuild:
     """What a flow still lacks until its state is whole again; one partition's side.
 
     A shard's answer may come through any partition, so each posts beside its progress how many
-    shards its process has called, and how many answers it has shipped; process 0 adds them up.
+    shards its process has called, and how many answers it has shipped; process 0 adds them up. What
+    a cell changed before its answer is shipped too: it does no harm, since the answer holds it.
 
     :arg setup: Of the new life.
     :arg line: To use.
@@ -174,7 +175,6 @@ class Rebuild:
         self._setup = setup
         self._line = line
         self._roll = _roll_file(Path(setup.outbox).parent, setup.call)
-        self._full: set[Cell] = set()
         self._answered: set[Cell] = set()
         self._epoch = setup.resume_epoch
         self._posted: tuple[int, int, int] | None = None
@@ -187,13 +187,8 @@ class Rebuild:
             manifest = read_manifest(self._line.client, setup.keys)
         return manifest is None or (manifest.generation == setup.generation and manifest.renewing)
 
-    def lacks(self, cell: Cell) -> bool:
-        """Tell whether a cell has not answered yet: its deltas would build on nothing."""
-        return not self.is_done and cell not in self._full
-
     def take(self, cell: Cell, epoch: int, answer: Answer) -> None:
         """Note that a cell has answered in an epoch."""
-        self._full.add(cell)
         self._epoch = max(self._epoch, epoch)
         if answer.counted and answer.number == self._setup.call:
             self._answered.add(cell)

@@ -321,8 +321,6 @@ class Replicator:
             change = answer.delta
             if self._rebuild is not None:
                 self._rebuild.take(cell, row.epoch, answer)
-        elif self._rebuild is not None and self._rebuild.lacks(cell):
-            return None  # the cell's answer will hold it
         return Entry(row.epoch, row.id, cell, change)
 
     def _flat_entry(self, row: OutboxRow, name: str, change: bytes) -> Entry | None:

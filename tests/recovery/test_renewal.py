@@ -218,11 +218,21 @@ def test_what_was_restored_and_never_touched_is_there_again(recovery, client, ev
     require_exact(client, again.given)
 
 
-def test_a_replicator_killed_in_mid_renewal_goes_on_with_it(recovery, client, eventually):
+def test_a_replicator_killed_in_mid_renewal_goes_on_with_it(
+    recovery, client, eventually, monkeypatch
+):
+    monkeypatch.setattr(session_module, "Roll", lambda: Roll(timedelta(seconds=3)))
+
+    def some_have_answered() -> bool:
+        found = manifest(client)
+        return found is not None and int(
+            client.hget(KEYS.progress(0, found.generation), "answered") or 0
+        )
+
     def act(job):
         eventually(lambda: job.given > MANY + 100)
         client.flushdb()
-        eventually(lambda: manifest(client) is not None)
+        eventually(some_have_answered)
         assert manifest(client).renewing
         os.kill(job.session.replicator_pid, signal.SIGKILL)
         eventually(lambda: whole(client))
