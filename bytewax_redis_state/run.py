@@ -173,6 +173,12 @@ def _add_state_options(group: argparse._ArgumentGroup) -> None:
         "fail writes nothing",
     )
     group.add_argument(
+        "--durability",
+        metavar="LEVEL",
+        help="what counts as acknowledged: memory (default), aof (on the primary's disk), or "
+        "replicas:N [env: BYTEWAX_REDIS_DURABILITY]",
+    )
+    group.add_argument(
         "--max-lag",
         type=_size,
         metavar="SIZE",
@@ -307,6 +313,7 @@ def _run(args: argparse.Namespace) -> None:
         "retention": parse_retention(args.retention) if args.retention else None,
         "window_grace": args.window_grace,
         "downtime_allowance": args.downtime_allowance,
+        "durability": args.durability,
         "max_lag": args.max_lag,
     }
     # What is not given, the settings read from the environment.

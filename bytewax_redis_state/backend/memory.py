@@ -396,6 +396,7 @@ class MemoryStateBackend(StateBackend):
             used_memory=self.memory_usage().server_bytes,
             aof_enabled=False,
             snapshot_taken=False,
+            connected_replicas=0,
             loading=False,
             connected_clients=1,
             uptime_seconds=0,

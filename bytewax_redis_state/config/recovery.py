@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from bytewax_redis_state.config.checks import check_durations
+from bytewax_redis_state.config.durability import Durability
 from bytewax_redis_state.config.durations import parse_duration, parse_retention
 from bytewax_redis_state.config.sizes import parse_size
 from bytewax_redis_state.errors import ConfigError
@@ -32,6 +33,7 @@ ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "BYTEWAX_REDIS_RETENTION": "STEP=7d,STEP=forever, as --retention",
         "BYTEWAX_REDIS_WINDOW_GRACE": "a duration, as --window-grace",
         "BYTEWAX_REDIS_DOWNTIME_ALLOWANCE": "a duration, as --downtime-allowance",
+        "BYTEWAX_REDIS_DURABILITY": "memory, aof or replicas:N, as --durability",
         "BYTEWAX_REDIS_MAX_LAG": "a size, as --max-lag",
     }
 )
@@ -101,6 +103,9 @@ class RecoverySettings:
         ``BYTEWAX_REDIS_DOWNTIME_ALLOWANCE`` counts.
     :arg on_expired: Whether to ``"continue"`` or to ``"fail"`` where a flow stood still for longer,
         and Redis has dropped keys past their deadlines; to fail writes nothing.
+    :arg durability: What counts as acknowledged, so that rows may leave the outbox: ``"memory"``,
+        ``"aof"`` or ``"replicas:N"``; see :class:`.Durability`. Without it,
+        ``BYTEWAX_REDIS_DURABILITY`` counts.
     :arg max_lag: How many bytes an outbox may hold that Redis does not have yet, before the sources
         wait; ``None`` for half of what is free on the scratch disk, at most 1 GiB. Without it,
         ``BYTEWAX_REDIS_MAX_LAG`` counts.
@@ -126,6 +131,9 @@ class RecoverySettings:
         default_factory=lambda: _duration_from_env("BYTEWAX_REDIS_DOWNTIME_ALLOWANCE", 7 * _DAY)
     )
     on_expired: Literal["continue", "fail"] = "continue"
+    durability: str = field(
+        default_factory=lambda: os.environ.get("BYTEWAX_REDIS_DURABILITY") or "memory"
+    )
     max_lag: int | None = field(default_factory=lambda: _size_from_env("BYTEWAX_REDIS_MAX_LAG"))
 
     def __post_init__(self) -> None:
@@ -140,6 +148,7 @@ class RecoverySettings:
             downtime_allowance=self.downtime_allowance,
         )
         self._check_retention()
+        Durability.parse(self.durability)
         if self.max_lag is not None and (type(self.max_lag) is not int or self.max_lag < 1):
             raise ConfigError(f"max_lag is {self.max_lag!r}", "give a number of bytes, or None")
         both = self.drop_steps & self.rename_steps.keys()

@@ -51,7 +51,8 @@ class Checkpointer:
         )
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
-        self.applied = self._first_applied()
+        with translated(self._line.address):
+            self.applied = self._progress(setup.partition, "trimmed") - 1
         self.failure: StateError | None = None
 
     def _progress(self, partition: int, field: str) -> int:
@@ -64,10 +65,6 @@ class Checkpointer:
             )
         return int(value)
 
-    def _first_applied(self) -> int:
-        with translated(self._line.address):
-            return self._progress(self._setup.partition, "trimmed") - 1
-
     def checkpoint(self) -> bool:
         """Fold up to the least progress of all partitions, then trim the journal.
 
@@ -78,6 +75,8 @@ class Checkpointer:
                 self._progress(partition, "epoch") for partition in range(self._setup.partitions)
             ]
             target = min(epochs)
+            # Asked each time: a Redis that has lost its tail has lost folds, too.
+            self.applied = self._progress(self._setup.partition, "trimmed") - 1
             if target - 1 > self.applied:
                 self._folder.fold(self._journal, self.applied, target - 1)
                 self._journal.trim(target)

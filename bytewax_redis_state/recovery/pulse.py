@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,15 @@ class Pulse:
     :arg board: Where to show it.
     :arg outbox: The replicator's, opened once more for the thread.
     :arg status: What is shown first.
+    :arg confirmed: Tells the last row that the outbox may let go of.
     """
 
-    def __init__(self, board: Path, outbox: Outbox, status: Status) -> None:
+    def __init__(
+        self, board: Path, outbox: Outbox, status: Status, confirmed: Callable[[], int]
+    ) -> None:
         self._board = StatusBoard(board)
         self._outbox = outbox
+        self._confirmed = confirmed
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
@@ -44,8 +49,8 @@ class Pulse:
             self._board.write(self.status)
 
     def measure(self) -> None:
-        """Measure the outbox, and show what it holds that Redis does not have."""
-        backlog, lag = self._outbox.backlog(self.status.row)
+        """Measure the outbox, and show what it holds that Redis does not have for sure."""
+        backlog, lag = self._outbox.backlog(self._confirmed())
         self.show(backlog=backlog, lag=lag, spare=self._outbox.spare)
 
     def start(self) -> None:

@@ -35,6 +35,7 @@ from bytewax_redis_state.keys import shard_of
 from bytewax_redis_state.recovery.cells import Cell
 from bytewax_redis_state.recovery.checkpointer import Checkpointer
 from bytewax_redis_state.recovery.cluster import read_manifest
+from bytewax_redis_state.recovery.confirmer import Confirmer
 from bytewax_redis_state.recovery.journal import Entry, JournalMovedError
 from bytewax_redis_state.recovery.lease import Lease, LeaseHolder
 from bytewax_redis_state.recovery.members import MemberWatch
@@ -49,9 +50,6 @@ from bytewax_redis_state.server.translation import translated
 __all__ = ["Replicator", "main"]
 
 logger = logging.getLogger(__name__)
-
-MARGIN_SECONDS = 60.0
-"""How long the outbox keeps rows that Redis has: what a lost tail of Redis is sent again from."""
 
 _BATCH_BYTES = 4 * 1024 * 1024
 _POLL_LEAST, _POLL_MOST = 0.002, 0.05
@@ -141,7 +139,10 @@ class Replicator:
         self._outbox = setup.open_outbox()
         self._row = self._stored_row()
         status = Status(row=self._row, progress=setup.resume_epoch, call=setup.call)
-        self._pulse = Pulse(Path(setup.status), setup.open_outbox(), status)
+        self._confirmer = Confirmer(setup, lambda: self._row)
+        self._pulse = Pulse(
+            Path(setup.status), setup.open_outbox(), status, lambda: self._confirmer.row
+        )
         self._rebuild = Rebuild(setup, self._line) if setup.call else None
         if self._rebuild is not None and not self._rebuild.is_done:
             self._recall()
@@ -179,7 +180,7 @@ class Replicator:
             return  # what stood before is of no use
         if self._row < self._outbox.pruned:
             raise StateLostError(
-                f"Redis has lost more than the last {MARGIN_SECONDS:.0f} s of partition "
+                f"Redis has lost more than the last {self._setup.margin:g} s of partition "
                 f"{self._setup.partition}: it stands at row {self._row} of the outbox, "
                 f"which begins after {self._outbox.pruned}",
                 "start the flow again: it resumes from what Redis has",
@@ -203,6 +204,7 @@ class Replicator:
         try:
             self._lease.start()
             self._checkpointer.start()
+            self._confirmer.start()
             self._pulse.start()
             self._ship_until_orphaned()
             return self._drain()
@@ -219,6 +221,7 @@ class Replicator:
 
     def _end(self, state: ReplicatorState, text: str = "") -> ReplicatorState:
         self._checkpointer.stop()
+        self._confirmer.stop()
         self._lease.stop(release=state is not ReplicatorState.EMPTIED)
         self._pulse.stop()
         self._show(state, text)
@@ -229,7 +232,7 @@ class Replicator:
         self._pulse.show(state=state, row=self._row, applied=self._checkpointer.applied, text=text)
 
     def _heed_threads(self) -> None:
-        failure = self._failure or self._checkpointer.failure
+        failure = self._failure or self._checkpointer.failure or self._confirmer.failure
         if failure is not None:
             raise failure
 
@@ -290,6 +293,7 @@ class Replicator:
         except JournalMovedError as moved:
             logger.info("journal stands at row=%d expected=%d", moved.row, self._row)
             self._row = moved.row
+            self._confirmer.forget()
             self._require_rows()
             return True
         self._row = rows[-1].id
@@ -348,8 +352,9 @@ class Replicator:
         if self._rebuild is not None and not self._rebuild.is_done:
             return  # one that is started anew has to find the answers
         up_to = 0
-        margin = MARGIN_SECONDS if self._has_room() else 0.0
-        while self._acked and self._acked[0][0] <= now - margin:
+        margin = self._setup.margin if self._has_room() else 0.0
+        confirmed = self._confirmer.row
+        while self._acked and self._acked[0][0] <= now - margin and self._acked[0][1] <= confirmed:
             up_to = self._acked.popleft()[1]
         if up_to:
             self._outbox.prune(up_to)
@@ -376,6 +381,7 @@ class Replicator:
                 self._heed_threads()
                 self._finish_rebuild(deadline)
                 self._fold_last()
+                self._await_confirmation(deadline)
             except ServerUnavailableError as error:
                 if time.monotonic() > deadline:
                     left, _ = self._outbox.backlog(self._row)
@@ -384,6 +390,19 @@ class Replicator:
                 time.sleep(_AWAY_LEAST)
             else:
                 return self._end(ReplicatorState.DRAINED)
+
+    def _await_confirmation(self, deadline: float) -> None:
+        """Let nobody believe that all is safe before it is.
+
+        :raises ServerUnavailableError: If Redis is not as sure as it should be in time.
+        """
+        while self._confirmer.row < self._row:
+            self._heed_threads()
+            if time.monotonic() > deadline:
+                raise ServerUnavailableError(
+                    f"Redis has not confirmed {self._setup.durability} of all rows"
+                )
+            time.sleep(_POLL_MOST)
 
     def _finish_rebuild(self, deadline: float) -> None:
         """Wait for the other processes to be whole; our own shards have no more to say."""

@@ -24,6 +24,7 @@ from bytewax.recovery import RecoveryConfig
 
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.config import RecoverySettings, RedisConfig
+from bytewax_redis_state.config.durability import Durability
 from bytewax_redis_state.dataflow.deadlines import FlowClock
 from bytewax_redis_state.dataflow.gate import Gate
 from bytewax_redis_state.dataflow.retention import lifetimes
@@ -48,15 +49,18 @@ from bytewax_redis_state.recovery.watchdog import Watchdog
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import connect
 from bytewax_redis_state.server.embedded import start_embedded
-from bytewax_redis_state.server.probe import probe, require_fit
+from bytewax_redis_state.server.probe import probe, require_durability, require_fit
 from bytewax_redis_state.server.translation import translated
 
-__all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "Session"]
+__all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "MARGIN_SECONDS", "Session"]
 
 EXIT_FAILED = 2
 """Exit code of a process that had to stop."""
 EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C or SIGTERM, as shells have it."""
+
+MARGIN_SECONDS = 60.0
+"""How long an outbox keeps rows that Redis has: what a lost tail of Redis is sent again from."""
 
 _SCRIPT_TIMEOUT = timedelta(seconds=30)
 _STOP_SECONDS = 5.0  # for the engine to heed an interrupt
@@ -130,8 +134,10 @@ class Session:
         client = connect(config)
         self._stack.callback(client.close)
         with translated(config.address):
-            for warning in require_fit(probe(client)):
+            info = probe(client)
+            for warning in require_fit(info):
                 self._reporter.warn(warning)
+            require_durability(info, Durability.parse(self._settings.durability))
             parts = {name: list(p) for name, p in listed_partitions(self._original).items()}
             resume = Resume(
                 client, self._keys, self._settings, self._shape, steps, parts, kept, self._reporter
@@ -240,6 +246,8 @@ class Session:
             status=str(scratch.folder / "status"),
             checkpoint_interval=self._settings.checkpoint_interval.total_seconds(),
             drain_timeout=self._settings.drain_timeout.total_seconds(),
+            margin=MARGIN_SECONDS,
+            durability=self._settings.durability,
             lease=replace(self._holder.lease, phase="running").to_json(),
             manifest=manifest.to_fields(),
             stamp=(manifest.incarnation, manifest.generation),

@@ -29,6 +29,8 @@ class Setup:
     :arg steps: Engine step ID to short name and kind.
     :arg timed: Short names of the steps that have a retention.
     :arg offset: What is added to a deadline to get the time at which Redis drops the key, in ms.
+    :arg margin: How many seconds the outbox keeps rows that Redis has.
+    :arg durability: What counts as acknowledged, as the user writes it.
     :arg lease: As the parent last wrote it.
     :arg manifest: Fields of the manifest that the flow started from.
     :arg stamp: Incarnation and generation that the outbox is stamped with.
@@ -54,6 +56,8 @@ class Setup:
     status: str
     checkpoint_interval: float
     drain_timeout: float
+    margin: float
+    durability: str
     lease: str
     manifest: Mapping[str, str]
     stamp: Sequence[Any]

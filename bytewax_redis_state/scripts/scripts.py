@@ -29,6 +29,7 @@ SCRIPT_NAMES = (
     "fence_partition",
     "fold",
     "found_flow",
+    "note_confirming",
     "post_answers",
     "release_lease",
     "renew_flow",
@@ -113,6 +114,12 @@ class Scripts:
         """Note how far a renewal is; returns whether the partition is the writer's."""
         args = (incarnation, generation, called, answered, epoch)
         return bool(self._run("post_answers", (progress,), args, None))
+
+    def note_confirming(
+        self, progress: bytes, incarnation: str, generation: int, row: int, on: Executor
+    ) -> bool:
+        """Write after all rows up to one; returns whether the partition has come that far."""
+        return bool(self._run("note_confirming", (progress,), (incarnation, generation, row), on))
 
     def end_renewal(self, manifest: bytes, incarnation: str, generation: int, epoch: int) -> bool:
         """Let a flow be resumed again; returns whether the manifest is the writer's."""

@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from bytewax_redis_state.config.durability import Durability
 from bytewax_redis_state.errors import ServerUnfitError
 from bytewax_redis_state.server.client import Client, address_of
 from bytewax_redis_state.server.translation import translated
 
-__all__ = ["OLDEST", "ServerInfo", "probe", "read_info", "require_fit"]
+__all__ = ["OLDEST", "ServerInfo", "probe", "read_info", "require_durability", "require_fit"]
 
 OLDEST = (6, 2)
 """The oldest version that has every command in use."""
 
+_OLDEST_WAITAOF = (7, 2)
 _NO_EVICTION = "CONFIG SET maxmemory-policy noeviction"
 
 
@@ -38,6 +40,7 @@ class ServerInfo:
     :arg aof_enabled: Whether it writes an append-only file.
     :arg snapshot_taken: Whether it saved an RDB file since it started. Whether it is set up to
         do so is not in ``INFO``.
+    :arg connected_replicas: How many replicas it feeds.
     :arg loading: Whether it is still reading its files.
     :arg connected_clients: Connections, this one included.
     :arg uptime_seconds: Since when it runs.
@@ -53,6 +56,7 @@ class ServerInfo:
     used_memory: int
     aof_enabled: bool
     snapshot_taken: bool
+    connected_replicas: int
     loading: bool
     connected_clients: int
     uptime_seconds: int
@@ -89,6 +93,7 @@ def read_info(address: str, info: Mapping[str, Any]) -> ServerInfo:
         aof_enabled=bool(info.get("aof_enabled", 0)),
         snapshot_taken=info.get("rdb_last_bgsave_time_sec", -1) >= 0
         or info.get("rdb_saves", 0) > 0,
+        connected_replicas=int(info.get("connected_slaves", 0)),
         loading=bool(info.get("loading", 0)),
         connected_clients=int(info.get("connected_clients", 0)),
         uptime_seconds=int(info.get("uptime_in_seconds", 0)),
@@ -136,6 +141,30 @@ def _policy_warning(info: ServerInfo) -> str | None:
         f"Redis at {info.address} has maxmemory-policy {info.maxmemory_policy}, so it may evict "
         f"state that has a retention: {_NO_EVICTION}"
     )
+
+
+def require_durability(info: ServerInfo, durability: Durability) -> None:
+    """Refuse a server that can't be as sure of a write as the settings want.
+
+    :arg info: What the server is.
+    :arg durability: What counts as acknowledged.
+    :raises ServerUnfitError: If it can't give that; says what it lacks.
+    """
+    where = f"durability is {durability}, but Redis at {info.address}"
+    if durability.level == "aof":
+        if info.version[:2] < _OLDEST_WAITAOF:
+            raise ServerUnfitError(
+                f"{where} is {info.name}", "use Redis 7.2 or newer, or Valkey, or another level"
+            )
+        if not info.aof_enabled:
+            raise ServerUnfitError(
+                f"{where} writes no append-only file", "CONFIG SET appendonly yes"
+            )
+    if info.connected_replicas < durability.replicas:
+        raise ServerUnfitError(
+            f"{where} has {info.connected_replicas} replicas",
+            "start the replicas first, or give another level",
+        )
 
 
 def require_fit(info: ServerInfo) -> list[str]:
