@@ -30,6 +30,8 @@ __all__ = [
     "unpack_piece",
 ]
 
+_CHANGES = {bytes, type(None)}
+_KEYS = {str}
 _ARRAY_OF_3 = b"\x93"  # a delta begins as a map
 
 
@@ -97,9 +99,14 @@ def unpack_delta(data: bytes) -> dict[str, bytes | None]:
     :raises DecodeError: If the bytes are no delta.
     """
     try:
-        return cast("dict[str, bytes | None]", msgpack.unpackb(data, raw=False))
-    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        changes = msgpack.unpackb(data, raw=False)
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         raise DecodeError(f"a delta of {len(data)} bytes can't be read: {error}") from error
+    if type(changes) is not dict or not _CHANGES.issuperset(map(type, changes.values())):
+        raise DecodeError(f"a delta of {len(data)} bytes holds something else than changes")
+    if not _KEYS.issuperset(map(type, changes)):
+        raise DecodeError(f"a delta of {len(data)} bytes holds a state key that is no text")
+    return cast("dict[str, bytes | None]", changes)
 
 
 def pack_piece(shard: int, states: Mapping[str, bytes], *, more: bool) -> bytes:

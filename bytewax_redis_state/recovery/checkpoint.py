@@ -17,7 +17,6 @@ from itertools import islice
 
 import redis
 
-from bytewax_redis_state.codec.delta import unpack_delta
 from bytewax_redis_state.errors import FencedError, StateLostError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.cells import LOST_HINT, Cell
@@ -110,7 +109,7 @@ class Folder:
                 part = _Round()
             part.to_epoch = entry.epoch
             part.size += len(entry.delta)
-            part.changes.setdefault(entry.cell, {}).update(unpack_delta(entry.delta))
+            part.changes.setdefault(entry.cell, {}).update(entry.changes)
         part.to_epoch = to_epoch
         yield part
 

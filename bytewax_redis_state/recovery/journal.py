@@ -8,13 +8,14 @@ Invariant: rows enter in outbox order and once, and only while the partition is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import cast
 
 import redis
 
-from bytewax_redis_state.errors import FencedError, StateLostError
+from bytewax_redis_state.codec.delta import unpack_delta
+from bytewax_redis_state.errors import DecodeError, FencedError, StateLostError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.cells import Cell
 from bytewax_redis_state.scripts import Scripts
@@ -26,12 +27,18 @@ _PAGE = 256  # entries per XRANGE; an entry holds a whole cell's delta
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one cell changed in one epoch."""
+    """What one cell changed in one epoch.
+
+    :arg row: Of the outbox.
+    :arg delta: As the journal holds it.
+    :arg changes: The delta taken apart, in an entry that was read.
+    """
 
     epoch: int
     row: int
     cell: Cell
     delta: bytes
+    changes: Mapping[str, bytes | None] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +153,10 @@ class Journal:
         return None if answer is None else Fence(*answer)
 
     def entries(self, from_epoch: int, to_epoch: int) -> Iterator[Entry]:
-        """Read the entries of a range of epochs, both ends included, page by page."""
+        """Read the entries of a range of epochs, both ends included, page by page.
+
+        :raises StateLostError: If one is damaged; names it.
+        """
         start, end = f"{from_epoch}-0", f"{to_epoch}-18446744073709551615"
         while True:
             page = cast(
@@ -154,11 +164,23 @@ class Journal:
                 self._client.xrange(self._journal, min=start, max=end, count=_PAGE),
             )
             for entry_id, fields in page:
-                epoch, _, row = entry_id.partition(b"-")
-                yield Entry(int(epoch), int(row), Cell.from_bytes(fields[b"c"]), fields[b"d"])
+                yield self._entry(entry_id, fields)
             if len(page) < _PAGE:
                 return
             start = f"({page[-1][0].decode()}"
+
+    def _entry(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
+        epoch, _, row = entry_id.partition(b"-")
+        try:
+            cell, changes = Cell.from_bytes(fields[b"c"]), unpack_delta(fields[b"d"])
+        except (DecodeError, KeyError, ValueError) as error:
+            what = f"field {error}" if isinstance(error, KeyError) else str(error)
+            raise StateLostError(
+                f"entry {entry_id.decode()} of the journal {self._journal.decode()} is damaged: "
+                f"{what}",
+                "restore Redis from a backup; another program may have written here",
+            ) from error
+        return Entry(int(epoch), int(row), cell, fields[b"d"], changes)
 
     def trim(self, below: int) -> None:
         """Drop what every cell has applied.

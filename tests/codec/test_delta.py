@@ -3,7 +3,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bytewax_redis_state.codec.delta import pack_delta, pack_piece, unpack_delta, unpack_piece
+from bytewax_redis_state.codec.delta import (
+    pack_answer,
+    pack_delta,
+    pack_piece,
+    unpack_answer,
+    unpack_delta,
+    unpack_piece,
+)
 from bytewax_redis_state.errors import DecodeError
 
 STATES = st.dictionaries(st.text(), st.binary(), max_size=5)
@@ -38,3 +45,49 @@ def test_what_msgpack_refuses_is_refused(unpack, data):
 def test_piece_of_another_form_is_refused(value):
     with pytest.raises(DecodeError):
         unpack_piece(msgpack.packb(value))
+
+
+@pytest.mark.parametrize("value", [5, [1, 2], {"a": 1}, {"a": "text"}, {b"a": b""}, {1: None}])
+def test_a_delta_of_another_form_is_refused(value):
+    with pytest.raises(DecodeError, match="a delta of"):
+        unpack_delta(msgpack.packb(value))
+
+
+@given(st.dictionaries(st.text(), st.none() | st.binary(), min_size=1, max_size=5))
+def test_every_prefix_of_a_delta_is_refused(changes):
+    delta = pack_delta(changes)
+    for end in range(len(delta)):
+        with pytest.raises(DecodeError, match=f"a delta of {end} bytes"):
+            unpack_delta(delta[:end])
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_delta_or_refused(data):
+    """No crash, and no allocation bomb: a header that announces gigabytes is refused by msgpack."""
+    try:
+        changes = unpack_delta(data)
+    except DecodeError:
+        return
+    assert all(type(key) is str for key in changes)
+    assert all(value is None or type(value) is bytes for value in changes.values())
+
+
+@pytest.mark.parametrize("head", [b"\xdf\xff\xff\xff\xff", b"\x81\xa1a\xc6\xff\xff\xff\xff"])
+def test_a_header_that_announces_gigabytes_is_refused_at_once(head):
+    with pytest.raises(DecodeError):
+        unpack_delta(head + b"x" * 100)
+
+
+@given(st.integers(1, 2**40), st.binary(), st.booleans())
+def test_an_answer_comes_back_and_its_prefixes_do_not(number, delta, counted):
+    answer = pack_answer(number, delta, counted=counted)
+    assert unpack_answer(answer) == (number, counted, delta)
+    for end in range(1, len(answer)):
+        with pytest.raises(DecodeError, match="an answer of"):
+            unpack_answer(answer[:end])
+
+
+def test_a_delta_is_no_answer():
+    assert unpack_answer(pack_delta({str(n): None for n in range(70_000)})) is None
+    assert unpack_answer(pack_delta({})) is None
+    assert unpack_answer(b"") is None

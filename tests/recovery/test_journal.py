@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bytewax_redis_state.codec.delta import pack_delta
 from bytewax_redis_state.errors import FencedError, StateLostError
 from bytewax_redis_state.recovery import journal as module
 from bytewax_redis_state.recovery.cells import Cell
@@ -13,7 +14,7 @@ CELL = Cell("a:b", 3)
 
 
 def entries(*places: tuple[int, int]) -> list[Entry]:
-    return [Entry(epoch, row, CELL, b"%d" % row) for epoch, row in places]
+    return [Entry(epoch, row, CELL, pack_delta({f"k{row}": b"state"})) for epoch, row in places]
 
 
 def test_entries_come_back_in_order(started):
@@ -96,3 +97,32 @@ def test_a_cell_comes_back_from_its_bytes():
 def test_a_deleted_journal_leaves_nothing(started):
     started.journal().delete()
     assert list(started.client.scan_iter(started.keys.partition_pattern)) == []
+
+
+def test_every_prefix_of_an_entry_is_refused_and_named(started, client):
+    delta = pack_delta({"a key": b"its state", "another": None})
+    for end in range(len(delta)):
+        journal = started.keys.journal(0, 1)
+        client.delete(journal)
+        client.xadd(journal, {b"c": CELL.to_bytes(), b"d": delta[:end]}, id="1-7")
+        with pytest.raises(
+            StateLostError, match=r"entry 1-7 of the journal .* is damaged"
+        ) as caught:
+            list(started.journal().entries(1, 9))
+        assert f"a delta of {end} bytes" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({b"d": b"\x80"}, "field b'c'"),
+        ({b"c": CELL.to_bytes()}, "field b'd'"),
+        ({b"c": b"no number", b"d": b"\x80"}, "no number"),
+        ({b"c": b"3:\xff", b"d": b"\x80"}, "utf-8"),
+    ],
+)
+def test_a_foreign_entry_is_refused_and_named(started, client, fields, named):
+    client.xadd(started.keys.journal(0, 1), fields, id="1-7")
+    with pytest.raises(StateLostError, match="entry 1-7 of the journal") as caught:
+        list(started.journal().entries(1, 9))
+    assert named in str(caught.value)
