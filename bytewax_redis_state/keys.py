@@ -29,12 +29,13 @@ from binascii import crc_hqx
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 from urllib.parse import unquote
 from zlib import crc32
 
 from bytewax_redis_state.errors import ArgumentError
 
-__all__ = ["SLOTS", "FlowKeys", "PrefixKeys", "hash_tag_of", "shard_of", "slot_of"]
+__all__ = ["SLOTS", "FlowKeys", "Place", "PrefixKeys", "hash_tag_of", "shard_of", "slot_of"]
 
 _SCHEME = re.compile(r"[%:{}/\s\x00-\x1f]")
 _GLOB = re.compile(rb"([*?\[\]\\])")
@@ -68,6 +69,30 @@ def _unescape(name: str) -> str:
 
 def _glob_literal(key: bytes) -> bytes:
     return _GLOB.sub(rb"\\\1", key)
+
+
+class Place(NamedTuple):
+    """What a key of a flow is.
+
+    :arg kind: As the key names it: ``manifest``, ``journal``, ``state`` and so on.
+    :arg number: Of the process, the partition or the shard.
+    :arg generation: Of a journal or of progress.
+    :arg step: Of a state or of a cell.
+    """
+
+    kind: str
+    number: int = 0
+    generation: int = 0
+    step: str = ""
+
+
+_FORMS = (
+    re.compile(rb"\}:(?P<kind>generation|manifest)"),
+    re.compile(rb"\}:(?P<kind>lease):(?P<number>\d+)"),
+    re.compile(rb"/p(?P<number>\d+)\}:(?P<kind>journal|progress):(?P<generation>\d+)"),
+    re.compile(rb"/s(?P<number>\d+)\}:(?P<kind>applied):(?P<step>[^:]*)"),
+    re.compile(rb"/s(?P<number>\d+)\}:(?P<kind>state):(?P<step>[^:]*):.*", re.DOTALL),
+)
 
 
 @dataclass(frozen=True)
@@ -146,6 +171,25 @@ class FlowKeys:
         """
         at = key.find(b"}:state:", len(self._stem))
         return key[: key.find(b":", at + 8) + 1] if at > 0 else b""
+
+    def parse(self, key: bytes) -> Place | None:
+        """Tell what a key of the flow is.
+
+        :arg key: A key found by one of ``patterns``.
+        :returns: What it is, ``None`` for a key that this module does not build.
+        """
+        rest = key[len(self._stem) :]
+        for form in _FORMS:
+            match = form.fullmatch(rest)
+            if match is not None:
+                parts = match.groupdict()
+                return Place(
+                    parts["kind"].decode(),
+                    int(parts.get("number") or 0),
+                    int(parts.get("generation") or 0),
+                    _unescape((parts.get("step") or b"").decode()),
+                )
+        return None
 
     def parse_state(self, key: bytes) -> tuple[str, int, str] | None:
         """Take a keyed-state key apart.

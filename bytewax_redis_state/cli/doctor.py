@@ -1,6 +1,7 @@
 """``bytewax-redis-state doctor``: tell what a recovery directory of stock Bytewax holds and costs.
 
-Exit codes: 0 if it could be read, 2 if not.
+With ``--verify`` it checks a flow in Redis instead, see :mod:`.verify`. Exit codes: 0 if it could
+be read and nothing is wrong, 1 if something is, 2 if it could not be read.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bytewax_redis_state.cli.console import PatientBar
+from bytewax_redis_state.cli.verify import add_options, verify_flow
 from bytewax_redis_state.dataflow.steps import short_names
 from bytewax_redis_state.recovery.stock_findings import (
     Findings,
@@ -43,14 +45,21 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Add the command to the command line."""
     made = commands.add_parser(
         "doctor",
-        help="tell what a recovery directory of stock Bytewax holds and costs",
+        help="tell what a recovery directory of stock Bytewax holds and costs, or check a flow in "
+        "Redis",
         description="Read a recovery directory that stock Bytewax has written, without changing "
         "it: what its rows are, how long a resume takes, and what moving to Redis would save. "
-        "The flow must not be running.",
+        "The flow must not be running. With --verify, check a flow in Redis, running or not.",
     )
-    made.add_argument(
-        "directory", type=Path, metavar="DIR", help="what the flow ran with -r: part-*.sqlite3"
+    what = made.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "directory",
+        type=Path,
+        nargs="?",
+        metavar="DIR",
+        help="what the flow ran with -r: part-*.sqlite3",
     )
+    add_options(made, what)
     made.add_argument("--json", action="store_true", help="print one JSON object")
     made.set_defaults(command=doctor)
 
@@ -59,9 +68,11 @@ def doctor(args: argparse.Namespace) -> int:
     """Run the command.
 
     :arg args: Its options.
-    :returns: 0.
-    :raises StateError: If the directory can't be read.
+    :returns: 0, or 1 where a flow in Redis is not as it should be.
+    :raises StateError: If the directory, or Redis, can't be read.
     """
+    if args.verify is not None:
+        return verify_flow(args)
     bar = PatientBar("reading", "rows")
     try:
         with StockStore(args.directory) as store:

@@ -74,8 +74,15 @@ def running(store: Path) -> Iterator[None]:
 def kill_stuck(store: Path) -> Path:
     """Kill a flow that has written rows of an epoch that never completed."""
     with started("stuck", store, "-w", "2") as process:
-        wait_for(lambda: above(store), process)
+        wait_for(lambda: _is_stuck(store), process)
     return store
+
+
+def _is_stuck(store: Path) -> bool:
+    """Rows of an epoch that is only just being written stand above, too, for a moment."""
+    before = resume_epoch(store), above(store)
+    time.sleep(0.3)
+    return before[1] > 0 and before == (resume_epoch(store), above(store))
 
 
 def wait_for(condition, process: subprocess.Popen[bytes], seconds: float = 60) -> None:

@@ -1,0 +1,120 @@
+"""``bytewax-redis-state doctor --verify``: check a flow in Redis, whether it runs or not.
+
+It reads only. Exit codes: 0 if nothing is wrong, 1 if something is, 2 if Redis can't be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections import Counter
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Any
+
+from rich.console import Console
+
+from bytewax_redis_state.cli.console import PatientBar
+from bytewax_redis_state.config import RedisConfig, redis_url_from_env
+from bytewax_redis_state.errors import ConfigError
+from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.recovery.verification import Verification, verify
+from bytewax_redis_state.server.client import connect
+from bytewax_redis_state.server.translation import translated
+
+__all__ = ["add_options", "verify_flow"]
+
+_PATIENCE = timedelta(seconds=30)
+_STYLES = {"error": "red", "warning": "yellow", "note": "dim"}
+
+
+def add_options(made: argparse.ArgumentParser, what: argparse._MutuallyExclusiveGroup) -> None:
+    """Add the options to the command.
+
+    :arg what: Of which one has to be given.
+    """
+    what.add_argument("--verify", metavar="FLOW", help="check this flow in Redis; reads only")
+    made.add_argument(
+        "--redis", metavar="URL", help="where the flow is, with --verify [env: BYTEWAX_REDIS_URL]"
+    )
+    made.add_argument(
+        "--namespace",
+        default=os.environ.get("BYTEWAX_REDIS_NAMESPACE") or "bytewax",
+        metavar="NS",
+        help="prefix of its keys (default bytewax) [env: BYTEWAX_REDIS_NAMESPACE]",
+    )
+
+
+def verify_flow(args: argparse.Namespace) -> int:
+    """Check a flow and show what was found.
+
+    :arg args: Options of the command.
+    :returns: 0 where nothing is wrong, else 1.
+    :raises StateError: If Redis can't be read, or knows nothing of the flow.
+    """
+    url = args.redis or redis_url_from_env()
+    if url is None:
+        raise ConfigError("--verify is given without --redis", "say where the flow is: --redis URL")
+    config = RedisConfig(url=url).patient(_PATIENCE)
+    bar = PatientBar("verifying", "keys")
+    with connect(config) as client, translated(config.address):
+        try:
+            found = verify(client, FlowKeys(args.namespace, args.verify), bar.update)
+        finally:
+            bar.stop()
+    if found.manifest is None and not found.findings:
+        raise ConfigError(
+            f"Redis at {config.address} knows no flow {args.verify!r} in namespace "
+            f"{args.namespace!r}",
+            "check --verify, --namespace and the database of the URL",
+        )
+    if args.json:
+        print(json.dumps(_report(found)))
+    else:
+        _render(found)
+    return 0 if found.is_sound else 1
+
+
+def _report(found: Verification) -> dict[str, Any]:
+    manifest = found.manifest
+    return {
+        "flow": found.flow_id,
+        "namespace": found.namespace,
+        "sound": found.is_sound,
+        "manifest": None
+        if manifest is None
+        else {
+            "incarnation": manifest.incarnation,
+            "generation": manifest.generation,
+            "resume_epoch": manifest.resume_epoch,
+            "partitions": manifest.partitions,
+            "shards": manifest.shards,
+        },
+        "keys": found.keys,
+        "entries": found.entries,
+        "findings": [asdict(finding) for finding in found.findings],
+    }
+
+
+def _render(found: Verification) -> None:
+    console, manifest = Console(highlight=False), found.manifest
+    if manifest is not None:
+        keys = ", ".join(f"{count:,} {name}" for name, count in found.keys.items())
+        console.print(
+            f"{found.flow_id}: generation {manifest.generation} from epoch "
+            f"{manifest.resume_epoch}, {manifest.partitions} partitions, {manifest.shards} shards; "
+            f"keys: {keys or 'none'}; {found.entries:,} journal entries to fold",
+            markup=False,
+            soft_wrap=True,
+        )
+    for finding in found.findings:
+        console.print(
+            f"{finding.severity}: {finding.what}; {finding.hint}",
+            style=_STYLES[finding.severity],
+            markup=False,
+            soft_wrap=True,
+        )
+    counts = Counter(finding.severity for finding in found.findings)
+    told = f"{counts['error']} errors, {counts['warning']} warnings, {counts['note']} notes"
+    console.print(f"{'sound' if found.is_sound else 'NOT SOUND'}: {told}", markup=False)

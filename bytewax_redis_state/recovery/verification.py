@@ -1,0 +1,560 @@
+"""The verification of one flow in Redis: everything that can be checked without running it.
+
+It reads only, also while the flow runs: what may move under it is read again before it is called
+wrong. Invariant: a finding names the key or the cell, never a value.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+import redis
+
+from bytewax_redis_state.codec.envelope import deadline_of, is_sound, open_envelope
+from bytewax_redis_state.errors import DecodeError, StateLostError
+from bytewax_redis_state.keys import FlowKeys, Place, shard_of
+from bytewax_redis_state.recovery.cells import LOST_HINT, Cell, CellMark, cells_of
+from bytewax_redis_state.recovery.cluster import read_manifest
+from bytewax_redis_state.recovery.journal import Journal
+from bytewax_redis_state.recovery.lease import Lease
+from bytewax_redis_state.recovery.manifest import FORMAT, Manifest
+from bytewax_redis_state.scripts import Scripts
+from bytewax_redis_state.server.client import server_time
+
+__all__ = ["Finding", "Verification", "verify"]
+
+_SCAN_COUNT = 10_000
+_TRIES = 5
+_ALIKE = 20  # findings of one kind that are told one by one
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found.
+
+    :arg severity: ``error``: a start would refuse, or be wrong. ``warning``: look at it. ``note``:
+        as it may be.
+    :arg what: In one line.
+    :arg hint: What to do.
+    """
+
+    severity: Severity
+    what: str
+    hint: str
+
+
+@dataclass
+class Verification:
+    """What a flow is made of, and what is wrong with it.
+
+    :arg flow_id: Of the flow.
+    :arg namespace: It is in.
+    :arg manifest: As Redis holds it, ``None`` where there is none.
+    :arg keys: Short step name to number of state keys.
+    :arg entries: Journal entries that no checkpoint has folded yet.
+    :arg findings: In the order in which they were found.
+    """
+
+    flow_id: str
+    namespace: str
+    manifest: Manifest | None = None
+    keys: dict[str, int] = field(default_factory=dict)
+    entries: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is wrong; warnings and notes are not."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+
+def verify(
+    client: redis.Redis,
+    keys: FlowKeys,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Verification:
+    """Check a flow: manifest, leases, journals, cells, and each value's envelope.
+
+    :arg client: Of the Redis that holds the flow; it is only read.
+    :arg keys: Of the flow.
+    :arg progress: Gets how many state keys were read, of how many.
+    :returns: What was found.
+    """
+    return _Check(client, keys, progress).run()
+
+
+class _Check:
+    """The parts of a verification, in the order in which they are done."""
+
+    def __init__(
+        self, client: redis.Redis, keys: FlowKeys, progress: Callable[[int, int], None]
+    ) -> None:
+        self._client = client
+        self._keys = keys
+        self._progress = progress
+        self._found = Verification(keys.flow_id, keys.namespace)
+        self._alike: Counter[str] = Counter()
+        self._leased = False
+        self._starting = False
+
+    def run(self) -> Verification:
+        manifest = self._manifest()
+        others = self._other_keys()
+        if manifest is None:
+            if any(place is not None and place.kind != "lease" for _, place in others):
+                self._say("error", "the flow has keys but no manifest", LOST_HINT)
+            return self._done()
+        self._leases(manifest, others)
+        self._counter(manifest)
+        ends = {p: self._partition(manifest, p) for p in range(manifest.partitions)}
+        marks = self._cells(manifest, ends)
+        self._states(manifest, marks)
+        self._orphans(manifest, others)
+        return self._done()
+
+    def _say(self, severity: Severity, what: str, hint: str, kind: str = "") -> None:
+        """Note a finding; of many of one kind only the first."""
+        kind = kind or what
+        self._alike[kind] += 1
+        if self._alike[kind] <= _ALIKE:
+            self._found.findings.append(Finding(severity, what, hint))
+
+    def _done(self) -> Verification:
+        for kind, count in self._alike.items():
+            if count > _ALIKE:
+                more = f"and {count - _ALIKE:,} more of this kind: {kind}"
+                self._found.findings.append(Finding("error", more, "see those above"))
+        return self._found
+
+    # -- the flow as a whole ------------------------------------------------------------------
+
+    def _manifest(self) -> Manifest | None:
+        try:
+            manifest = read_manifest(self._client, self._keys)
+        except StateLostError as error:
+            self._say("error", error.message, error.hint)
+            return None
+        if manifest is not None and manifest.format != FORMAT:
+            self._say(
+                "error",
+                f"the flow has format {manifest.format}, this version reads {FORMAT}",
+                "use the version that wrote it",
+            )
+            return None
+        self._found.manifest = manifest
+        if manifest is not None and manifest.renewing:
+            self._say(
+                "warning",
+                "Redis was emptied while the flow ran, and its state is not whole again",
+                "if the flow runs, wait; if it has ended, delete its keys to begin anew",
+            )
+        return manifest
+
+    def _other_keys(self) -> list[tuple[bytes, Place | None]]:
+        """Find all keys of the flow but its states: there are few of them."""
+        found: dict[bytes, Place | None] = {}
+        for pattern in self._keys.patterns:
+            for key in self._client.scan_iter(match=pattern, count=_SCAN_COUNT):
+                place = self._keys.parse(key)
+                if place is None or place.kind != "state":
+                    found[key] = place
+        return sorted(found.items())
+
+    def _leases(self, manifest: Manifest, others: Sequence[tuple[bytes, Place | None]]) -> None:
+        for key, place in others:
+            if place is None or place.kind != "lease":
+                continue
+            value = cast("bytes | None", self._client.get(key))
+            if value is None:  # expired since
+                continue
+            try:
+                lease = Lease.from_json(value)
+            except StateLostError as error:
+                self._say("error", error.message, error.hint)
+                continue
+            listed, self._leased = lease.id in manifest.processes, True
+            self._starting = self._starting or (lease.phase == "joining" and not listed)
+            self._say("note", f"{lease.phase}: {lease.whereabouts}", "it may change what is read")
+            if lease.phase != "joining" and not listed:
+                self._say(
+                    "warning",
+                    f"process {lease.process} holds a lease, but the manifest does not list it",
+                    "it was taken over, and ends as soon as it notices",
+                )
+            if self._client.pttl(key) == -1:
+                self._say(
+                    "error", f"the lease {key.decode()!r} never expires", "delete it if it is stale"
+                )
+
+    def _counter(self, manifest: Manifest) -> None:
+        text = cast("bytes | None", self._client.get(self._keys.generation))
+        if text is None or not text.isdigit():
+            self._say("error", f"the generation counter is {text!r}", LOST_HINT)
+        elif int(text) < manifest.generation:
+            self._say(
+                "error",
+                f"the generation counter stands at {int(text)}, the manifest at "
+                f"{manifest.generation}",
+                LOST_HINT,
+            )
+        elif int(text) > manifest.generation:
+            self._starting = True
+            self._say(
+                "note",
+                f"a start got as far as generation {int(text)} and wrote no manifest",
+                "it is under way, or died; the next start does what is left",
+            )
+
+    # -- journals -----------------------------------------------------------------------------
+
+    def _partition(self, manifest: Manifest, partition: int) -> tuple[int, int] | None:
+        """Check a partition.
+
+        :returns: Below which epoch its journal is folded, and below which all is in it; ``None``
+            where that can't be told.
+        """
+        keys, name = self._keys, f"partition {partition}"
+        key = keys.progress(partition, manifest.generation)
+        before = self._progress_of(key, manifest, name)
+        if before is None:
+            return None
+        journal = keys.journal(partition, manifest.generation)
+        if not self._client.exists(journal):
+            self._say("error", f"the journal of {name} is missing", LOST_HINT)
+            return None
+        reader = Journal(
+            self._client,
+            Scripts(self._client),
+            keys,
+            manifest.incarnation,
+            manifest.generation,
+            partition,
+        )
+        last = self._entries(reader, manifest, name, before["trimmed"])
+        self._ends(journal, name, before["trimmed"])
+        after = self._progress_of(key, manifest, name)
+        if after is None:
+            return None
+        if last > after["row"]:
+            self._say(
+                "error",
+                f"the journal of {name} ends at row {last}, its progress says {after['row']}",
+                LOST_HINT,
+            )
+        if not manifest.resume_epoch <= after["trimmed"] <= after["epoch"]:
+            self._say(
+                "error",
+                f"progress of {name}: epoch {after['epoch']}, folded below {after['trimmed']}, "
+                f"but the generation began at {manifest.resume_epoch}",
+                LOST_HINT,
+            )
+        return after["trimmed"], after["epoch"]
+
+    def _progress_of(self, key: bytes, manifest: Manifest, name: str) -> dict[str, int] | None:
+        fields = cast("dict[bytes, bytes]", self._client.hgetall(key))
+        if not fields:
+            self._say("error", f"the progress of {name} is missing", LOST_HINT)
+            return None
+        if fields.get(b"incarnation") != manifest.incarnation.encode():
+            self._say("error", f"the progress of {name} is of another life of the flow", LOST_HINT)
+            return None
+        try:
+            return {part: int(fields[part.encode()]) for part in ("epoch", "row", "trimmed")}
+        except (KeyError, ValueError) as error:
+            self._say("error", f"the progress of {name} is damaged: {error!r}", LOST_HINT)
+            return None
+
+    def _entries(self, journal: Journal, manifest: Manifest, name: str, trimmed: int) -> int:
+        """Read a journal through.
+
+        :returns: Row of its last entry.
+        """
+        last = 0
+        try:
+            for entry in journal.entries(0, 2**63):
+                self._found.entries += 1
+                last = entry.row
+                if entry.epoch < trimmed:
+                    self._say(
+                        "error",
+                        f"the journal of {name} holds epoch {entry.epoch}, but is folded below "
+                        f"{trimmed}",
+                        LOST_HINT,
+                        kind=f"folded entries in the journal of {name}",
+                    )
+                cell = entry.cell
+                if cell.step not in manifest.steps or not 0 <= cell.shard < manifest.shards:
+                    self._say(
+                        "error",
+                        f"entry {entry.epoch}-{entry.row} of {name} is of shard {cell.shard} of "
+                        f"step {cell.step!r}, which the manifest does not have",
+                        LOST_HINT,
+                        kind=f"foreign entries in the journal of {name}",
+                    )
+        except StateLostError as error:
+            self._say("error", error.message, error.hint)
+        return last
+
+    def _ends(self, journal: bytes, name: str, trimmed: int) -> None:
+        """Tell whether somebody deleted entries: the stream remembers its last one."""
+        about = cast("dict[str, object]", self._client.xinfo_stream(journal))
+        made = cast(bytes, about["last-generated-id"])
+        last = cast("tuple[bytes, object] | None", about["last-entry"])
+        gone = cast("bytes | None", about.get("max-deleted-entry-id"))  # Redis 7 on
+        epoch = int(made.partition(b"-")[0])
+        lost_tail = epoch >= trimmed and epoch > 0 and (last is None or last[0] != made)
+        if lost_tail or (gone is not None and int(gone.partition(b"-")[0]) > 0):
+            self._say("error", f"entries of the journal of {name} were deleted", LOST_HINT)
+
+    # -- cells --------------------------------------------------------------------------------
+
+    def _cells(
+        self, manifest: Manifest, ends: Mapping[int, tuple[int, int] | None]
+    ) -> dict[Cell, CellMark]:
+        marks = {}
+        for cell, fields in self._fields(cells_of(manifest.steps, manifest.shards)):
+            try:
+                mark = CellMark.parse(cell, fields, manifest.incarnation)
+            except StateLostError as error:
+                self._say("error", error.message, error.hint, kind="cells missing or damaged")
+                continue
+            marks[cell] = mark
+            self._place(manifest, cell, mark, ends)
+        return marks
+
+    def _fields(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, dict[bytes, bytes]]]:
+        with self._client.pipeline(transaction=False) as pipe:
+            for cell in cells:
+                pipe.hgetall(self._keys.applied(cell.step, cell.shard))
+            yield from zip(cells, pipe.execute(), strict=True)
+
+    def _place(
+        self,
+        manifest: Manifest,
+        cell: Cell,
+        mark: CellMark,
+        ends: Mapping[int, tuple[int, int] | None],
+    ) -> None:
+        where = f"shard {cell.shard} of step {cell.step!r}"
+        if mark.generation != manifest.generation and not self._starting:
+            self._say(
+                "error",
+                f"{where} is of generation {mark.generation}, the manifest of "
+                f"{manifest.generation}",
+                LOST_HINT,
+                kind="cells of another generation",
+            )
+            return
+        for partition, end in ends.items():
+            if end is None or self._starting:
+                continue
+            trimmed, epoch = end
+            applied = mark.applied(partition)
+            # The other end moves only on: a fold since then may have applied more.
+            if applied < trimmed - 1 or (applied >= epoch and not self._leased):
+                self._say(
+                    "error",
+                    f"{where} has applied epoch {applied} of partition {partition}, whose journal "
+                    f"begins at {trimmed} and ends before {epoch}",
+                    LOST_HINT,
+                    kind="cells that do not fit the journal",
+                )
+        if mark.marks and not self._leased:
+            self._say(
+                "warning",
+                f"a fold of {where} stopped midway",
+                "the next start finishes it",
+                kind="unfinished folds",
+            )
+
+    # -- states -------------------------------------------------------------------------------
+
+    def _states(self, manifest: Manifest, marks: Mapping[Cell, CellMark]) -> None:
+        """Count and check all states; again where a fold may have come between."""
+        doubtful = dict(marks)
+        for attempt in range(_TRIES):
+            seen = self._read_states(manifest, first=attempt == 0)
+            if attempt == 0:
+                self._found.keys = dict.fromkeys(manifest.steps, 0)
+                for cell, dated in seen.items():
+                    if cell.step in self._found.keys:
+                        self._found.keys[cell.step] += dated.total()
+            doubtful = self._doubtful(doubtful, seen, last=attempt == _TRIES - 1)
+            if not doubtful:
+                return
+
+    def _doubtful(
+        self,
+        before: Mapping[Cell, CellMark],
+        seen: Mapping[Cell, Counter[int | None]],
+        *,
+        last: bool,
+    ) -> dict[Cell, CellMark]:
+        """Compare counts, and give the cells that changed while they were read."""
+        now = server_time(self._client)
+        wrong = {
+            cell: mark
+            for cell, mark in before.items()
+            if self._difference(mark, seen.get(cell, Counter()), now) is not None
+        }
+        again: dict[Cell, CellMark] = {}
+        for cell, fields in self._fields(list(wrong)):
+            try:
+                mark = CellMark.parse(cell, fields, self._incarnation)
+            except StateLostError:  # it was there a moment ago: the flow is being emptied
+                mark = wrong[cell]
+            if mark != wrong[cell] and not last:
+                again[cell] = mark
+                continue
+            difference = self._difference(wrong[cell], seen.get(cell, Counter()), now)
+            if mark != wrong[cell]:
+                self._say(
+                    "note",
+                    f"shard {cell.shard} of step {cell.step!r} changed each time it was read",
+                    "verify again when the flow is less busy",
+                    kind="cells that kept changing",
+                )
+            else:
+                self._say(
+                    "error",
+                    f"shard {cell.shard} of step {cell.step!r} {difference}",
+                    LOST_HINT,
+                    kind="counts that differ",
+                )
+        return again
+
+    @property
+    def _incarnation(self) -> str:
+        assert self._found.manifest is not None
+        return self._found.manifest.incarnation
+
+    def _difference(self, mark: CellMark, seen: Counter[int | None], now: int) -> str | None:
+        expired = mark.expired(now)
+        gone = {d: n - seen[d] for d, n in expired.items() if n > seen[d]}
+        missing = mark.count - seen.total() - sum(gone.values())
+        if missing:
+            return f"has {seen.total():,} keys, its count says {mark.count:,}"
+        if mark.slack is not None:
+            for deadline in {*mark.dated, *(d for d in seen if d is not None)}:
+                if mark.dated.get(deadline, 0) != seen[deadline] + gone.get(deadline, 0):
+                    return "has other deadlines than it has counted"
+        return None
+
+    def _read_states(self, manifest: Manifest, *, first: bool) -> dict[Cell, Counter[int | None]]:
+        seen: dict[Cell, Counter[int | None]] = defaultdict(Counter)
+        known: set[bytes] = set()  # SCAN may give a key twice
+        cursor, total = 0, self._client.dbsize()
+        while True:
+            cursor, page = cast(
+                "tuple[int, list[bytes]]",
+                self._client.scan(cursor, match=self._keys.state_pattern, count=_SCAN_COUNT),
+            )
+            groups: dict[bytes, list[bytes]] = defaultdict(list)
+            for key in set(page) - known:
+                groups[self._keys.cell_prefix(key)].append(key)
+            known.update(page)
+            with self._client.pipeline(transaction=False) as pipe:
+                for group in groups.values():
+                    pipe.mget(group)
+                answers = pipe.execute()
+            for group, values in zip(groups.values(), answers, strict=True):
+                for key, value in zip(group, values, strict=True):
+                    if value is not None:
+                        self._state(manifest, key, value, seen, first=first)
+            if first:
+                self._progress(min(len(known), total), total)
+            if not cursor:
+                return seen
+
+    def _state(
+        self,
+        manifest: Manifest,
+        key: bytes,
+        value: bytes,
+        seen: dict[Cell, Counter[int | None]],
+        *,
+        first: bool,
+    ) -> None:
+        place = self._keys.parse_state(key)
+        if place is None:
+            if first:
+                self._say("error", f"the key {key!r} is no state key", "delete it if it is foreign")
+            return
+        step, shard, state_key = place
+        seen[Cell(step, shard)][deadline_of(value)] += 1
+        if not first:
+            return
+        if step not in manifest.steps:
+            self._say(
+                "warning",
+                f"the key {key.decode()!r} is of a step that the manifest does not have",
+                "nobody reads it: delete it",
+                kind="keys of unknown steps",
+            )
+        elif shard != shard_of(state_key, manifest.shards):
+            self._say(
+                "error",
+                f"the key {key.decode()!r} is in the wrong shard",
+                LOST_HINT,
+                kind="keys in the wrong shard",
+            )
+        if not is_sound(state_key.encode(), value):
+            self._damaged(key, state_key, value)
+
+    def _damaged(self, key: bytes, state_key: str, value: bytes) -> None:
+        what = "it fails its check sum"
+        try:
+            open_envelope(state_key, value)
+        except DecodeError as error:
+            what = error.message
+        self._say(
+            "error",
+            f"the value of {key.decode()!r} is damaged: {what}",
+            "restore it from a backup",
+            kind="damaged values",
+        )
+
+    # -- the rest -----------------------------------------------------------------------------
+
+    def _orphans(self, manifest: Manifest, others: Sequence[tuple[bytes, Place | None]]) -> None:
+        for key, place in others:
+            name = key.decode(errors="replace")
+            if place is None:
+                self._say(
+                    "error", f"the key {name!r} is none of ours", "delete it if it is foreign"
+                )
+            elif place.kind in ("journal", "progress"):
+                self._orphaned_partition(manifest, name, place)
+            elif place.kind == "applied" and (
+                place.step not in manifest.steps or place.number >= manifest.shards
+            ):
+                self._say(
+                    "warning",
+                    f"the cell {name!r} is of a step or shard that the manifest does not have",
+                    "nobody reads it: delete it",
+                    kind="cells of unknown steps",
+                )
+
+    def _orphaned_partition(self, manifest: Manifest, name: str, place: Place) -> None:
+        if place.generation == manifest.generation and place.number < manifest.partitions:
+            return
+        if place.generation < manifest.generation:
+            self._say(
+                "note",
+                f"{name!r} is left from generation {place.generation}",
+                "the flow deletes it when it runs next",
+                kind="keys of older generations",
+            )
+        elif not self._starting:
+            self._say(
+                "error",
+                f"{name!r} is of generation {place.generation}, partition {place.number}, which "
+                "the manifest does not have",
+                LOST_HINT,
+                kind="keys of newer generations",
+            )
