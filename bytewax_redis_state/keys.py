@@ -35,7 +35,16 @@ from zlib import crc32
 
 from bytewax_redis_state.errors import ArgumentError
 
-__all__ = ["SLOTS", "FlowKeys", "Place", "PrefixKeys", "hash_tag_of", "shard_of", "slot_of"]
+__all__ = [
+    "SLOTS",
+    "FlowKeys",
+    "Place",
+    "PrefixKeys",
+    "hash_tag_of",
+    "namespace_pattern",
+    "shard_of",
+    "slot_of",
+]
 
 _SCHEME = re.compile(r"[%:{}/\s\x00-\x1f]")
 _GLOB = re.compile(rb"([*?\[\]\\])")
@@ -69,6 +78,11 @@ def _unescape(name: str) -> str:
 
 def _glob_literal(key: bytes) -> bytes:
     return _GLOB.sub(rb"\\\1", key)
+
+
+def namespace_pattern(namespace: str) -> bytes:
+    """Give the pattern of every key of every flow in a namespace."""
+    return _glob_literal(f"{_escape(namespace)}:{{".encode()) + b"*"
 
 
 class Place(NamedTuple):

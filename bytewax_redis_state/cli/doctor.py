@@ -1,7 +1,8 @@
 """``bytewax-redis-state doctor``: tell what a recovery directory of stock Bytewax holds and costs.
 
-With ``--verify`` it checks a flow in Redis instead, see :mod:`.verify`. Exit codes: 0 if it could
-be read and nothing is wrong, 1 if something is, 2 if it could not be read.
+With ``--verify`` it checks a flow in Redis instead, see :mod:`.verify`; with ``--acl`` it says what
+rights a user of Redis needs, see :mod:`.acl`. Exit codes: 0 if it could be read and nothing is
+wrong, 1 if something is, 2 if it could not be read.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bytewax_redis_state.cli import acl, verify
 from bytewax_redis_state.cli.console import PatientBar
-from bytewax_redis_state.cli.verify import add_options, verify_flow
 from bytewax_redis_state.dataflow.steps import short_names
 from bytewax_redis_state.recovery.stock_findings import (
     Findings,
@@ -45,11 +46,12 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Add the command to the command line."""
     made = commands.add_parser(
         "doctor",
-        help="tell what a recovery directory of stock Bytewax holds and costs, or check a flow in "
-        "Redis",
+        help="tell what a recovery directory of stock Bytewax holds and costs; check a flow in "
+        "Redis; say what rights it needs there",
         description="Read a recovery directory that stock Bytewax has written, without changing "
         "it: what its rows are, how long a resume takes, and what moving to Redis would save. "
-        "The flow must not be running. With --verify, check a flow in Redis, running or not.",
+        "The flow must not be running. With --verify, check a flow in Redis, running or not. "
+        "With --acl, print the rights that a user of Redis needs.",
     )
     what = made.add_mutually_exclusive_group(required=True)
     what.add_argument(
@@ -59,7 +61,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="DIR",
         help="what the flow ran with -r: part-*.sqlite3",
     )
-    add_options(made, what)
+    verify.add_options(made, what)
+    acl.add_options(made, what)
     made.add_argument("--json", action="store_true", help="print one JSON object")
     made.set_defaults(command=doctor)
 
@@ -72,7 +75,9 @@ def doctor(args: argparse.Namespace) -> int:
     :raises StateError: If the directory, or Redis, can't be read.
     """
     if args.verify is not None:
-        return verify_flow(args)
+        return verify.verify_flow(args)
+    if args.acl is not None:
+        return acl.print_rules(args)
     bar = PatientBar("reading", "rows")
     try:
         with StockStore(args.directory) as store:

@@ -5,12 +5,14 @@ Invariant: no secret shows in a ``repr`` or in an error.
 
 from bytewax_redis_state.config.builder import RedisConfigBuilder
 from bytewax_redis_state.config.connection import RedisConfig
+from bytewax_redis_state.config.durability import Durability
 from bytewax_redis_state.config.durations import parse_duration, parse_retention
 from bytewax_redis_state.config.recovery import ENVIRONMENT, RecoverySettings, redis_url_from_env
 from bytewax_redis_state.config.sizes import parse_size, shown_size
 
 __all__ = [
     "ENVIRONMENT",
+    "Durability",
     "RecoverySettings",
     "RedisConfig",
     "RedisConfigBuilder",

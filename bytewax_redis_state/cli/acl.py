@@ -1,0 +1,48 @@
+"""``bytewax-redis-state doctor --acl``: print the least rights that a role needs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from bytewax_redis_state.config import Durability
+from bytewax_redis_state.server.acl import ROLES, acl_rules
+
+__all__ = ["add_options", "print_rules"]
+
+
+def add_options(made: argparse.ArgumentParser, what: argparse._MutuallyExclusiveGroup) -> None:
+    """Add the options to the command.
+
+    :arg what: Of which one has to be given.
+    """
+    what.add_argument(
+        "--acl",
+        choices=ROLES,
+        help="print the ACL rules of a user that runs flows, or verifies them; needs no Redis",
+    )
+    made.add_argument("--flow", metavar="FLOW", help="of one flow only, with --acl")
+    made.add_argument("--user", metavar="NAME", help="name of the user, with --acl")
+    made.add_argument(
+        "--durability",
+        default="memory",
+        metavar="LEVEL",
+        help="which the flows run with, with --acl: memory (default), aof or replicas:N",
+    )
+
+
+def print_rules(args: argparse.Namespace) -> int:
+    """Print the rules of a role.
+
+    :arg args: Options of the command.
+    :returns: 0.
+    :raises ConfigError: If the durability is none.
+    """
+    level = Durability.parse(args.durability).level
+    rules = acl_rules(args.acl, args.namespace, args.flow, level)
+    user = args.user or args.acl
+    if args.json:
+        print(json.dumps({"user": user, "rules": rules}))
+    else:
+        print(f"ACL SETUSER {user} {' '.join(rules)} >PASSWORD")
+    return 0
