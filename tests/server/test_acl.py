@@ -21,7 +21,16 @@ from tests.run.conftest import Runner, finished
 
 SCRIPT = Path(sys.executable).with_name("bytewax-redis-state")
 KEYS = FlowKeys("bytewax", "visitors")
-OPTIONS = ("-s", "0.1", "--checkpoint-interval", "0.2", "--window-grace", "1s", "--downtime-allowance", "1s")
+OPTIONS = (
+    "-s",
+    "0.1",
+    "--checkpoint-interval",
+    "0.2",
+    "--window-grace",
+    "1s",
+    "--downtime-allowance",
+    "1s",
+)
 
 
 def rules(*options: str) -> list[str]:
