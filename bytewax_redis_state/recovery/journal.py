@@ -187,12 +187,18 @@ class Journal:
 
         :arg below: First epoch that stays.
         :raises FencedError: If the partition is no longer the caller's.
+        :raises StateLostError: If its keys are gone.
         """
         trimmed = self._scripts.trim_journal(
             self._journal, self._progress, self._incarnation, self._generation, below
         )
         if trimmed is None:
             raise FencedError(f"generation {self._generation} of the flow was taken over")
+        if trimmed < 0:  # not fenced: emptied, and perhaps to be filled again
+            raise StateLostError(
+                f"the progress of partition {self._partition} is missing in Redis",
+                "Redis was emptied under a running flow; start the flow again",
+            )
 
     def delete(self) -> None:
         """Delete both keys."""

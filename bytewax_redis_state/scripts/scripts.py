@@ -160,7 +160,7 @@ class Scripts:
     def trim_journal(
         self, journal: bytes, progress: bytes, incarnation: str, generation: int, epoch: int
     ) -> int | None:
-        """Trim below an epoch; returns what is trimmed, None where the partition is fenced."""
+        """Trim below an epoch; returns what is trimmed, None if it is fenced, -1 if it is gone."""
         args = (incarnation, generation, epoch)
         answer = self._run("trim_journal", (journal, progress), args, None)
         return None if answer is None else int(answer)

@@ -1,10 +1,13 @@
 -- Drop journal entries below an epoch that every cell has applied.
 -- KEYS[1] journal  KEYS[2] progress
 -- ARGV[1] incarnation  ARGV[2] generation  ARGV[3] epoch that stays
--- Returns the epoch below which the journal is trimmed, or nil where the partition is not the writer's.
+-- Returns the epoch below which the journal is trimmed, nil where the partition is not the writer's,
+-- or -1 where its keys are missing.
 -- Invariant: trimmed only grows, and never passes what the writer says is folded.
 local have = redis.call('HMGET', KEYS[2], 'incarnation', 'generation', 'trimmed', 'fenced')
-if have[1] ~= ARGV[1] or have[2] ~= ARGV[2] or have[4] then
+if not have[1] then
+  return '-1'
+elseif have[1] ~= ARGV[1] or have[2] ~= ARGV[2] or have[4] then
   return nil
 end
 if tonumber(have[3]) < tonumber(ARGV[3]) then

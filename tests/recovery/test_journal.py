@@ -126,3 +126,12 @@ def test_a_foreign_entry_is_refused_and_named(started, client, fields, named):
     with pytest.raises(StateLostError, match="entry 1-7 of the journal") as caught:
         list(started.journal().entries(1, 9))
     assert named in str(caught.value)
+
+
+def test_a_trim_tells_a_fence_from_an_emptied_redis(started, client):
+    """A checkpoint may be the first to notice that Redis was emptied: nobody took the flow over."""
+    journal = started.journal()
+    journal.append(0, 2, entries((1, 1)), 2)
+    client.delete(started.keys.progress(0, 1))
+    with pytest.raises(StateLostError, match="the progress of partition 0 is missing"):
+        journal.trim(2)
