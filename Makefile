@@ -7,12 +7,13 @@ JOBS ?= 4
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: help setup demo test soak lint planted-bugs bench bench-resume bench-backend \
+.PHONY: help setup demo test test-long soak lint planted-bugs bench bench-resume bench-backend \
 	bench-retention clean
 
 help:
 	@echo "make demo          kill a flow, resume it, compare: no Redis needed"
 	@echo "make test          the whole suite, against real servers"
+	@echo "make test-long     what takes longer: failovers, takeovers at every step"
 	@echo "make soak          hammer one namespace of the state backend for a minute"
 	@echo "make lint          ruff and mypy"
 	@echo "make planted-bugs  show that the crash tests fail when the code is wrong"
@@ -34,6 +35,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+test-long: $(READY)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m long
 
 soak: $(READY)
 	SOAK_SECONDS=60 $(BIN)/python -m pytest -v tests/backend/test_hammer.py

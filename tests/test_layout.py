@@ -25,6 +25,7 @@ LAYERS = (
     {"backend"},
     {"recovery", "dataflow", "reader"},
     {"metrics"},
+    {"chaos"},
     {"run", "cli"},
 )
 """A room imports rooms of earlier layers and its own; and what ``SAME_LAYER`` says."""
