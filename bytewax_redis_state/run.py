@@ -24,6 +24,7 @@ from bytewax.run import _locate_dataflow, _prepare_import
 from bytewax_redis_state.cli.console import ConsoleReporter, print_error
 from bytewax_redis_state.config import parse_duration, parse_retention, parse_size
 from bytewax_redis_state.errors import ConfigError, StateError
+from bytewax_redis_state.metrics.prometheus import expose
 from bytewax_redis_state.recovery.redis_recovery import RedisRecovery
 from bytewax_redis_state.recovery.session import EXIT_FAILED, EXIT_INTERRUPTED
 
@@ -305,6 +306,7 @@ def _redis_url(args: argparse.Namespace) -> str | None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    expose()
     _refuse_stock_recovery()
     place = _place(args)
     _require_one_owner(args, place)

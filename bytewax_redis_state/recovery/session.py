@@ -45,6 +45,7 @@ from bytewax_redis_state.recovery.scratch import Scratch, open_scratch
 from bytewax_redis_state.recovery.setup import Setup
 from bytewax_redis_state.recovery.status import Status
 from bytewax_redis_state.recovery.takeover import reached
+from bytewax_redis_state.recovery.vitals import Vitals, enter
 from bytewax_redis_state.recovery.watchdog import Watchdog
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import connect
@@ -149,6 +150,7 @@ class Session:
         self.recovery_config = RecoveryConfig(  # type: ignore[no-untyped-call]
             str(scratch.folder), timedelta(0)
         )
+        self._stack.callback(enter(self._vitals))
         self._reporter.resumed(self.resumed)
 
     def _resume(
@@ -270,6 +272,17 @@ class Session:
             leave_roll(self._folder, status.call, self._roll.call(status.call))
             self._reporter.warn("Redis came back empty: its state is built anew from memory")
         return self._backpressure.heed(status)
+
+    def _vitals(self) -> Vitals:
+        assert self._watchdog is not None
+        return Vitals(
+            flow=self._keys.flow_id,
+            process=self._shape.process_id,
+            status=self._watchdog.status,
+            held=self._gate.is_closed,
+            restarts=self._watchdog.restarts,
+            resumed=self.resumed,
+        )
 
     # -- stopping -------------------------------------------------------------------------
 

@@ -53,6 +53,7 @@ class Watchdog:
         self._heed = heed
         self._board = StatusBoard(Path(setup.status))
         self._deaths: deque[float] = deque(maxlen=_RESTARTS)
+        self.restarts = 0
         self._disarmed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._process = self._spawn()
@@ -133,6 +134,7 @@ class Watchdog:
                 "see its log; the flow resumes from what Redis has",
             )
         self._deaths.append(now)
+        self.restarts += 1
         logger.warning("replicator died code=%s, restarting it", code)
         self._process = self._spawn()
         return None

@@ -1,0 +1,1 @@
+"""Metrics of running flows, for Prometheus and OpenTelemetry: one table, two exporters."""
