@@ -192,6 +192,7 @@ def test_the_runner_shows_them_beside_those_of_bytewax(
             "BYTEWAX_DATAFLOW_API_PORT": str(free_port),
         },
         stderr=subprocess.DEVNULL,
+        cwd=tmp_path,  # where Bytewax's server leaves a drawing of the flow
     )
 
     def scrape() -> str:
