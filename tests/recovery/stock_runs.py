@@ -114,9 +114,9 @@ def live(store: Path) -> list[tuple]:
 
 def resume_epoch(store: Path) -> int:
     """What the frontiers say: right where there was one execution that got somewhere."""
-    frontiers = dict.fromkeys((w for (w,) in query(store, "SELECT worker_index FROM fronts")), 0)
+    frontiers: dict[int, int] = {}
     for worker, epoch in query(store, "SELECT worker_index, worker_frontier FROM fronts"):
-        frontiers[worker] = max(epoch, frontiers[worker])
+        frontiers[worker] = max(epoch, frontiers.get(worker, 0))
     return min(frontiers.values(), default=1)
 
 
