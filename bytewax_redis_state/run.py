@@ -119,6 +119,11 @@ def _add_state_options(group: argparse._ArgumentGroup) -> None:
         help="neither write nor read pickled state",
     )
     group.add_argument(
+        "--no-fast-paths",
+        action="store_true",
+        help="run every operator by Bytewax's own logic [env: BYTEWAX_REDIS_FAST_PATHS=false]",
+    )
+    group.add_argument(
         "--take-over",
         action="store_true",
         help="take the flow over from an execution that is still alive",
@@ -317,6 +322,7 @@ def _run(args: argparse.Namespace) -> None:
         "downtime_allowance": args.downtime_allowance,
         "durability": args.durability,
         "max_lag": args.max_lag,
+        "fast_paths": False if args.no_fast_paths else None,
     }
     # What is not given, the settings read from the environment.
     settings = {name: value for name, value in given.items() if value is not None}

@@ -115,6 +115,7 @@ def test_settings_are_frozen_and_named():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("fast_paths", 1),
         ("namespace", ""),
         ("namespace", "a\nb"),
         ("shards", 0),
@@ -164,6 +165,13 @@ def test_the_environment_says_how_long_state_is_kept(monkeypatch):
     assert RecoverySettings(retention={}).retention == {}
 
 
+@pytest.mark.parametrize(("text", "on"), [("", True), ("No", False), ("0", False), ("on", True)])
+def test_the_environment_turns_fast_paths_off(monkeypatch, text, on):
+    monkeypatch.setenv("BYTEWAX_REDIS_FAST_PATHS", text)
+    assert RecoverySettings().fast_paths is on
+    assert RecoverySettings(fast_paths=not on).fast_paths is not on
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
@@ -171,10 +179,11 @@ def test_the_environment_says_how_long_state_is_kept(monkeypatch):
         ("BYTEWAX_REDIS_RETENTION", "sum", "'sum' is not STEP=DURATION"),
         ("BYTEWAX_REDIS_RETENTION", "sum=7d,sum=8d", "'sum' is given twice"),
         ("BYTEWAX_REDIS_WINDOW_GRACE", "soon", "'soon' is no duration"),
+        ("BYTEWAX_REDIS_FAST_PATHS", "maybe", "'maybe' is no switch"),
         ("BYTEWAX_REDIS_DOWNTIME_ALLOWANCE", "9" * 30 + "d", "longer than any duration"),
     ],
 )
-def test_a_variable_of_retention_that_can_not_be_read_is_named(monkeypatch, name, text, said):
+def test_a_variable_of_recovery_that_can_not_be_read_is_named(monkeypatch, name, text, said):
     monkeypatch.setenv(name, text)
     with pytest.raises(ConfigError, match=f"{name}: .*{said}") as caught:
         RecoverySettings()

@@ -10,7 +10,7 @@ that can't be kept there is an error.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from typing import Any, Literal, TypeVar
@@ -203,6 +203,19 @@ class StateCodec:
             if not self.codec.allow_pickle:
                 raise self._unfit_error(state_key, value, unfit) from None
         return self._seal(state_key, PICKLE, self._pickle(state_key, value), deadline)
+
+    def encode_all(
+        self, states: Iterable[tuple[str, Any]], deadline: int | None = None
+    ) -> dict[str, bytes]:
+        """Encode many states: an epoch changes thousands.
+
+        :arg states: State key and value, one by one; each is taken after the one before is done.
+        :arg deadline: Of all, as in :meth:`encode`.
+        :returns: State key to what :meth:`encode` gives for it.
+        :raises EncodeError: As :meth:`encode`.
+        """
+        encode = self.encode
+        return {key: encode(key, value, deadline) for key, value in states}
 
     def decode(self, state_key: str | bytes, data: bytes) -> Any:
         """Decode a state.

@@ -16,6 +16,7 @@ from bytewax_redis_state.config.checks import check_durations
 from bytewax_redis_state.config.durability import Durability
 from bytewax_redis_state.config.durations import parse_duration, parse_retention
 from bytewax_redis_state.config.sizes import parse_size
+from bytewax_redis_state.config.switches import parse_switch
 from bytewax_redis_state.errors import ConfigError
 
 __all__ = ["ENVIRONMENT", "RecoverySettings", "redis_url_from_env"]
@@ -35,6 +36,7 @@ ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "BYTEWAX_REDIS_DOWNTIME_ALLOWANCE": "a duration, as --downtime-allowance",
         "BYTEWAX_REDIS_DURABILITY": "memory, aof or replicas:N, as --durability",
         "BYTEWAX_REDIS_MAX_LAG": "a size, as --max-lag",
+        "BYTEWAX_REDIS_FAST_PATHS": "true or false, as --no-fast-paths",
     }
 )
 """The environment variables of this package, and what each stands for."""
@@ -68,6 +70,12 @@ def _size_from_env(name: str) -> int | None:
     text = os.environ.get(name)
     with _named(name):
         return parse_size(text) if text else None
+
+
+def _switch_from_env(name: str) -> bool:
+    text = os.environ.get(name)
+    with _named(name):
+        return parse_switch(text) if text else True
 
 
 @contextmanager
@@ -109,6 +117,8 @@ class RecoverySettings:
     :arg max_lag: How many bytes an outbox may hold that Redis does not have yet, before the sources
         wait; ``None`` for half of what is free on the scratch disk, at most 1 GiB. Without it,
         ``BYTEWAX_REDIS_MAX_LAG`` counts.
+    :arg fast_paths: Whether operators whose logic is known run without a logic per key. Without
+        it, ``BYTEWAX_REDIS_FAST_PATHS`` counts.
     :raises ConfigError: If a value can't be right; names the field and the value.
     """
 
@@ -135,6 +145,7 @@ class RecoverySettings:
         default_factory=lambda: os.environ.get("BYTEWAX_REDIS_DURABILITY") or "memory"
     )
     max_lag: int | None = field(default_factory=lambda: _size_from_env("BYTEWAX_REDIS_MAX_LAG"))
+    fast_paths: bool = field(default_factory=lambda: _switch_from_env("BYTEWAX_REDIS_FAST_PATHS"))
 
     def __post_init__(self) -> None:
         if not self.namespace or not self.namespace.isprintable():
@@ -151,6 +162,8 @@ class RecoverySettings:
         Durability.parse(self.durability)
         if self.max_lag is not None and (type(self.max_lag) is not int or self.max_lag < 1):
             raise ConfigError(f"max_lag is {self.max_lag!r}", "give a number of bytes, or None")
+        if type(self.fast_paths) is not bool:
+            raise ConfigError(f"fast_paths is {self.fast_paths!r}", "give True or False")
         both = self.drop_steps & self.rename_steps.keys()
         if both:
             raise ConfigError(

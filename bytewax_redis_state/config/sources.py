@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from bytewax_redis_state.config.switches import parse_switch
 from bytewax_redis_state.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -22,9 +23,6 @@ else:
     import tomli as tomllib
 
 __all__ = ["READERS", "read_environment", "read_toml", "refuse_unknown"]
-
-_SWITCHES = {"true": True, "1": True, "yes": True, "on": True}
-_SWITCHES |= {"false": False, "0": False, "no": False, "off": False}
 
 
 def _text(value: object) -> str:
@@ -62,7 +60,7 @@ _OF_TEXT: Mapping[_Reader, Callable[[str], Any]] = {
     _text: str,
     _whole: int,
     _seconds: float,
-    _switch: lambda text: _SWITCHES[text.lower()],
+    _switch: parse_switch,
 }
 
 READERS: Mapping[str, _Reader] = MappingProxyType(
@@ -102,7 +100,7 @@ def _read(name: str, place: str, value: object, *, from_text: bool = False) -> A
     reader = READERS[name]
     try:
         return reader(_OF_TEXT[reader](str(value)) if from_text else value)
-    except (TypeError, ValueError, KeyError, OverflowError):
+    except (TypeError, ValueError, OverflowError, ConfigError):
         # A URL of the wrong type may hold a password all the same.
         shown = f"of type {type(value).__name__}" if name == "url" else repr(value)
         raise ConfigError(f"{place} is {shown}", _HINTS[reader]) from None

@@ -17,12 +17,14 @@ from bytewax.dataflow import Dataflow, Operator, SinglePort, _CoreOperator
 from bytewax.inputs import DynamicSource
 
 from bytewax_redis_state.codec import Codec, StateCodec
+from bytewax_redis_state.dataflow.builder import ShardBuilder
 from bytewax_redis_state.dataflow.deadlines import Lifetime, wall_clock
 from bytewax_redis_state.dataflow.ends import unwatched_ends
+from bytewax_redis_state.dataflow.fast_paths import FastPath, fast_path
 from bytewax_redis_state.dataflow.gate import Gate, GatedSource
+from bytewax_redis_state.dataflow.logics import ShardLogic
 from bytewax_redis_state.dataflow.roll import Roll
-from bytewax_redis_state.dataflow.route import router, unroute
-from bytewax_redis_state.dataflow.shard import ShardBuilder
+from bytewax_redis_state.dataflow.route import unroute
 from bytewax_redis_state.dataflow.sink import EncodedSink
 from bytewax_redis_state.dataflow.source import EncodedSource
 from bytewax_redis_state.dataflow.steps import engine_id_of, is_stateless, kind_of, state_steps
@@ -66,22 +68,25 @@ class _Rewrite:
     lifetimes: Mapping[str, Lifetime]
     gate: Gate | None
     roll: Roll | None
+    fast_paths: bool
 
-    def substeps(self, steps: Iterable[Operator]) -> list[Operator]:
-        return [new for step in steps for new in self.step(step)]
+    def substeps(
+        self, steps: Iterable[Operator], within: tuple[Operator, ...] = ()
+    ) -> list[Operator]:
+        return [new for step in steps for new in self.step(step, within)]
 
-    def step(self, step: Operator) -> list[Operator]:
+    def step(self, step: Operator, within: tuple[Operator, ...]) -> list[Operator]:
         fields: Any = step
         kind = kind_of(step)
         if kind == "keyed":
-            return [self.sharded(step)]
+            return [self.sharded(step, within)]
         if kind == "source":
             source = EncodedSource(fields.source, self.codec_of(step), self.gate)
             return [_replaced(step, source=source)]
         if kind == "sink":
             return [_replaced(step, sink=EncodedSink(fields.sink, self.codec_of(step)))]
         if not isinstance(step, _CoreOperator):
-            return [_replaced(step, substeps=self.substeps(step.substeps))]
+            return [_replaced(step, substeps=self.substeps(step.substeps, (*within, step)))]
         if self.gate is not None and isinstance(getattr(step, "source", None), DynamicSource):
             step = _replaced(step, source=GatedSource(fields.source, self.gate))
         if step.step_id in self.ends:
@@ -92,12 +97,15 @@ class _Rewrite:
         name = self.names[step.step_id]
         return self.codec.bind(namespace=self.namespace, flow_id=self.flow_id, step=name)
 
-    def sharded(self, step: Any) -> _ShardedStep:
+    def sharded(self, step: Any, within: tuple[Operator, ...]) -> _ShardedStep:
         """Put route, shards and unroute in the place of a keyed step."""
         step_id = step.step_id
         codec, lifetime = self.codec_of(step), self.lifetimes.get(step_id)
-        builder = ShardBuilder(step_id, step.builder, codec, lifetime, self.roll)
-        route = _mapped(f"{step_id}.route", step.up.stream_id, router(self.shards, self.workers))
+        fast = fast_path((*within, step)) if self.fast_paths else None
+        how = fast or FastPath(ShardLogic, step.builder)
+        builder = ShardBuilder(step_id, how.logic, codec, lifetime, self.roll, how.kind)
+        mapper = how.router(self.shards, self.workers)
+        route = _mapped(f"{step_id}.route", step.up.stream_id, mapper)
         shards = _keyed(engine_id_of(step_id, "keyed"), route.down.stream_id, builder)
         unrouted = _mapped(
             f"{step_id}.unroute", shards.down.stream_id, unroute, step.down.stream_id
@@ -162,6 +170,7 @@ def shard_stateful_steps(
     flow_time: Callable[[], int] = wall_clock,
     gate: Gate | None = None,
     roll: Roll | None = None,
+    fast_paths: bool = True,
 ) -> Dataflow:
     """Rewrite a flow so that its state goes through shards and comes out encoded.
 
@@ -183,6 +192,7 @@ def shard_stateful_steps(
     :arg flow_time: Tells the flow's time in milliseconds: the clock's, less all downtime.
     :arg gate: Holds the flow's sources back where it has to; ``None`` for never.
     :arg roll: Calls all shards for what they hold where it has to; ``None`` for never.
+    :arg fast_paths: Whether operators whose logic is known run without a logic per key.
     :returns: A new flow. One without any state comes back as it is.
     """
     if is_stateless(flow):
@@ -201,5 +211,6 @@ def shard_stateful_steps(
         },
         gate=gate,
         roll=roll,
+        fast_paths=fast_paths,
     )
     return dataclasses.replace(flow, substeps=rewrite.substeps(flow.substeps), _scope=None)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from zlib import crc32
 
 from bytewax_redis_state.dataflow.placement import shard_name
 
-__all__ = ["Groups", "router", "unroute"]
+__all__ = ["Groups", "merged", "router", "unroute"]
 
 Groups = dict[str, list[Any]]
 """What one batch holds for one shard: key to its values, in order."""
@@ -88,6 +88,18 @@ def _is_text(key: Any) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def merged(values: list[Groups]) -> Groups:
+    """Put together what several batches hold for one shard; the first one is changed."""
+    groups = values[0]
+    for part in values[1:]:
+        for key, batch in part.items():
+            if key in groups:
+                groups[key] += batch
+            else:
+                groups[key] = batch
+    return groups
 
 
 def unroute(batch: list[tuple[str, list[tuple[str, Any]]]]) -> Iterator[tuple[str, Any]]:

@@ -218,6 +218,7 @@ class Session:
             flow_time=clock,
             gate=self._gate,
             roll=self._roll,
+            fast_paths=self._settings.fast_paths,
         )
 
     def _start_replicator(

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from bytewax_redis_state.codec.delta import pack_piece, unpack_delta
 from bytewax_redis_state.codec.envelope import deadline_of
+from bytewax_redis_state.dataflow.builder import ShardBuilder
 from bytewax_redis_state.dataflow.deadlines import NEVER, Lifetime
-from bytewax_redis_state.dataflow.shard import ShardBuilder, ShardLogic
+from bytewax_redis_state.dataflow.logics import ShardLogic
 from bytewax_redis_state.dataflow.steps import kind_of
 
 from .catalog import EPOCH, PLAIN, WINDOWERS, timestamp, windowed
@@ -195,7 +196,7 @@ class Ours:
                 self.stored[key] = data
 
     def held(self) -> set[str]:
-        return self.shard._logics.keys() | self.shard._asleep.keys()
+        return self.shard._held.keys() | self.shard._asleep.keys()
 
 
 GAPS = st.sampled_from(

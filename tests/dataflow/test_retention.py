@@ -35,8 +35,8 @@ from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.codec.delta import unpack_delta
 from bytewax_redis_state.codec.envelope import deadline_of
 from bytewax_redis_state.dataflow.deadlines import Lifetime
+from bytewax_redis_state.dataflow.logics import ShardLogic
 from bytewax_redis_state.dataflow.retention import lifetimes
-from bytewax_redis_state.dataflow.shard import ShardLogic
 from bytewax_redis_state.dataflow.steps import kind_of, state_steps
 from bytewax_redis_state.errors import ConfigError
 
@@ -377,9 +377,9 @@ def test_a_few_are_dropped_in_each_activation():
     clock[0] = 5000
     rounds = 0
     while shard.notify_at() <= datetime.now(timezone.utc):
-        before = len(shard._logics)
+        before = len(shard._held)
         shard.on_notify()
-        assert 0 < before - len(shard._logics) <= 100
+        assert 0 < before - len(shard._held) <= 100
         rounds += 1
     assert rounds == 10
     assert set(unpack_delta(shard.snapshot()).values()) == {None}
@@ -450,10 +450,10 @@ def test_deleted_keys_leave_nothing_in_the_shard():
             clock[0] += 5000
         drop_due(shard)
         shard.snapshot()
-        left = (shard._logics, shard._asleep, shard._dirty, shard._awoken, shard._mistimed)
+        left = (shard._held, shard._asleep, shard._dirty, shard._awoken, shard._mistimed)
         assert [len(part) for part in left] == [0] * 5
         assert len(shard._deadlines) == 0
-        assert shard._logics.__sizeof__() < 1000, "the room is given back"
+        assert shard._held.__sizeof__() < 1000, "the room is given back"
         assert shard._deadlines._times.__sizeof__() < 1000
         assert shard._deadlines._keys == {}
 

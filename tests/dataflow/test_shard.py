@@ -19,8 +19,9 @@ from bytewax.operators import (
 )
 
 from bytewax_redis_state.codec.delta import pack_piece, unpack_delta
+from bytewax_redis_state.dataflow.builder import HeldPiece, ShardBuilder
+from bytewax_redis_state.dataflow.logics import ShardLogic
 from bytewax_redis_state.dataflow.placement import piece_name, shard_name, worker_of
-from bytewax_redis_state.dataflow.shard import HeldPiece, ShardBuilder, ShardLogic
 from bytewax_redis_state.errors import DecodeError, EncodeError
 
 from .connectors import PlainCodec
@@ -326,7 +327,7 @@ def test_damaged_pieces_and_foreign_states_are_decode_errors() -> None:
 
 def test_an_encode_error_passes_as_it_is() -> None:
     class Refusing(PlainCodec):
-        def encode(self, state_key: str, value: Any) -> bytes:
+        def encode(self, state_key: str, value: Any, deadline: int | None = None) -> bytes:
             raise EncodeError(f"the state of {state_key!r} can't be encoded")
 
     shard = ShardLogic("flow.sum", Summing, Refusing())

@@ -10,7 +10,7 @@ import pytest
 from bytewax.testing import run_main
 
 from bytewax_redis_state import shard_stateful_steps
-from bytewax_redis_state.dataflow import shard
+from bytewax_redis_state.dataflow import logics
 from bytewax_redis_state.dataflow.snapshots import snapshot_of
 from bytewax_redis_state.dataflow.windows import PatientWindow
 
@@ -28,7 +28,7 @@ def test_every_operator_gives_the_same_state(monkeypatch: pytest.MonkeyPatch) ->
         taken[type(own).__name__] += 1
         return state
 
-    monkeypatch.setattr(shard, "snapshot_of", compared)
+    monkeypatch.setattr(logics, "snapshot_of", compared)
     run_main(shard_stateful_steps(catalog([])), epoch_interval=timedelta(0))
     assert {"_WindowLogic", "_StatefulLogic"} <= taken.keys()
     assert min(taken["_WindowLogic"], taken["_StatefulLogic"]) > 100

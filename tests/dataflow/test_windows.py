@@ -16,7 +16,7 @@ from bytewax.testing import TestingSink, run_main
 from bytewax_redis_state import shard_stateful_steps
 from bytewax_redis_state.codec.delta import unpack_delta
 from bytewax_redis_state.dataflow import windows
-from bytewax_redis_state.dataflow.shard import ShardLogic
+from bytewax_redis_state.dataflow.logics import ShardLogic
 from bytewax_redis_state.dataflow.windows import PatientWindow
 
 from .catalog import LastTwo
