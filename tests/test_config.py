@@ -299,7 +299,11 @@ def test_a_value_that_can_not_be_right_is_named(field, value):
         ({"tls": True}, "tls is True", "url is redis://localhost:6379/0"),
         ({"tls": True, "url": "unix:///run/redis.sock"}, "tls is True", "url is unix://"),
         ({"tls": False, "url": "rediss://localhost"}, "tls is False", "url is rediss://"),
-        ({"cluster_mode": True, "url": "redis://h/3"}, "cluster_mode is True", "url names data"),
+        (
+            {"cluster_mode": True, "url": "redis://h/3"},
+            "cluster_mode is True",
+            "url names database 3",
+        ),
         ({"cluster_mode": True, "url": "redis://h?db=3"}, "cluster_mode", "url names database 3"),
     ],
 )
@@ -309,13 +313,6 @@ def test_a_contradiction_names_both_fields(settings, first, second):
     assert first in caught.value.message
     assert second in caught.value.message
     assert caught.value.hint
-
-
-def test_what_is_not_supported_yet_says_so():
-    with pytest.raises(ConfigError, match="Redis Cluster is not supported yet"):
-        RedisConfig(cluster_mode=True)
-    with pytest.raises(ConfigError, match="several nodes are not supported yet"):
-        RedisConfig.builder().urls("redis://a", "redis://b")
 
 
 def test_limits_that_are_right_are_taken():
@@ -600,7 +597,7 @@ def test_tls_in_the_builder_moves_the_default_url_and_no_other():
         (lambda b: b.pool_size(9, 3), "pool_min is 9 and pool_max is 3"),
         (lambda b: b.timeouts(SECOND, SECOND, 2 * SECOND), "read_timeout .* write_timeout"),
         (lambda b: b.timeouts(5, 3, 3), "connect_timeout is 5"),
-        (lambda b: b.cluster_mode(), "not supported yet"),
+        (lambda b: b.url("unix:///s").cluster_mode(), "cluster_mode is True"),
         (lambda b: b.url("http://there"), "scheme 'http'"),
         (lambda b: b.urls("http://there"), "scheme 'http'"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -29,16 +30,22 @@ class RedisConfigBuilder:
         return self._set(url=url)
 
     def urls(self, *urls: str) -> RedisConfigBuilder:
-        """Say where Redis is, where it has several nodes.
+        """Say where Redis is, where it is a cluster: URLs of some of its nodes.
 
-        :raises ConfigError: If it is not one URL: several are not supported yet.
+        :arg urls: Equal but for host and port.
+        :raises ConfigError: If there is none, or they differ in more.
         """
-        if len(urls) != 1:
+        if len(urls) == 1:
+            return self.url(urls[0])
+        pieces = [re.fullmatch(r"(rediss?)://(.*@)?([^/?@]+)(.*)", url) for url in urls]
+        if not all(pieces) or len({(p[1], p[2], p[4]) for p in pieces if p}) != 1:
             raise ConfigError(
-                f"urls has {len(urls)} entries: several nodes are not supported yet",
-                "give the URL of a single server",
+                f"urls has {len(urls)} entries that are no nodes of one cluster",
+                "give redis:// or rediss:// URLs that differ in host and port only",
             )
-        return self.url(urls[0])
+        first, hosts = pieces[0], ",".join(p[3] for p in pieces if p)
+        assert first is not None
+        return self.url(f"{first[1]}+cluster://{first[2] or ''}{hosts}{first[4]}")
 
     def key_prefix(self, prefix: str) -> RedisConfigBuilder:
         """Say what every key begins with."""

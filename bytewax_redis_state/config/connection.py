@@ -16,7 +16,8 @@ from bytewax_redis_state.config.checks import (
     check_ttl,
 )
 from bytewax_redis_state.config.sources import read_environment, read_toml, refuse_unknown
-from bytewax_redis_state.config.urls import address_in, checked_url, database_in
+from bytewax_redis_state.config.topology import Topology, topology_of
+from bytewax_redis_state.config.urls import checked_url, database_in
 from bytewax_redis_state.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ __all__ = ["RedisConfig"]
 class RedisConfig:
     """Say where Redis is, and how to deal with it.
 
-    :arg url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, with user, password and database.
+    :arg url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, with user, password and database;
+        ``redis+sentinel://host:port,…/service/db`` or ``redis+cluster://host:port,…``, both also
+        with ``rediss``.
     :arg key_prefix: What every key of a state backend begins with.
     :arg default_ttl: How long a state backend keeps a value that is put without ``ttl=``; ``None``
         for ever.
@@ -42,7 +45,8 @@ class RedisConfig:
     :arg retry_attempts: How often a state backend tries a failed operation again; 0 for never.
     :arg retry_base_delay: Wait before the first of them; each further wait doubles, with jitter.
     :arg retry_max_delay: Longest wait between two of them.
-    :arg cluster_mode: Whether this is a Redis Cluster; not supported yet.
+    :arg cluster_mode: Whether this is a Redis Cluster: ``True`` makes a URL of a single server
+        the ``redis+cluster://`` URL of its cluster, which in turn makes this ``True``.
     :arg tls: ``True`` to insist on a URL with TLS, ``False`` on one without, ``None`` for either.
     :arg pipeline_batch_size: How many keys a state backend puts into one command of a batch; a
         trip carries many commands, bounded by bytes.
@@ -65,7 +69,7 @@ class RedisConfig:
     pipeline_batch_size: int = 100
 
     def __post_init__(self) -> None:
-        checked_url(self.url)
+        self._settle_cluster()
         self._check_prefix()
         check_ttl("default_ttl", self.default_ttl)
         check_at_least(0, pool_min=self.pool_min, retry_attempts=self.retry_attempts)
@@ -80,6 +84,28 @@ class RedisConfig:
         )
         self._check_switches()
         self._check_pairs()
+
+    def _settle_cluster(self) -> None:
+        """Let the URL and ``cluster_mode`` say the same."""
+        topology = topology_of(self.url)
+        if self.cluster_mode is True and topology.kind != "cluster":
+            self._require_cluster_url(topology)
+            object.__setattr__(self, "url", self.url.replace("://", "+cluster://", 1))
+        if topology.kind == "cluster" and self.cluster_mode is False:
+            object.__setattr__(self, "cluster_mode", True)
+
+    def _require_cluster_url(self, topology: Topology) -> None:
+        said = "cluster_mode is True and url"
+        if topology.kind == "sentinel" or self.url.startswith("unix"):
+            raise ConfigError(
+                f"{said} is {topology.address}",
+                "give the URL of a node, as redis:// or redis+cluster://",
+            )
+        database = database_in(checked_url(self.url))
+        if database not in (None, "0"):
+            raise ConfigError(
+                f"{said} names database {database}", "a Redis Cluster has database 0 only"
+            )
 
     def _check_prefix(self) -> None:
         try:
@@ -119,21 +145,10 @@ class RedisConfig:
         self._check_url_pairs()
 
     def _check_url_pairs(self) -> None:
-        parts = checked_url(self.url)
-        if self.tls is not None and self.tls != (parts.scheme == "rediss"):
+        has_tls = self.url.startswith("rediss")
+        if self.tls is not None and self.tls != has_tls:
             hint = "write the URL as rediss://…" if self.tls else "write the URL as redis://…"
             raise ConfigError(f"tls is {self.tls} and url is {self.address}", hint)
-        if not self.cluster_mode:
-            return
-        database = database_in(parts)
-        if database not in (None, "0"):
-            raise ConfigError(
-                f"cluster_mode is True and url names database {database}",
-                "a Redis Cluster has database 0 only",
-            )
-        raise ConfigError(
-            "cluster_mode is True: Redis Cluster is not supported yet", "use a single server"
-        )
 
     @classmethod
     def from_url(cls, url: str, **settings: Any) -> RedisConfig:
@@ -197,7 +212,12 @@ class RedisConfig:
     @property
     def address(self) -> str:
         """Where Redis is, without secrets: what logs and errors may show."""
-        return address_in(checked_url(self.url))
+        return self.topology.address
+
+    @property
+    def topology(self) -> Topology:
+        """What the URL says of the servers behind it."""
+        return topology_of(self.url)
 
     def __repr__(self) -> str:
         rest = "".join(f", {name}={getattr(self, name)!r}" for name in _names()[1:])

@@ -7,12 +7,13 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from bytewax_redis_state.errors import ConfigError
 
-__all__ = ["address_in", "checked_url", "database_in"]
+__all__ = ["address_in", "checked_url", "database_in", "masked"]
 
 _SCHEMES = ("redis", "rediss", "unix")
 
 
-def _masked(url: str) -> str:
+def masked(url: str) -> str:
+    """Show a URL without what may be secret."""
     scheme, slashes, rest = url.partition("://")
     if not slashes:
         scheme, rest = "", url
@@ -36,7 +37,7 @@ def checked_url(url: str) -> SplitResult:
     """
     if not isinstance(url, str):
         raise ConfigError(f"url is of type {type(url).__name__}", "give text")
-    shown = _masked(url)
+    shown = masked(url)
     hint = "write it as redis://[user:password@]host[:port][/db], rediss://… or unix:///path"
     try:
         # Parsed without user and password first: what the parser complains of, it quotes.
