@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import zip_longest
 
 import redis
 
@@ -28,7 +28,7 @@ __all__ = ["Folder"]
 _CHUNK_KEYS = 1000
 _CHUNK_BYTES = 1024 * 1024
 _ROUND_BYTES = 64 * 1024 * 1024
-_PIPELINE_CHUNKS = 16
+_PIPELINE_CHUNKS = 64
 
 
 @dataclass
@@ -114,11 +114,14 @@ class Folder:
         yield part
 
     def _apply(self, part: _Round, from_epoch: int) -> int:
-        chunks = (
-            chunk for cell in self._cells for chunk in _chunks(cell, part.changes.get(cell, {}))
-        )
-        while batch := list(islice(chunks, _PIPELINE_CHUNKS * 4)):
-            self._apply_chunks(batch, from_epoch, part.to_epoch)
+        cells = [list(_chunks(cell, part.changes.get(cell, {}))) for cell in self._cells]
+        # No two chunks of a cell in one trip: were the first refused and the last not, the cell
+        # would count as folded without it.
+        for row in zip_longest(*cells):
+            chunks = [chunk for chunk in row if chunk is not None]
+            for start in range(0, len(chunks), _PIPELINE_CHUNKS):
+                batch = chunks[start : start + _PIPELINE_CHUNKS]
+                self._apply_chunks(batch, from_epoch, part.to_epoch)
         return sum(map(len, part.changes.values()))
 
     def _apply_chunks(self, chunks: list[_Chunk], from_epoch: int, to_epoch: int) -> None:

@@ -110,9 +110,10 @@ class FlowInRedis:
 
     def folder(self, partition: int = 0, **who: object) -> Folder:
         assert self.manifest is not None
+        client: Client = who.get("client", self.client)
         return Folder(
-            self.client,
-            self.scripts,
+            client,
+            Scripts(client),
             self.keys,
             str(who.get("incarnation", self.manifest.incarnation)),
             int(str(who.get("generation", self.manifest.generation))),

@@ -6,6 +6,7 @@ from contextlib import suppress
 from itertools import pairwise
 
 import pytest
+import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -179,3 +180,20 @@ def test_a_missing_or_foreign_cell_is_lost_state(started):
 def test_an_older_generation_is_fenced(started):
     with pytest.raises(FencedError, match="generation 0 of the flow was taken over"):
         started.folder(generation=0).fold(started.journal(), 0, 1)
+
+
+def test_a_cell_whose_first_chunk_is_refused_does_not_count_as_folded(started, monkeypatch):
+    """As a slot under way refuses one chunk and takes the next; here it is a user's rights."""
+    monkeypatch.setattr(module, "_CHUNK_KEYS", 1)
+    first, last = [key for n in range(99) if shard_of(key := f"k{n}", SHARDS) == 1][:2]
+    started.commit(1, {first: b"1", last: b"2"})
+    client = started.client
+    rules = ("reset", "on", "nopass", "+@all", "~*:applied:*", "~*:journal:*", f"~*:sum:{last}")
+    client.execute_command("ACL SETUSER", "narrow", *rules)
+    options = client.connection_pool.connection_kwargs
+    narrow = redis.Redis(port=options["port"], db=options["db"], username="narrow", password="x")
+    with narrow, pytest.raises(redis.ResponseError, match="key"):
+        started.folder(client=narrow).fold(started.journal(), 0, 1)
+    started.folder().fold(started.journal(), 0, 1)
+    assert started.state() == {first: b"1", last: b"2"}
+    client.acl_deluser("narrow")
