@@ -22,7 +22,13 @@ from bytewax.dataflow import Dataflow
 from bytewax.run import _locate_dataflow, _prepare_import
 
 from bytewax_redis_state.cli.console import ConsoleReporter, print_error
-from bytewax_redis_state.config import parse_duration, parse_retention, parse_size
+from bytewax_redis_state.config import (
+    SECRETS_ENVIRONMENT,
+    Secrets,
+    parse_duration,
+    parse_retention,
+    parse_size,
+)
 from bytewax_redis_state.errors import ConfigError, StateError
 from bytewax_redis_state.metrics.prometheus import expose
 from bytewax_redis_state.recovery.redis_recovery import RedisRecovery
@@ -122,6 +128,26 @@ def _add_state_options(group: argparse._ArgumentGroup) -> None:
         "--no-fast-paths",
         action="store_true",
         help="run every operator by Bytewax's own logic [env: BYTEWAX_REDIS_FAST_PATHS=false]",
+    )
+    group.add_argument(
+        "--allow-import",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="with --no-pickle, import this module where a value needs a class of it",
+    )
+    group.add_argument(
+        "--key-file",
+        type=Path,
+        metavar="FILE",
+        help="TOML or JSON with the keys that values are signed and encrypted with, which only "
+        "you can read; or the keys themselves in the environment "
+        f"[env: {', '.join(SECRETS_ENVIRONMENT)}]",
+    )
+    group.add_argument(
+        "--compression",
+        choices=("zstd", "zlib"),
+        help="compress large values; zstd needs the extra zstd [env: BYTEWAX_REDIS_COMPRESSION]",
     )
     group.add_argument(
         "--take-over",
@@ -323,6 +349,8 @@ def _run(args: argparse.Namespace) -> None:
         "durability": args.durability,
         "max_lag": args.max_lag,
         "fast_paths": False if args.no_fast_paths else None,
+        "compression": args.compression,
+        "secrets": Secrets.from_file(args.key_file) if args.key_file else None,
     }
     # What is not given, the settings read from the environment.
     settings = {name: value for name, value in given.items() if value is not None}
@@ -333,6 +361,7 @@ def _run(args: argparse.Namespace) -> None:
         checkpoint_interval=args.checkpoint_interval,
         shards=args.shards,
         allow_pickle=not args.no_pickle,
+        allow_imports=frozenset(args.allow_import),
         take_over=args.take_over,
         drop_steps=frozenset(args.drop_step),
         rename_steps=dict(args.rename_step),

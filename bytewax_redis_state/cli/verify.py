@@ -11,12 +11,14 @@ import os
 from collections import Counter
 from dataclasses import asdict
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from bytewax_redis_state.cli.console import PatientBar
-from bytewax_redis_state.config import RedisConfig, redis_url_from_env
+from bytewax_redis_state.codec import Codec
+from bytewax_redis_state.config import RedisConfig, Secrets, redis_url_from_env
 from bytewax_redis_state.errors import ConfigError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.verification import Verification, verify
@@ -44,6 +46,13 @@ def add_options(made: argparse.ArgumentParser, what: argparse._MutuallyExclusive
         metavar="NS",
         help="prefix of its keys (default bytewax) [env: BYTEWAX_REDIS_NAMESPACE]",
     )
+    made.add_argument(
+        "--key-file",
+        type=Path,
+        metavar="FILE",
+        help="keys to verify signatures and encryption with, as the flow has them, with --verify "
+        "[env: BYTEWAX_REDIS_KEY_FILE]",
+    )
 
 
 def verify_flow(args: argparse.Namespace) -> int:
@@ -57,10 +66,12 @@ def verify_flow(args: argparse.Namespace) -> int:
     if url is None:
         raise ConfigError("--verify is given without --redis", "say where the flow is: --redis URL")
     config = RedisConfig(url=url).patient(_PATIENCE)
+    secrets = Secrets.from_file(args.key_file) if args.key_file else Secrets.from_env()
+    codec = Codec(**secrets.given) if secrets != Secrets() else None
     bar = PatientBar("verifying", "keys")
     with connect(config) as client, translated(config.address):
         try:
-            found = verify(client, FlowKeys(args.namespace, args.verify), bar.update)
+            found = verify(client, FlowKeys(args.namespace, args.verify), bar.update, codec)
         finally:
             bar.stop()
     if found.manifest is None and not found.findings:
@@ -93,6 +104,8 @@ def _report(found: Verification) -> dict[str, Any]:
         },
         "keys": found.keys,
         "entries": found.entries,
+        "signed": found.signed,
+        "encrypted": found.encrypted,
         "findings": [asdict(finding) for finding in found.findings],
     }
 

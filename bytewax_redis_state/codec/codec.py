@@ -26,6 +26,7 @@ from bytewax_redis_state.codec.envelope import (
     Envelope,
     is_sound,
     key_bytes,
+    key_ids_of,
     open_envelope,
     seal_plain,
 )
@@ -33,6 +34,7 @@ from bytewax_redis_state.codec.packing import Packing
 from bytewax_redis_state.codec.paths import path_to, steepest
 from bytewax_redis_state.codec.signing import Signer
 from bytewax_redis_state.codec.stages import Place, Stages
+from bytewax_redis_state.config import RecoverySettings
 from bytewax_redis_state.errors import CodecError, ConfigError, DecodeError, EncodeError
 
 __all__ = ["Codec", "StateCodec"]
@@ -118,6 +120,27 @@ class Codec:
                 f"give {with_field} a key's ID, or {accept_field}=True to write without",
             )
         object.__setattr__(self, keys_field, dict(keys))
+
+    @classmethod
+    def of_flow(
+        cls,
+        settings: RecoverySettings,
+        on_error: Callable[[CodecError], None] | None = None,
+    ) -> Codec:
+        """Make the codec of a flow.
+
+        :arg settings: How the flow's state is kept.
+        :arg on_error: Gets each error before it is raised.
+        :returns: The codec.
+        :raises ConfigError: If a key can't be used, or a package is missing.
+        """
+        return cls(
+            allow_pickle=settings.allow_pickle,
+            allow_imports=cls.allow_imports | settings.allow_imports,
+            compression=settings.compression,
+            **settings.secrets.given,
+            on_error=on_error,
+        )
 
     @property
     def protects(self) -> bool:
@@ -280,6 +303,31 @@ class StateCodec:
         """
         envelope = self._open(state_key, data)
         return into._seal(state_key, envelope.codec, envelope.payload, envelope.deadline)
+
+    def outdated(self, states: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Encode again what other keys protect than those that this codec writes with.
+
+        Also what none protects though it should, or one does though it shouldn't any more.
+
+        :arg states: State key to what :meth:`encode` gave for it, each checked already.
+        :returns: Those, with deadlines as they were; most of the time none.
+        :raises DecodeError: As :meth:`decode`, but not for what is wrong inside a value.
+        """
+        current = self._stages.encrypt_with, self._stages.sign_with
+        return {
+            key: self.reseal(key, data, self)
+            for key, data in states.items()
+            if key_ids_of(data) != current
+        }
+
+    def require_readable(self, state_key: str | bytes, data: bytes) -> None:
+        """Refuse what this codec's keys can't read, or its settings forbid; builds no value.
+
+        :arg state_key: Whose state it is.
+        :arg data: From :meth:`encode`.
+        :raises DecodeError: As :meth:`decode`, but not for what is wrong inside the value.
+        """
+        self._open(state_key, data)
 
     def reseal_until(self, state_key: str | bytes, data: bytes, deadline: int | None) -> bytes:
         """Encode again with another deadline, without building the value.

@@ -45,6 +45,7 @@ __all__ = [
     "is_protected",
     "is_sound",
     "key_bytes",
+    "key_ids_of",
     "keys_with_deadline",
     "open_envelope",
     "seal",
@@ -251,6 +252,29 @@ def is_protected(data: bytes) -> bool:
     :returns: False also for what is no envelope of this version.
     """
     return data[:1] == _HEADS[0][:1] and data[1:2] > b"" and bool(data[1] & (_KEY_ID | _SIGNED))
+
+
+def key_ids_of(data: bytes) -> tuple[bytes, bytes]:
+    """Read which keys protect an envelope that something else checks.
+
+    :arg data: From :func:`seal` or :func:`close_envelope`, perhaps.
+    :returns: ID of the key it is encrypted with, and of the one it is signed with; each empty for
+        none, also where the envelope is damaged.
+    """
+    if not is_protected(data):
+        return b"", b""
+    key_id, start = b"", OVERHEAD
+    if data[1] & _KEY_ID:
+        key_id, start = _id_at(data, start)
+    if data[1] & _DEADLINE:
+        start += _DEADLINE_BYTES
+    signer = _id_at(data, start)[0] if data[1] & _SIGNED else b""
+    return key_id, signer
+
+
+def _id_at(data: bytes, start: int) -> tuple[bytes, int]:
+    end = start + 1 + int.from_bytes(data[start : start + 1], "big")
+    return data[start + 1 : end], end
 
 
 def _check_sum(kind: int, state_key: str | bytes, body: bytes) -> int:

@@ -8,14 +8,17 @@ from bytewax_redis_state.config.connection import RedisConfig
 from bytewax_redis_state.config.durability import Durability
 from bytewax_redis_state.config.durations import parse_duration, parse_retention
 from bytewax_redis_state.config.recovery import ENVIRONMENT, RecoverySettings, redis_url_from_env
+from bytewax_redis_state.config.secrets import SECRETS_ENVIRONMENT, Secrets
 from bytewax_redis_state.config.sizes import parse_size, shown_size
 
 __all__ = [
     "ENVIRONMENT",
+    "SECRETS_ENVIRONMENT",
     "Durability",
     "RecoverySettings",
     "RedisConfig",
     "RedisConfigBuilder",
+    "Secrets",
     "parse_duration",
     "parse_retention",
     "parse_size",

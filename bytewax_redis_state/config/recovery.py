@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from bytewax_redis_state.config.checks import check_durations
 from bytewax_redis_state.config.durability import Durability
 from bytewax_redis_state.config.durations import parse_duration, parse_retention
+from bytewax_redis_state.config.secrets import SECRETS_ENVIRONMENT, Secrets
 from bytewax_redis_state.config.sizes import parse_size
 from bytewax_redis_state.config.switches import parse_switch
 from bytewax_redis_state.errors import ConfigError
@@ -37,6 +38,8 @@ ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         "BYTEWAX_REDIS_DURABILITY": "memory, aof or replicas:N, as --durability",
         "BYTEWAX_REDIS_MAX_LAG": "a size, as --max-lag",
         "BYTEWAX_REDIS_FAST_PATHS": "true or false, as --no-fast-paths",
+        "BYTEWAX_REDIS_COMPRESSION": "zstd or zlib, as --compression",
+        **SECRETS_ENVIRONMENT,
     }
 )
 """The environment variables of this package, and what each stands for."""
@@ -78,6 +81,10 @@ def _switch_from_env(name: str) -> bool:
         return parse_switch(text) if text else True
 
 
+def _compression_from_env() -> Any:
+    return os.environ.get("BYTEWAX_REDIS_COMPRESSION") or None
+
+
 @contextmanager
 def _named(variable: str) -> Iterator[None]:
     try:
@@ -95,6 +102,12 @@ class RecoverySettings:
     :arg scratch: Folder for the outboxes; each execution makes a private folder in it.
     :arg shards: Into how many shards the flow's state keys are split; fixed for a flow's life.
     :arg allow_pickle: Whether values that msgpack can't hold may be pickled, and read back.
+    :arg allow_imports: Full names of modules that may be imported to read a value, where pickle is
+        not allowed and they are not loaded.
+    :arg compression: ``"zstd"``, ``"zlib"`` or ``None``, for values of 1 KiB and more; both are
+        always read. Without it, ``BYTEWAX_REDIS_COMPRESSION`` counts.
+    :arg secrets: Keys that values are encrypted and signed with. Without it,
+        ``BYTEWAX_REDIS_KEY_FILE`` and the other variables of :meth:`.Secrets.from_env` count.
     :arg take_over: Whether to take the flow over from an execution that is still alive.
     :arg drop_steps: Steps whose state is to be deleted because the flow no longer has them.
     :arg rename_steps: Old name to new name of steps that were renamed.
@@ -127,6 +140,9 @@ class RecoverySettings:
     scratch: Path = field(default_factory=_default_scratch)
     shards: int = 64
     allow_pickle: bool = True
+    allow_imports: frozenset[str] = frozenset()
+    compression: Literal["zstd", "zlib"] | None = field(default_factory=_compression_from_env)
+    secrets: Secrets = field(default_factory=Secrets.from_env)
     take_over: bool = False
     drop_steps: frozenset[str] = frozenset()
     rename_steps: Mapping[str, str] = field(default_factory=dict)
@@ -159,6 +175,7 @@ class RecoverySettings:
             downtime_allowance=self.downtime_allowance,
         )
         self._check_retention()
+        self._check_values()
         Durability.parse(self.durability)
         if self.max_lag is not None and (type(self.max_lag) is not int or self.max_lag < 1):
             raise ConfigError(f"max_lag is {self.max_lag!r}", "give a number of bytes, or None")
@@ -175,6 +192,19 @@ class RecoverySettings:
                 "give each step a name of its own",
             )
         object.__setattr__(self, "scratch", Path(self.scratch))
+
+    def _check_values(self) -> None:
+        if self.compression not in (None, "zstd", "zlib"):
+            raise ConfigError(
+                f"compression is {self.compression!r}", "give 'zstd', 'zlib' or leave it out"
+            )
+        if not isinstance(self.secrets, Secrets):
+            raise ConfigError(
+                f"secrets is of type {type(self.secrets).__name__}", "give config.Secrets(…)"
+            )
+        if isinstance(self.allow_imports, str):
+            raise ConfigError(f"allow_imports is {self.allow_imports!r}", "give a set of modules")
+        object.__setattr__(self, "allow_imports", frozenset(self.allow_imports))
 
     def _check_retention(self) -> None:
         if not isinstance(self.window_grace, timedelta) or self.window_grace < timedelta(0):

@@ -22,7 +22,13 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["READERS", "read_environment", "read_toml", "refuse_unknown"]
+__all__ = [
+    "READERS",
+    "parse_toml",
+    "read_environment",
+    "read_toml",
+    "refuse_unknown",
+]
 
 
 def _text(value: object) -> str:
@@ -132,12 +138,25 @@ def read_toml(path: Path, table: str, names: Collection[str]) -> dict[str, Any]:
     return {name: _read(name, name, value) for name, value in settings.items()}
 
 
+def parse_toml(text: str) -> dict[str, Any]:
+    """Read TOML.
+
+    :arg text: Of a file.
+    :returns: What it holds.
+    :raises ConfigError: If it is none; shows nothing of it.
+    """
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError):
+        raise ConfigError("it is no TOML file", "see https://toml.io") from None
+
+
 def _table(path: Path, table: str) -> Mapping[str, Any]:
     try:
-        found: Any = tomllib.loads(path.read_text("utf-8"))
+        found: Any = parse_toml(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"it can't be read: {error.strerror}", "check the path") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+    except UnicodeDecodeError:
         raise ConfigError("it is no TOML file", "see https://toml.io") from None
     for part in table.split(".") if table else ():
         found = found.get(part) if isinstance(found, dict) else None

@@ -15,6 +15,7 @@ cells.py           what Redis says of each (step, shard) beside its keys
 expiry.py          what Redis has dropped by itself, and when it may drop the rest
 takeover.py        the numbered steps of a start
 restore.py         keyed state back into a fresh outbox
+reseal.py          restored values that other keys protect, written anew
 scratch.py         the private, locked folder of one execution
 outbox.py          the log table in Bytewax's recovery partition; the only user of sqlite3
 watchdog.py        keeps the replicator alive from the dataflow's process

@@ -10,6 +10,7 @@ from typing import Any
 from bytewax._bytewax import cli_main
 from bytewax.dataflow import Dataflow
 
+from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.config import RecoverySettings, RedisConfig, redis_url_from_env
 from bytewax_redis_state.errors import ConfigError
 from bytewax_redis_state.recovery.cluster import ClusterShape
@@ -51,6 +52,7 @@ class RedisRecovery:
             object.__setattr__(self, "settings", RecoverySettings(**settings))
         except TypeError as error:
             raise ConfigError(f"RedisRecovery: {error}", "see RecoverySettings") from None
+        Codec.of_flow(self.settings)  # refuses keys that can't be used, before anything is done
         object.__setattr__(self, "reporter", reporter or LogReporter())
 
     def session(

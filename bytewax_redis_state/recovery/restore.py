@@ -201,6 +201,11 @@ class Restorer:
             raise DecodeError(f"{where}: {error.message}", error.hint) from None
         raise DecodeError(f"{where} fails its check sum", "restore it from a backup")
 
+    @property
+    def cells(self) -> Mapping[Cell, dict[str, bytes]]:
+        """What was read, and is to be loaded; values may be replaced in it."""
+        return self._cells
+
     def rows(self) -> Iterator[RestoredRow]:
         """Give the rows that the engine is to load, and let go of each cell on the way."""
         for cell in list(self._cells):

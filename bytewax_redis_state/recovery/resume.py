@@ -17,6 +17,7 @@ from pathlib import Path
 import redis
 from bytewax.recovery import init_db_dir
 
+from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.config import RecoverySettings
 from bytewax_redis_state.dataflow.steps import StateStep
 from bytewax_redis_state.keys import FlowKeys
@@ -38,6 +39,7 @@ from bytewax_redis_state.recovery.manifest import Manifest
 from bytewax_redis_state.recovery.outbox import Stamp, part_file, prepare
 from bytewax_redis_state.recovery.plan import plan_start
 from bytewax_redis_state.recovery.reporter import Reporter
+from bytewax_redis_state.recovery.reseal import reseal_outdated
 from bytewax_redis_state.recovery.restore import Restorer
 from bytewax_redis_state.recovery.scratch import Scratch
 from bytewax_redis_state.recovery.takeover import (
@@ -133,13 +135,17 @@ class Resume:
         names = manifest.names
         return {step.engine_id: (names[step.step_id], step.kind) for step in self._steps}
 
-    def restore(self, manifest: Manifest) -> tuple[dict[str, int], dict[str, int], Restorer]:
+    def restore(
+        self, manifest: Manifest, codec: Codec
+    ) -> tuple[dict[str, int], dict[str, int], Restorer]:
         """Read the shards that the workers of this process will own.
 
+        :arg codec: Of the flow; values that other keys protect are written anew.
         :returns: Short step name to number of state keys restored, and to number of keys that had
             expired; and what was read.
         :raises StateLostError: If something is missing.
         :raises StateExpiredError: If keys have expired and the settings say to fail.
+        :raises DecodeError: If a value needs a secret key that is not there, or is forged.
         """
         shape = self._shape
         mine = frozenset(
@@ -158,7 +164,11 @@ class Resume:
             self._reporter.progress,
         )
         counts = restorer.read()
-        return counts, self._settle(manifest, restorer), restorer
+        expired = self._settle(manifest, restorer)
+        resealed = reseal_outdated(self._client, self._keys, manifest, restorer.cells, codec)
+        if resealed:
+            self._reporter.say(f"{resealed:,} values were written anew with the current keys")
+        return counts, expired, restorer
 
     def _settle(self, manifest: Manifest, restorer: Restorer) -> dict[str, int]:
         """Set the counts right where keys have expired, and keep the others from it for longer."""

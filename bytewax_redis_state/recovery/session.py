@@ -100,6 +100,7 @@ class Session:
         self._backpressure: Backpressure | None = None
         self._folder = settings.scratch
         self._holder: LeaseHolder | None = None
+        self._codec = Codec.of_flow(settings, self._witness)
         self._failure: StateError | None = None
         self._seen: StateError | None = None
         self._engine_may_run = False
@@ -166,7 +167,7 @@ class Session:
         reached("claimed")
         manifest = resume.start(lease)
         self._require_own(manifest, lease)
-        keys, expired, restorer = resume.restore(manifest)
+        keys, expired, restorer = resume.restore(manifest, self._codec)
         resume.make_outbox(scratch, manifest, restorer)
         seconds = time.monotonic() - started
         self.resumed = Resumed(manifest.resume_epoch, keys, seconds, manifest.generation, expired)
@@ -207,7 +208,7 @@ class Session:
             self._original,
             shards=manifest.shards,
             workers=self._shape.workers,
-            codec=Codec(allow_pickle=self._settings.allow_pickle, on_error=self._witness),
+            codec=self._codec,
             namespace=self._settings.namespace,
             names=manifest.names,
             # As the manifest has it, so that all processes of a cluster agree.

@@ -13,7 +13,8 @@ from typing import Literal, cast
 
 import redis
 
-from bytewax_redis_state.codec.envelope import deadline_of, is_sound, open_envelope
+from bytewax_redis_state.codec import Codec
+from bytewax_redis_state.codec.envelope import deadline_of
 from bytewax_redis_state.errors import DecodeError, StateLostError
 from bytewax_redis_state.keys import FlowKeys, Place, shard_of
 from bytewax_redis_state.recovery.cells import LOST_HINT, Cell, CellMark, cells_of
@@ -21,6 +22,7 @@ from bytewax_redis_state.recovery.cluster import read_manifest
 from bytewax_redis_state.recovery.journal import Journal
 from bytewax_redis_state.recovery.lease import Lease
 from bytewax_redis_state.recovery.manifest import FORMAT, Manifest
+from bytewax_redis_state.recovery.seals import Seals
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import server_time
 
@@ -57,6 +59,9 @@ class Verification:
     :arg manifest: As Redis holds it, ``None`` where there is none.
     :arg keys: Short step name to number of state keys.
     :arg entries: Journal entries that no checkpoint has folded yet.
+    :arg signed: Key ID to number of values that are signed with it, those in journals included;
+        empty for none.
+    :arg encrypted: The same of encryption.
     :arg findings: In the order in which they were found.
     """
 
@@ -65,6 +70,8 @@ class Verification:
     manifest: Manifest | None = None
     keys: dict[str, int] = field(default_factory=dict)
     entries: int = 0
+    signed: Mapping[str, int] = field(default_factory=dict)
+    encrypted: Mapping[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -77,27 +84,36 @@ def verify(
     client: redis.Redis,
     keys: FlowKeys,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    codec: Codec | None = None,
 ) -> Verification:
     """Check a flow: manifest, leases, journals, cells, and each value's envelope.
+
+    Signatures and encryption are checked where the secret keys are given.
 
     :arg client: Of the Redis that holds the flow; it is only read.
     :arg keys: Of the flow.
     :arg progress: Gets how many state keys were read, of how many.
+    :arg codec: Has the secret keys; ``None`` where they are not known.
     :returns: What was found.
     """
-    return _Check(client, keys, progress).run()
+    return _Check(client, keys, progress, codec).run()
 
 
 class _Check:
     """The parts of a verification, in the order in which they are done."""
 
     def __init__(
-        self, client: redis.Redis, keys: FlowKeys, progress: Callable[[int, int], None]
+        self,
+        client: redis.Redis,
+        keys: FlowKeys,
+        progress: Callable[[int, int], None],
+        codec: Codec | None,
     ) -> None:
         self._client = client
         self._keys = keys
         self._progress = progress
         self._found = Verification(keys.flow_id, keys.namespace)
+        self._seals = Seals(keys, codec)
         self._alike: Counter[str] = Counter()
         self._leased = False
         self._starting = False
@@ -115,6 +131,10 @@ class _Check:
         marks = self._cells(manifest, ends)
         self._states(manifest, marks)
         self._orphans(manifest, others)
+        self._found.signed = dict(self._seals.signed)
+        self._found.encrypted = dict(self._seals.encrypted)
+        for what, hint in self._seals.remarks():
+            self._say("note", what, hint)
         return self._done()
 
     def _say(self, severity: Severity, what: str, hint: str, kind: str = "") -> None:
@@ -296,6 +316,12 @@ class _Check:
                         LOST_HINT,
                         kind=f"foreign entries in the journal of {name}",
                     )
+                    continue
+                for state_key, value in entry.changes.items():
+                    fault = value and self._seals.fault(cell.step, state_key, value)
+                    if fault:
+                        where = f"entry {entry.epoch}-{entry.row} of {name}"
+                        self._faulty(f"the value of {state_key!r} in {where}", fault)
         except StateLostError as error:
             self._say("error", error.message, error.hint)
         return last
@@ -503,19 +529,15 @@ class _Check:
                 LOST_HINT,
                 kind="keys in the wrong shard",
             )
-        if not is_sound(state_key.encode(), value):
-            self._damaged(key, state_key, value)
+        fault = self._seals.fault(step, state_key, value)
+        if fault is not None:
+            self._faulty(f"the value of {key.decode()!r}", fault)
 
-    def _damaged(self, key: bytes, state_key: str, value: bytes) -> None:
-        what = "it fails its check sum"
-        try:
-            open_envelope(state_key, value)
-        except DecodeError as error:
-            what = error.message
+    def _faulty(self, name: str, fault: DecodeError) -> None:
         self._say(
             "error",
-            f"the value of {key.decode()!r} is damaged: {what}",
-            "restore it from a backup",
+            f"{name} is damaged: {fault.message}",
+            fault.hint or "restore it from a backup",
             kind="damaged values",
         )
 

@@ -34,6 +34,7 @@ SCRIPT_NAMES = (
     "release_lease",
     "renew_flow",
     "renew_keys",
+    "reseal_keys",
     "settle_cell",
     "settle_deadlines",
     "trim_journal",
@@ -221,6 +222,21 @@ class Scripts:
     ) -> None:
         """Set each key's PXAT in ms; the pipeline's answer is their number or None."""
         self._run("renew_keys", (applied, *state_keys), (incarnation, generation, *expiries), on)
+
+    def reseal_keys(
+        self,
+        applied: bytes,
+        state_keys: Sequence[bytes],
+        incarnation: str,
+        generation: int,
+        pairs: Sequence[bytes],
+        on: Executor,
+    ) -> None:
+        """Replace values; the pipeline's answer is their number or None.
+
+        ``pairs`` holds for each key how its value begins now, and the new value.
+        """
+        self._run("reseal_keys", (applied, *state_keys), (incarnation, generation, *pairs), on)
 
     def settle_deadlines(
         self,

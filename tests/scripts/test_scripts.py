@@ -499,6 +499,25 @@ def test_expiries_are_moved_by_the_owner_only(db, scripts):
 
 
 @pytest.mark.usefixtures("cell")
+def test_values_are_resealed_by_the_owner_only_and_only_what_was_read(db, scripts):
+    at = now_ms(db)
+    fold(db, scripts, [dated("a", at), dated("b", at), dated("c", None)], offset=60_000)
+    names = [state(name) for name in ("a", "b", "c", "gone")]
+    read = [(db.get(name) or b"\xb1\0crc_")[:6] for name in names]
+    db.set(state("b"), b"\xb1\0newer value", keepttl=True)
+    before = dumped(db)
+    pairs = [part for begins in read for part in (begins, b"\xb1resealed")]
+    assert piped(db, scripts.reseal_keys, APPLIED, names, "one", 2, pairs) is None
+    assert piped(db, scripts.reseal_keys, APPLIED, names, "two", 3, pairs) is None
+    assert dumped(db) == before
+    assert piped(db, scripts.reseal_keys, APPLIED, names, "one", 3, pairs) == 2
+    assert db.mget(names) == [b"\xb1resealed", b"\xb1\0newer value", b"\xb1resealed", None]
+    assert 0 < db.pttl(state("a")) <= 60_000
+    assert db.pttl(state("c")) == -1
+    assert count(db) == 3
+
+
+@pytest.mark.usefixtures("cell")
 def test_what_has_expired_is_counted_out_by_the_owner_only(db, scripts):
     at = now_ms(db)
     fold(db, scripts, [dated(n, at) for n in "abc"] + [dated("d", None)], offset=60_000)
