@@ -4,17 +4,19 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.10 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null \
 	&& echo $$p && break; done)
 JOBS ?= 4
+FAULTS ?= 300
 BIN = .venv/bin
 READY = .venv/.ready
 
 .PHONY: help setup demo test test-long soak lint planted-bugs bench bench-resume bench-backend \
-	bench-retention clean
+	bench-retention chaos clean
 
 help:
 	@echo "make demo          kill a flow, resume it, compare: no Redis needed"
 	@echo "make test          the whole suite, against real servers"
 	@echo "make test-long     what takes longer: failovers, takeovers at every step"
 	@echo "make soak          hammer one namespace of the state backend for a minute"
+	@echo "make chaos         strike a flow with 300 faults, compare what it leaves: FAULTS=, SEED="
 	@echo "make lint          ruff and mypy"
 	@echo "make planted-bugs  show that the crash tests fail when the code is wrong"
 	@echo "make bench         the two jobs of the design, stock and ours in turn"
@@ -41,6 +43,9 @@ test-long: $(READY)
 
 soak: $(READY)
 	SOAK_SECONDS=60 $(BIN)/python -m pytest -v tests/backend/test_hammer.py
+
+chaos: $(READY)
+	$(BIN)/bytewax-redis-state bench chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -114,7 +114,7 @@ def test_sqlite_has_one_user():
 
 def test_bytewax_stays_out_of_the_lower_rooms():
     for module in users_of("bytewax"):
-        assert room(module) in {"dataflow", "recovery", "run", "cli", "reader"}, module
+        assert room(module) in {"dataflow", "recovery", "chaos", "run", "cli", "reader"}, module
 
 
 def literals(module: str) -> Iterator[str]:

@@ -9,12 +9,12 @@ import argparse
 from importlib.metadata import version
 from typing import NoReturn
 
-from bytewax_redis_state.cli import demo, doctor
+from bytewax_redis_state.cli import bench, demo, doctor
 from bytewax_redis_state.errors import ConfigError
 
 __all__ = ["parser"]
 
-_COMMANDS = (demo, doctor)
+_COMMANDS = (demo, doctor, bench)
 
 
 class _Parser(argparse.ArgumentParser):

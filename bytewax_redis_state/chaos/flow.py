@@ -1,0 +1,208 @@
+"""The harness's flow: sums, a join, tumbling and session windows, sources and a sink with state.
+
+===========  ============================================================================
+step         state
+===========  ============================================================================
+`entries`    source: number of the next entry of each partition
+`payments`   source: number of the next payment of each partition; another order than entries
+`notes`      source that is idle most of the time: number of its next item
+`balance`    running sum of each account: an int
+`paid`       join of an order and its payment; deleted when both have come
+`minutes`    tumbling windows of each account
+`visits`     session windows of each account
+`out`        sink: how many lines went to each of its partitions, and a sum of their hashes
+===========  ============================================================================
+
+Settings, from the environment: CHAOS_LIMIT names a file with the number below which events may be
+read, and `final` after it once no more will come; CHAOS_OUT is a folder of the process's own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import bytewax.operators as op
+import bytewax.operators.windowing as win
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from bytewax.operators import KeyedStream
+from bytewax.operators.windowing import EventClock, SessionWindower, TumblingWindower, Windower
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+
+from bytewax_redis_state.chaos import stream
+from bytewax_redis_state.chaos.stream import Entry, Sum
+
+__all__ = ["FLOW_ID", "read_limit", "save_limit", "the_flow"]
+
+FLOW_ID = "chaos"
+_BATCH = 40
+_POLL = timedelta(milliseconds=20)
+
+
+def read_limit(path: Path) -> tuple[int, bool]:
+    """Read below which number events may be read, and whether that is the last word."""
+    number, _, final = path.read_text().partition(" ")
+    return int(number), bool(final)
+
+
+def save_limit(path: Path, number: int, *, final: bool) -> None:
+    """Say below which number events may be read."""
+    hidden = path.with_suffix(".new")
+    hidden.write_text(f"{number} final" if final else f"{number}")
+    hidden.replace(path)
+
+
+# --- The input ----------------------------------------------------------------------------------
+
+
+class _NumbersPartition(StatefulSourcePartition[Any, int]):
+    """Every so many numbers below the limit; the state is the next one."""
+
+    def __init__(self, make: Callable[[int], Any], number: int, by: int, scale: int) -> None:
+        self._make = make
+        self._next = number
+        self._by = by
+        self._scale = scale
+        self._limit = Path(os.environ["CHAOS_LIMIT"])
+        self._awake: datetime | None = None
+
+    def next_batch(self) -> list[Any]:
+        limit, final = read_limit(self._limit)
+        numbers = range(self._next, limit // self._scale, self._by)[:_BATCH]
+        if numbers:
+            self._next = numbers[-1] + self._by
+        elif final:
+            raise StopIteration
+        full = len(numbers) == _BATCH
+        self._awake = None if full else datetime.now(timezone.utc) + _POLL
+        return [self._make(number) for number in numbers]
+
+    def next_awake(self) -> datetime | None:
+        return self._awake
+
+    def snapshot(self) -> int:
+        return self._next
+
+
+class _NumbersSource(FixedPartitionedSource[Any, int]):
+    def __init__(self, make: Callable[[int], Any], parts: int, scale: int = 1) -> None:
+        self._make = make
+        self._parts = parts
+        self._scale = scale
+
+    def list_parts(self) -> list[str]:
+        return [str(part) for part in range(self._parts)]
+
+    def build_part(
+        self, step_id: str, for_part: str, resume_state: int | None
+    ) -> _NumbersPartition:
+        number = int(for_part) if resume_state is None else resume_state
+        return _NumbersPartition(self._make, number, self._parts, self._scale)
+
+
+# --- The output ---------------------------------------------------------------------------------
+
+
+class _LinesPartition(StatefulSinkPartition[str, tuple[int, int]]):
+    """Appends to a file of its own; the state says which lines were put out and committed."""
+
+    def __init__(self, path: Path, count: int, digest: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab", buffering=0)
+        self._count = count
+        self._digest = digest
+
+    def write_batch(self, values: list[str]) -> None:
+        self._file.write("".join(f"{line}\n" for line in values).encode())
+        self._count += len(values)
+        self._digest = (self._digest + sum(map(stream.digest, values))) % 2**60
+
+    def snapshot(self) -> tuple[int, int]:
+        return self._count, self._digest
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _LinesSink(FixedPartitionedSink[str, tuple[int, int]]):
+    def list_parts(self) -> list[str]:
+        return [str(part) for part in range(stream.FILES)]
+
+    def part_fn(self, item_key: str) -> int:
+        return stream.file_of(item_key)
+
+    def build_part(
+        self, step_id: str, for_part: str, resume_state: tuple[int, int] | None
+    ) -> _LinesPartition:
+        path = Path(os.environ["CHAOS_OUT"]) / f"{for_part}-{os.getpid()}.txt"
+        return _LinesPartition(path, *(resume_state or (0, 0)))
+
+
+# --- The flow -----------------------------------------------------------------------------------
+
+
+def _add_up(balance: int | None, an_entry: Entry) -> tuple[int, tuple[int, int]]:
+    balance = (balance or 0) + an_entry.cents
+    return balance, (an_entry.number, balance)
+
+
+def _begin() -> Sum | None:
+    return None
+
+
+def _go_on(total: Sum | None, an_entry: Entry) -> Sum | None:
+    return _together(total, Sum(an_entry.at, an_entry.at, 1, an_entry.cents))
+
+
+def _together(left: Sum | None, right: Sum | None) -> Sum | None:
+    if left is None or right is None:
+        return left or right
+    first, last = min(left.first, right.first), max(left.last, right.last)
+    return Sum(first, last, left.entries + right.entries, left.cents + right.cents)
+
+
+def _windows(step: str, entries: KeyedStream[Entry], windower: Windower[Any]) -> KeyedStream[str]:
+    # A clock that stands still: only entries move the watermark of their account.
+    clock: EventClock[Entry] = EventClock(
+        ts_getter=lambda an_entry: an_entry.at,
+        wait_for_system_duration=stream.WAIT,
+        now_getter=lambda: stream.START,
+        to_system_utc=lambda _close_time: None,
+    )
+
+    def written(account: str, total: Sum | None) -> tuple[str, str]:
+        assert total is not None  # a window opens with an entry
+        return account, stream.window_line(step, account, total)
+
+    closed = win.fold_window(
+        step, entries, clock, windower, builder=_begin, folder=_go_on, merger=_together
+    )
+    return op.map(f"{step}_line", closed.down, lambda w: written(w[0], w[1][1]))
+
+
+def the_flow() -> Dataflow:
+    """Make the flow."""
+    flow = Dataflow(FLOW_ID)
+    entries = op.input("entries", flow, _NumbersSource(stream.entry, stream.PARTS))
+    payments = op.input("payments", flow, _NumbersSource(stream.payment, stream.PARTS))
+    notes = op.input("notes", flow, _NumbersSource(stream.note, 1, stream.NOTE_EVERY))
+
+    balances = op.stateful_map("balance", op.merge("amounts", entries, notes), _add_up)
+    orders = op.map("order", entries, lambda e: (f"order-{e[1].number}", e[1].cents))
+    paid = op.join("paid", orders, payments)
+    lines = op.merge(
+        "lines",
+        op.map("balance_line", balances, lambda b: (b[0], stream.balance_line(b[0], *b[1]))),
+        op.map("paid_line", paid, lambda p: (p[0], stream.paid_line(p[0], *p[1]))),
+        _windows("minutes", entries, TumblingWindower(length=stream.LENGTH, align_to=stream.START)),
+        _windows("visits", entries, SessionWindower(stream.GAP)),
+    )
+    op.output("out", lines, _LinesSink())
+    return flow
+
+
+flow = the_flow()

@@ -1,0 +1,103 @@
+"""What a flow has left: keyed state in Redis or in stock's recovery files, lines in folders.
+
+Values become plain here, so that they compare with an answer that knows nothing of Bytewax.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import defaultdict
+from collections.abc import Iterator, Set
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from bytewax_redis_state.chaos.answer import Answer
+from bytewax_redis_state.codec import Codec
+from bytewax_redis_state.dataflow.steps import short_names
+from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.recovery.stock_store import StockStore
+from bytewax_redis_state.server.client import Client
+
+__all__ = ["harvest", "harvest_stock"]
+
+_CHUNK = 1000
+_Found = Iterator[tuple[str, str, Any]]
+
+
+def harvest(client: Client, keys: FlowKeys, out: Path) -> Answer:
+    """Read what a flow has left in Redis, and what it put out.
+
+    :arg client: Of the Redis that holds the flow.
+    :arg keys: Of the flow.
+    :arg out: Folder with all that its processes put out.
+    """
+    return Answer(_plain(_keyed_state(client, keys)), _lines(out))
+
+
+def harvest_stock(store: Path, out: Path) -> Answer:
+    """Read what a flow has left in stock's recovery files, and what it put out.
+
+    :arg store: The files, which the harness itself had written: their pickles are loaded.
+    """
+    return Answer(_plain(_stock_state(store)), _lines(out))
+
+
+def _keyed_state(client: Client, keys: FlowKeys) -> _Found:
+    codec = Codec()
+    names = client.scan_iter(match=keys.state_pattern, count=10 * _CHUNK)
+    while chunk := list(islice(names, _CHUNK)):
+        with client.pipeline(transaction=False) as pipe:
+            for name in chunk:
+                pipe.get(name)
+            values: list[bytes | None] = pipe.execute()
+        for name, value in zip(chunk, values, strict=True):
+            place = keys.parse_state(name)
+            if place is not None and value is not None:
+                step, _, key = place
+                bound = codec.bind(namespace=keys.namespace, flow_id=keys.flow_id, step=step)
+                yield step, key, bound.decode(key, value)
+
+
+def _stock_state(store: Path) -> _Found:
+    """Take what a resume would load: of each key the last row before the resume epoch."""
+    with StockStore(store) as stock:
+        last: dict[tuple[str, str], tuple[int, bytes | None]] = {}
+        for part in stock.partitions:
+            for step, key, epoch, change in part.file.rows(
+                "SELECT step_id, state_key, snap_epoch, ser_change FROM snaps"
+            ):
+                before = last.get((step, key), (0, None))
+                if before[0] <= epoch < stock.resume_epoch:
+                    last[step, key] = epoch, change
+    names = short_names({step for step, _ in last})
+    for (step, key), (_, change) in last.items():
+        if change is not None:
+            yield names[step], key, pickle.loads(change)
+
+
+def _plain(found: _Found) -> dict[str, dict[str, Any]]:
+    state: dict[str, dict[str, Any]] = defaultdict(dict)
+    for step, key, value in found:
+        state[step][key] = _plain_value(value)
+    return dict(state)
+
+
+def _plain_value(value: Any) -> Any:
+    """Take what counts from the states of joins and windows."""
+    if hasattr(value, "seen"):
+        return [list(side) for side in value.seen]
+    if hasattr(value, "logic_states"):
+        if value.logic_states or value.queue:
+            return f"open windows {value.logic_states!r}, queue {value.queue!r}"
+        return value.clock_state.watermark_base
+    return value
+
+
+def _lines(out: Path) -> Set[str]:
+    """Read what was put out; a line that a kill cut short is none."""
+    found: set[str] = set()
+    for path in out.rglob("*.txt"):
+        whole, _, _ = path.read_text().rpartition("\n")
+        found.update(whole.splitlines())
+    return found

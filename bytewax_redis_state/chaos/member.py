@@ -1,0 +1,202 @@
+"""One process of a dataflow, started and killed for real, in a process group of its own.
+
+The replicator beside it is in the same group. Everything here waits for conditions, with a bound.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bytewax_redis_state.recovery.status import Status, StatusBoard
+
+__all__ = ["SECONDS", "Member", "Resumed", "wait_until"]
+
+SECONDS = 60.0
+"""How long anything is waited for, unless said otherwise."""
+
+_POLL_SECONDS = 0.005
+_REPLICATOR = b"bytewax_redis_state.recovery.replicator"
+_RESUMED = re.compile(
+    r"(?:resumed|starting anew) at epoch (\d+), generation (\d+)(?:, keys: (.*), in [\d.]+ s)?"
+)
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
+    """Wait for a condition.
+
+    :arg what: That is waited for, in words.
+    :returns: What the condition gave.
+    :raises TimeoutError: If it does not hold in time.
+    """
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"still waiting after {seconds} s: {what}")
+        time.sleep(_POLL_SECONDS)
+    return value
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What a process said when its engine was about to start.
+
+    :arg keys: State keys restored, by short step name.
+    """
+
+    epoch: int
+    generation: int
+    keys: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """State keys of all steps."""
+        return sum(self.keys.values())
+
+
+def _stat(pid: int) -> tuple[str, int] | None:
+    """Read state and process group."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text[text.rindex(")") + 2 :].split()
+    return fields[0], int(fields[2])
+
+
+def _is_replicator(pid: int) -> bool:
+    try:
+        return _REPLICATOR in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+class Member:
+    """One dataflow process.
+
+    :arg command: What to run.
+    :arg environ: Whole environment.
+    :arg folder: Gets what it says; one for each member.
+    :arg scratch: Where its outbox goes.
+    """
+
+    def __init__(
+        self, command: Sequence[object], environ: Mapping[str, str], folder: Path, scratch: Path
+    ) -> None:
+        folder.mkdir(parents=True)
+        self.scratch = scratch
+        self._out, self._err = folder / "stdout", folder / "stderr"
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.popen = subprocess.Popen(
+                [str(part) for part in command],
+                env=dict(environ),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+
+    @property
+    def out(self) -> str:
+        """What it has said on standard output."""
+        return self._out.read_text()
+
+    @property
+    def err(self) -> str:
+        """What it and its replicator have said on standard error."""
+        return self._err.read_text(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        """Process ID of the dataflow."""
+        return self.popen.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the dataflow lives."""
+        return self.popen.poll() is None
+
+    @property
+    def resumed(self) -> Resumed | None:
+        """What it said when its engine was about to start."""
+        match = _RESUMED.search(self.err)
+        if match is None:
+            return None
+        counts = (part.split(" ", 1) for part in (match[3] or "").split(", ") if part)
+        return Resumed(int(match[1]), int(match[2]), {name: int(n) for n, name in counts})
+
+    def group(self) -> list[int]:
+        """Give all that lives of the process group, also without its leader."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                stat = _stat(int(entry.name))
+                if stat is not None and stat[1] == self.pid and stat[0] not in "ZX":
+                    found.append(int(entry.name))
+        return found
+
+    @property
+    def replicator(self) -> int | None:
+        """Process ID of the replicator; it may outlive its dataflow."""
+        return next((pid for pid in self.group() if _is_replicator(pid)), None)
+
+    @property
+    def status(self) -> Status | None:
+        """What its replicator shows, ``None`` where there is none yet."""
+        for path in self.scratch.glob("*/status"):
+            with suppress(OSError, ValueError):
+                board = StatusBoard(path)
+                try:
+                    return board.read()
+                finally:
+                    board.close()
+        return None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether SIGSTOP holds it."""
+        stat = _stat(self.pid)
+        return stat is not None and stat[0] == "T"
+
+    def kill(self) -> None:
+        """SIGKILL the dataflow alone."""
+        self.popen.send_signal(signal.SIGKILL)
+        self.popen.wait(SECONDS)
+
+    def kill_group(self) -> None:
+        """SIGKILL the dataflow and its replicator at once."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.popen.wait(SECONDS)
+
+    def send(self, a_signal: signal.Signals, *, to: int | None = None) -> None:
+        """Send a signal to the dataflow, or to another process."""
+        os.kill(self.pid if to is None else to, a_signal)
+
+    def send_group(self, a_signal: signal.Signals) -> None:
+        """Send a signal to the dataflow and its replicator, where they live."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, a_signal)
+
+    def wait(self, seconds: float = SECONDS) -> int:
+        """Wait for the dataflow's end.
+
+        :returns: Its exit code.
+        :raises TimeoutError: If it does not end in time.
+        """
+        try:
+            return self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"still running after {seconds} s:\n{self.err}") from None
+
+    def wait_for_group(self) -> None:
+        """Wait until the replicator has gone too."""
+        wait_until(lambda: not self.group(), "the process group is gone")

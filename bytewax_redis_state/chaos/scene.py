@@ -1,0 +1,365 @@
+"""The scene of a trial: a flow's processes, their supervisor, the network and the Redis server.
+
+The supervisor does what an operator's does: when a process has ended badly, it starts all of them
+again. Invariant: whatever is waited for has a bound; a flow that does not go on is a finding.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import redis
+
+from bytewax_redis_state.chaos.cluster import Cluster
+from bytewax_redis_state.chaos.faketime import clock_environ, set_clock
+from bytewax_redis_state.chaos.flow import FLOW_ID
+from bytewax_redis_state.chaos.member import Member
+from bytewax_redis_state.chaos.ports import free_addresses
+from bytewax_redis_state.chaos.proxy import Door, Proxy
+from bytewax_redis_state.chaos.schedule import Topology
+from bytewax_redis_state.chaos.server import Server
+from bytewax_redis_state.chaos.tide import Tide
+from bytewax_redis_state.errors import StateError
+from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.recovery.cells import cells_of
+from bytewax_redis_state.recovery.cluster import read_manifest
+from bytewax_redis_state.recovery.manifest import Manifest
+
+__all__ = ["Ending", "Program", "Scene", "StuckError"]
+
+_MODULE_FLOW = "bytewax_redis_state.chaos.flow:flow"
+_RATE = 400  # events of each source a second
+_LAG = 0.04  # seconds by which requests and answers are held back, where rows are to be unshipped
+_EPOCH_SECONDS, _CHECKPOINT_SECONDS, _JOIN_SECONDS, _SHARDS = 0.1, 0.3, 25, 16
+_END_SECONDS = 60.0  # for the others to end, when one has
+_RECOVERY_SECONDS = 100.0
+_POLL = 0.01
+_MOST_STARTS_IN_VAIN = 25
+_PAUSE_BETWEEN_STARTS = 0.3
+
+
+class StuckError(Exception):
+    """The flow does not go on, or something of it does not end."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """How a process of the flow is started.
+
+    :arg command: Takes the arguments of ``python -m bytewax_redis_state.run``.
+    :arg environ: Set for it.
+    """
+
+    command: Sequence[str] = (sys.executable, "-m", "bytewax_redis_state.run")
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a process ended that was not to.
+
+    :arg code: Its exit code; negative for a signal.
+    :arg error: The line in which it said why, if it did.
+    """
+
+    process: int
+    code: int
+    error: str
+
+
+def _error_line(said: str) -> str:
+    lines = [line for line in said.splitlines() if "error: " in line or "Error: " in line]
+    return lines[-1].strip()[:300] if lines else ""
+
+
+class Scene:
+    """Everything that a fault can strike.
+
+    :arg topology: How the flow is spread.
+    :arg folder: For all files; made here.
+    :arg server: Started; the scene's alone.
+    :arg program: What runs the flow.
+    :arg shifted: Whether clocks are to be shifted.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        folder: Path,
+        server: Server,
+        namespace: str,
+        program: Program,
+        *,
+        shifted: bool = False,
+    ) -> None:
+        self.topology = topology
+        self.folder = folder
+        self.server = server
+        self.keys = FlowKeys(namespace, FLOW_ID)
+        self.cluster = Cluster()
+        self.starts = 0
+        self.endings: list[Ending] = []
+        self.resume_seconds: list[float] = []
+        self.proxy = Proxy(server.host, server.port, topology.processes)
+        self.shifts = [0] * topology.processes
+        folder.mkdir(parents=True, exist_ok=True)
+        self.scratch = folder / "scratch"
+        self.scratch.mkdir(exist_ok=True)
+        self.tide = Tide(folder / "limit", _RATE)
+        self._program = program
+        self._shifted = shifted
+        self._client = redis.Redis(host=server.host, port=server.port, socket_timeout=3)
+        self._started_at = 0.0
+        self._in_vain = 0
+        self._clusters: list[Cluster] = []
+
+    @property
+    def out(self) -> Path:
+        """Where all processes put their lines."""
+        return self.folder / "out"
+
+    # -- starting and ending ------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Start everything."""
+        self.proxy.start()
+        for process in range(self.topology.processes):
+            set_clock(self._clock(process), 0)
+        self.tide.start()
+        self.start()
+
+    def close(self) -> None:
+        """End everything that is left."""
+        with suppress(RuntimeError):  # it was never started
+            self.tide.stop()
+        for cluster in self._clusters:
+            for member in cluster.members:
+                member.kill_group()
+        self.proxy.stop()
+        self._client.close()
+
+    def start(self, *, take_over: bool = False) -> None:
+        """Start all processes of the flow."""
+        shared = self._addresses()
+        self.cluster = Cluster()
+        self._clusters.append(self.cluster)
+        self._started_at = time.monotonic()
+        for process in range(self.topology.processes):
+            folder = self.folder / f"start-{self.starts}-{process}"
+            own = [*shared, "-i", process] if shared else []
+            options = [*self._options(process), *own, *(["--take-over"] * take_over)]
+            self.cluster.add(partial(self._member, process, options), folder, "")
+        self.starts += 1
+
+    def _addresses(self) -> list[object]:
+        count = self.topology.processes
+        return [] if count == 1 else ["-a", ";".join(free_addresses(count))]
+
+    def _options(self, process: int) -> list[object]:
+        url = f"redis://127.0.0.1:{self.proxy.doors[process].port}/0"
+        return [
+            *("--redis", url, "--namespace", self.keys.namespace, "-s", _EPOCH_SECONDS),
+            *("--checkpoint-interval", _CHECKPOINT_SECONDS, "-w", self.topology.workers),
+            *("--shards", _SHARDS, "--join-timeout", _JOIN_SECONDS),
+            *("--scratch", self._scratch_of(process)),
+        ]
+
+    def _scratch_of(self, process: int) -> Path:
+        return self.scratch / str(process)
+
+    def _member(self, process: int, options: list[object], folder: Path, at_step: str) -> Member:
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("BYTEWAX_")}
+        environ["CHAOS_LIMIT"] = str(self.tide.path)
+        environ["CHAOS_OUT"] = str(self.out / folder.name)
+        if self._shifted:
+            environ |= clock_environ(self._clock(process))
+        environ |= self._program.environ
+        scratch = self._scratch_of(process)
+        scratch.mkdir(exist_ok=True)
+        return Member([*self._program.command, _MODULE_FLOW, *options], environ, folder, scratch)
+
+    def _clock(self, process: int) -> Path:
+        return self.folder / f"clock-{process}"
+
+    # -- supervising --------------------------------------------------------------------------
+
+    def tend(self) -> bool:
+        """Do what a supervisor does, once.
+
+        :returns: Whether all processes have ended well.
+        """
+        codes = [member.popen.poll() for member in self.cluster.members]
+        if all(code == 0 for code in codes):
+            return True
+        if any(codes):  # one has ended, and not well
+            self.end_of(self.cluster)
+            self._in_vain += 1
+            if self._in_vain > _MOST_STARTS_IN_VAIN:
+                raise StuckError(f"{self._in_vain} starts in vain:\n{self.last_words}")
+            time.sleep(_PAUSE_BETWEEN_STARTS)
+            self.start()
+        return False
+
+    def end_of(self, cluster: Cluster, seconds: float = _END_SECONDS) -> None:
+        """Wait until all processes of a start have ended, and note how.
+
+        :raises StuckError: If one goes on.
+        """
+        deadline = time.monotonic() + seconds
+        while any(member.alive for member in cluster.members):
+            if time.monotonic() > deadline:
+                raise StuckError(
+                    f"a process goes on {seconds:.0f} s after another of its cluster has ended:\n"
+                    f"{cluster.said}"
+                )
+            time.sleep(_POLL)
+        self.endings += [
+            Ending(process, member.wait(), _error_line(member.err))
+            for process, member in enumerate(cluster.members)
+        ]
+
+    def tend_until(
+        self, condition: Callable[[], object], what: str, seconds: float = _RECOVERY_SECONDS
+    ) -> None:
+        """Supervise until a condition holds.
+
+        :raises StuckError: If it does not hold in time.
+        """
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise StuckError(f"{what}: not in {seconds:.0f} s:\n{self.last_words}")
+            self.tend()
+            time.sleep(_POLL)
+
+    @property
+    def last_words(self) -> str:
+        """The end of what each process of the newest start has said."""
+        return self.cluster.said[-3000:]
+
+    def await_commits(self, count: int = 2) -> None:
+        """Supervise until all processes run and so many epochs more are committed."""
+        self.tend_until(lambda: self.cluster.has_resumed, "the flow starts")
+        seen, left = self.progress(), count
+
+        def committed() -> bool:
+            nonlocal seen, left
+            now = self.progress()
+            left -= now > seen
+            seen = now
+            return left <= 0 and self.cluster.has_resumed and self.cluster.alive
+
+        self.tend_until(committed, f"{count} epochs are committed")
+        self._in_vain = 0
+
+    def finish(self) -> int:
+        """Let the flow read to its end.
+
+        :returns: Below which number its events are.
+        :raises StuckError: If it does not end, or something of it does not.
+        """
+        limit = self.tide.stop()
+        self.tend_until(self.tend, "the flow ends")
+        self._await_groups()
+        return limit
+
+    def run_again(self) -> None:
+        """Start the flow once more, which has read everything, until its end."""
+        self.start()
+        self.tend_until(self.tend, "the flow resumes at its end, and ends")
+        self._await_groups()
+
+    def _await_groups(self) -> None:
+        deadline = time.monotonic() + _END_SECONDS
+        while any(member.group() for cluster in self._clusters for member in cluster.members):
+            if time.monotonic() > deadline:
+                raise StuckError(f"a replicator outlives its flow:\n{self.last_words}")
+            time.sleep(0.05)
+
+    # -- looking ------------------------------------------------------------------------------
+
+    def manifest(self) -> Manifest | None:
+        """Read the manifest; ``None`` also where Redis can't be read."""
+        try:
+            return read_manifest(self._client, self.keys)
+        except (redis.RedisError, OSError, StateError):
+            return None
+
+    def progress(self) -> int:
+        """Give the epoch below which everything is committed; 0 where that can't be read."""
+        manifest = self.manifest()
+        if manifest is None or not manifest.partitions:
+            return 0
+        names = [self.keys.progress(i, manifest.generation) for i in range(manifest.partitions)]
+        try:
+            return min(int(self._client.hget(name, "epoch") or 0) for name in names)
+        except (redis.RedisError, OSError):
+            return 0
+
+    def backlog(self) -> int:
+        """Give the outbox rows that Redis does not have yet, of all processes."""
+        found = (member.status for member in self.cluster.members)
+        return sum(status.backlog for status in found if status is not None)
+
+    def is_starting(self) -> bool:
+        """Tell whether a start is under way."""
+        members = self.cluster.members
+        return any(member.alive for member in members) and not self.cluster.has_resumed
+
+    def has_claimed(self) -> bool:
+        """Tell whether the start that is under way has reached Redis."""
+        try:
+            lease = self._client.get(self.keys.lease(0))
+        except (redis.RedisError, OSError):
+            return False
+        return lease is not None and b'"joining"' in lease
+
+    def is_folding(self) -> bool:
+        """Tell whether a fold has moved the first cell, and not yet the last one."""
+        manifest = self.manifest()
+        if manifest is None or not manifest.steps:
+            return False
+        cells = cells_of(sorted(manifest.steps), manifest.shards)
+        ends = [self.keys.applied(cell.step, cell.shard) for cell in (cells[0], cells[-1])]
+        fields = [f"p{partition}" for partition in range(manifest.partitions)]
+        try:
+            with self._client.pipeline(transaction=False) as pipe:
+                for end in ends:
+                    pipe.hmget(end, fields)
+                first, last = pipe.execute()
+        except (redis.RedisError, OSError):
+            return False
+        return bool(first != last)
+
+    @contextmanager
+    def lag(self, seconds: float = _LAG) -> Iterator[None]:
+        """Slow the network down, so that what takes no time takes some."""
+        self.proxy.delay(self.proxy.doors, seconds)
+        try:
+            yield
+        finally:
+            self.proxy.delay(self.proxy.doors, 0.0)
+
+    # -- whom to strike -----------------------------------------------------------------------
+
+    def member(self, target: int) -> Member:
+        """Give the process that is struck."""
+        return self.cluster[target % self.topology.processes]
+
+    def doors(self, target: int, *, all_of_them: bool) -> list[Door]:
+        """Give the doors that are struck."""
+        doors = self.proxy.doors
+        return list(doors) if all_of_them else [doors[target % len(doors)]]
+
+    def shift_clock(self, target: int, seconds: int) -> None:
+        """Set a process's clock off against the true one; from now on, also when it starts."""
+        process = target % self.topology.processes
+        self.shifts[process] = seconds
+        set_clock(self._clock(process), seconds)

@@ -1,0 +1,133 @@
+"""The schedule: which faults strike which flow, when, whom and how hard; all of it from a seed.
+
+Invariant: the same seed, number, topologies and kinds give the same schedule, on any machine.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+__all__ = ["MOMENTS", "TOPOLOGIES", "Plan", "Schedule", "Strike", "Topology", "make_schedule"]
+
+MOMENTS = ("stream", "unshipped", "fold", "start")
+"""When a fault strikes: at any time, when rows wait in the outbox, in mid-fold, in mid-start."""
+
+_FAULTS_PER_TRIAL = 6
+_LEAST_SECONDS, _MOST_SECONDS = 0.3, 2.5
+
+
+@dataclass(frozen=True)
+class Topology:
+    """How a flow is spread.
+
+    :arg processes: How many.
+    :arg workers: Of each process.
+    """
+
+    processes: int
+    workers: int
+
+
+TOPOLOGIES: Mapping[str, Topology] = {
+    "1-worker": Topology(1, 1),
+    "2-workers": Topology(1, 2),
+    "2-processes": Topology(2, 1),
+    "3-processes": Topology(3, 1),
+}
+"""What a flow is run on, by the name that the command line gives it."""
+
+
+@dataclass(frozen=True)
+class Strike:
+    """One fault.
+
+    :arg kind: A name of ``faults.FAULTS``.
+    :arg moment: One of :data:`MOMENTS`.
+    :arg target: Number that chooses the process that is struck, modulo their number.
+    :arg seconds: How long it lasts, where it lasts.
+    :arg offset: From 0 to 1: where in the moment it strikes.
+    :arg size: From 0 to 1: which variant of the kind, and how hard.
+    """
+
+    kind: str
+    moment: str
+    target: int
+    seconds: float
+    offset: float
+    size: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What happens to one flow, from its start to its end.
+
+    :arg number: Within the schedule.
+    :arg topology: A name of :data:`TOPOLOGIES`.
+    :arg strikes: In their order.
+    """
+
+    number: int
+    topology: str
+    strikes: tuple[Strike, ...]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """All that a campaign does.
+
+    :arg seed: From which it follows.
+    :arg plans: One for each flow.
+    """
+
+    seed: int
+    plans: tuple[Plan, ...]
+
+    @property
+    def faults(self) -> int:
+        """How many there are."""
+        return sum(len(plan.strikes) for plan in self.plans)
+
+
+def make_schedule(
+    seed: int,
+    faults: int,
+    topologies: Sequence[str],
+    kinds: Mapping[str, Sequence[str]],
+    *,
+    per_trial: int = _FAULTS_PER_TRIAL,
+) -> Schedule:
+    """Make the schedule of a seed.
+
+    :arg faults: How many there are in all.
+    :arg topologies: To go through, each of them equally often.
+    :arg kinds: Each kind of fault to the moments that it may have; used equally often.
+    :arg per_trial: How many faults strike one flow.
+    """
+    source = random.Random(f"{seed} {faults} {topologies} {sorted(kinds)} {per_trial}")
+    order = _shuffled_for_ever(sorted(kinds), source)
+    plans: list[Plan] = []
+    while faults > 0:
+        count = min(per_trial, faults)
+        chosen = [next(order) for _ in range(count)]
+        strikes = tuple(_strike(kind, kinds[kind], source) for kind in chosen)
+        plans.append(Plan(len(plans), topologies[len(plans) % len(topologies)], strikes))
+        faults -= count
+    return Schedule(seed, tuple(plans))
+
+
+def _shuffled_for_ever(kinds: Sequence[str], source: random.Random) -> Iterator[str]:
+    while True:
+        yield from source.sample(kinds, len(kinds))
+
+
+def _strike(kind: str, moments: Sequence[str], source: random.Random) -> Strike:
+    return Strike(
+        kind=kind,
+        moment=source.choice(moments),
+        target=source.randrange(6),
+        seconds=round(source.uniform(_LEAST_SECONDS, _MOST_SECONDS), 3),
+        offset=round(source.random(), 3),
+        size=round(source.random(), 3),
+    )

@@ -1,0 +1,228 @@
+"""A trial: one flow from its start to its end under the faults of a plan, and what it left.
+
+1. Start Redis, the network, the flow; the tide raises what may be read.
+2. For each strike of the plan: wait for its moment, look what is under way, strike; then wait until
+   all processes run and commit again, unless the next one is to strike in mid-start.
+3. Let the flow read to its end. Compare every key and every line with the answer, and verify what
+   is in Redis as ``doctor --verify`` does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bytewax_redis_state.chaos.answer import differences, right_answer
+from bytewax_redis_state.chaos.faults import EARLIER_COPY, FAULTS, Fault, small_disk
+from bytewax_redis_state.chaos.harvest import harvest
+from bytewax_redis_state.chaos.scene import Ending, Program, Scene, StuckError
+from bytewax_redis_state.chaos.schedule import TOPOLOGIES, Plan, Strike
+from bytewax_redis_state.chaos.server import Server
+from bytewax_redis_state.errors import StateError
+from bytewax_redis_state.recovery.verification import verify
+
+__all__ = ["Outcome", "Struck", "Trial"]
+
+_MOMENT_SECONDS = 5.0  # to wait for a moment, before it strikes all the same
+_START_LAG = 0.004
+_IN_EPOCH, _IN_START = 0.15, 1.2  # seconds
+_LOSSES = ("lost", "missing", "no manifest")
+
+
+@dataclass(frozen=True)
+class Struck:
+    """A fault that has struck.
+
+    :arg kind: Which.
+    :arg after: Seconds since the trial began.
+    :arg backlog: Outbox rows that Redis did not have.
+    :arg mid_fold: A fold was under way.
+    :arg mid_start: A start was under way.
+    :arg recovery: Seconds from the strike until the flow committed again; ``None`` where it was
+        struck again before.
+    """
+
+    kind: str
+    after: float
+    backlog: int
+    mid_fold: bool
+    mid_start: bool
+    recovery: float | None
+
+
+@dataclass
+class Outcome:
+    """What a trial found.
+
+    :arg plan: What it did.
+    :arg struck: Each fault.
+    :arg wrong: What differs from the answer; one line for each step.
+    :arg findings: What the verification, and the harness, found wrong beside it.
+    :arg stuck: Why the flow did not go on, or end.
+    :arg limit: Below which number its events were.
+    :arg compared: How many values were compared.
+    :arg endings: How processes ended that were not to.
+    """
+
+    plan: Plan
+    struck: list[Struck] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+    stuck: str = ""
+    limit: int = 0
+    compared: int = 0
+    starts: int = 0
+    seconds: float = 0.0
+    endings: list[Ending] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether all was right."""
+        return not (self.wrong or self.findings or self.stuck)
+
+
+class Trial:
+    """Do what a plan says.
+
+    :arg plan: What.
+    :arg folder: For all files; made here.
+    :arg program: What runs the flow.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        namespace: str,
+        program: Program,
+        faults: Mapping[str, Fault] = FAULTS,
+    ) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._namespace = namespace
+        self._program = program
+        self._faults = faults
+        self._outcome = Outcome(plan)
+        self._began = time.monotonic()
+
+    def run(self) -> Outcome:
+        """Run it.
+
+        :returns: What was found; nothing that the flow does is raised.
+        """
+        kinds = {strike.kind for strike in self._plan.strikes}
+        with ExitStack() as stack:
+            if "disk" in kinds:
+                stack.enter_context(small_disk(self._folder / "scratch"))
+            server = Server(self._folder / "redis")
+            stack.callback(server.stop)
+            server.start()
+            topology = TOPOLOGIES[self._plan.topology]
+            scene = Scene(
+                topology,
+                self._folder,
+                server,
+                self._namespace,
+                self._program,
+                shifted="clock" in kinds,
+            )
+            stack.callback(scene.close)
+            try:
+                self._run(scene)
+            except (StuckError, TimeoutError) as error:
+                self._outcome.stuck = str(error)
+            self._outcome.starts = scene.starts
+            self._outcome.endings = scene.endings
+        self._outcome.seconds = round(time.monotonic() - self._began, 1)
+        return self._outcome
+
+    def _run(self, scene: Scene) -> None:
+        scene.open()
+        scene.await_commits()
+        strikes = self._plan.strikes
+        for number, strike in enumerate(strikes):
+            follower = strikes[number + 1] if number + 1 < len(strikes) else None
+            self._strike(scene, strike, follower)
+        self._outcome.limit = scene.finish()
+        self._judge(scene)
+
+    # -- striking -----------------------------------------------------------------------------
+
+    def _strike(self, scene: Scene, strike: Strike, follower: Strike | None) -> None:
+        lag = {"start": _START_LAG, "stream": 0.0}.get(strike.moment)
+        with scene.lag() if lag is None else scene.lag(lag):
+            self._await_moment(scene, strike)
+            backlog, folding, starting = self._look(scene)
+            at = time.monotonic()
+            self._faults[strike.kind].strike(scene, strike)
+        folding = folding or (strike.kind.startswith("kill-") and scene.is_folding())
+        recovery = None
+        if follower is None or follower.moment != "start":
+            scene.await_commits()
+            recovery = round(time.monotonic() - at, 2)
+            if self._server_copies(scene):
+                scene.server.remember(EARLIER_COPY)
+        after = round(at - self._began, 2)
+        struck = Struck(strike.kind, after, backlog, folding, starting, recovery)
+        self._outcome.struck.append(struck)
+
+    def _server_copies(self, scene: Scene) -> bool:
+        return any(strike.kind == "lost-tail" for strike in self._plan.strikes)
+
+    def _look(self, scene: Scene) -> tuple[int, bool, bool]:
+        starting = scene.is_starting()
+        return scene.backlog(), not starting and scene.is_folding(), starting
+
+    def _await_moment(self, scene: Scene, strike: Strike) -> None:
+        if strike.moment == "start":
+            self._await_start(scene, strike)
+            return
+        condition = {"unshipped": scene.backlog, "fold": scene.is_folding}.get(strike.moment)
+        if condition is None:
+            time.sleep(strike.offset * _IN_EPOCH)
+            return
+        deadline = time.monotonic() + _MOMENT_SECONDS
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    def _await_start(self, scene: Scene, strike: Strike) -> None:
+        """Wait for the start that the last fault has made necessary; make one if it has not."""
+        scene.tend()
+        if not scene.is_starting():
+            scene.cluster.kill_groups()
+            scene.tend()
+        if strike.offset < 0.4:  # any moment of it, also before it has heard of Redis
+            time.sleep(strike.offset / 0.4 * _IN_START)
+            return
+        deadline = time.monotonic() + _MOMENT_SECONDS
+        while not scene.has_claimed() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep((strike.offset - 0.4) * _IN_START / 2)
+
+    # -- judging ------------------------------------------------------------------------------
+
+    def _judge(self, scene: Scene) -> None:
+        with scene.server.client() as client:
+            if verify(client, scene.keys).entries:  # what came last is in the journal still
+                scene.run_again()
+            try:
+                found = harvest(client, scene.keys, scene.out)
+                checked = verify(client, scene.keys)
+            except StateError as error:
+                self._outcome.findings.append(str(error))
+                return
+        right = right_answer(self._outcome.limit)
+        self._outcome.compared = right.values
+        self._outcome.wrong = differences(found, right)
+        self._outcome.findings += [f.what for f in checked.findings if f.severity == "error"]
+        self._outcome.findings += self._unfounded_losses(scene)
+
+    def _unfounded_losses(self, scene: Scene) -> list[str]:
+        """Find complaints of losses where nothing was taken from Redis."""
+        if any(self._faults[strike.kind].loses for strike in self._plan.strikes):
+            return []
+        said = {e.error for e in scene.endings if any(loss in e.error for loss in _LOSSES)}
+        return [f"a loss was reported where there was none: {error}" for error in sorted(said)]

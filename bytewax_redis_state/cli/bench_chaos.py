@@ -1,0 +1,241 @@
+"""``bytewax-redis-state bench chaos``: strike a flow with faults, and compare what it leaves.
+
+Exit codes: 0 if every answer is right, 1 if one is not, 2 if it could not begin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from bytewax_redis_state.chaos.campaign import Campaign, Report, usable_faults
+from bytewax_redis_state.chaos.faults import FAULTS
+from bytewax_redis_state.chaos.scene import Program
+from bytewax_redis_state.chaos.schedule import TOPOLOGIES, Plan, make_schedule
+from bytewax_redis_state.chaos.trial import Outcome, Trial
+from bytewax_redis_state.errors import ConfigError
+
+__all__ = ["add_command"]
+
+_FAULTS, _MOST_FAULTS = 40, 10_000
+_SEEDS = 1_000_000
+_SHOWN_WRONG = 400
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    kinds = "; ".join(f"{name}: {fault.says}" for name, fault in FAULTS.items())
+    made = commands.add_parser(
+        "chaos",
+        help="strike a flow with faults, and compare what it leaves with the right answer",
+        description="Run a flow whose answer is known, strike it with faults from a seeded "
+        "schedule, let it end, and compare every state key and every line that it put out. "
+        "Linux only. Exit code 0 only if all is right.",
+        epilog=f"Faults: {kinds}.",
+    )
+    made.add_argument(
+        "--faults",
+        type=int,
+        default=_FAULTS,
+        metavar="N",
+        help=f"how many faults in all (default {_FAULTS})",
+    )
+    made.add_argument(
+        "--seed",
+        type=int,
+        metavar="S",
+        help="chooses the whole schedule: give one that failed to replay it (default: random)",
+    )
+    made.add_argument(
+        "--run", type=int, metavar="N", help="only this run of the schedule, to replay it"
+    )
+    made.add_argument(
+        "--topology",
+        action="append",
+        choices=TOPOLOGIES,
+        help="how the flow is spread; may be repeated (default: all)",
+    )
+    made.add_argument(
+        "--fault",
+        action="append",
+        choices=FAULTS,
+        metavar="KIND",
+        help="kind of fault; may be repeated (default: all)",
+    )
+    made.add_argument(
+        "--jobs", type=int, metavar="N", help="runs at a time (default: one for two CPUs)"
+    )
+    made.add_argument("--json", type=Path, metavar="FILE", help="write all that was seen here")
+    made.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep the files of runs that went wrong here"
+    )
+    made.set_defaults(command=chaos)
+
+
+def chaos(args: argparse.Namespace) -> int:
+    """Run the command.
+
+    :arg args: Its options.
+    :returns: 0 or 1.
+    :raises ConfigError: If it can't begin.
+    """
+    _require_sense(args)
+    report = _prepared(args)
+    with ExitStack() as stack:
+        folder = args.keep or Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="bytewax-chaos-"))
+        )
+        account = stack.enter_context(_Account(report, args.run))
+        run_trial = partial(_run_trial, namespace=f"chaos-{report.schedule.seed}")
+        jobs = args.jobs or max(1, (os.cpu_count() or 2) // 2)
+        Campaign(folder, run_trial, jobs=jobs, seen=account.seen).run(report, args.run)
+    if args.json:
+        args.json.write_text(json.dumps(report.to_json(), indent=1))
+    _render(report)
+    return 0 if report.ok else 1
+
+
+def _require_sense(args: argparse.Namespace) -> None:
+    if sys.platform != "linux":
+        raise ConfigError("faults are injected on Linux only", "run it in a container")
+    if not 1 <= args.faults <= _MOST_FAULTS:
+        raise ConfigError(f"--faults is {args.faults}", f"give a number from 1 to {_MOST_FAULTS}")
+
+
+def _prepared(args: argparse.Namespace) -> Report:
+    usable, left_out = usable_faults(args.fault or (), own_server=True)
+    if not usable:
+        raise ConfigError("no fault can be had here", "; ".join(left_out.values()))
+    seed = random.randrange(_SEEDS) if args.seed is None else args.seed
+    kinds = {name: fault.moments for name, fault in usable.items()}
+    schedule = make_schedule(seed, args.faults, args.topology or list(TOPOLOGIES), kinds)
+    if args.run is not None and not 0 <= args.run < len(schedule.plans):
+        raise ConfigError(
+            f"--run is {args.run}, and the schedule has {len(schedule.plans)} runs",
+            "count from 0, and give --faults, --fault and --topology as they were",
+        )
+    return Report(schedule, "ours", left_out)
+
+
+def _run_trial(plan: Plan, folder: Path, *, namespace: str) -> Outcome:
+    return Trial(plan, folder, namespace, Program()).run()
+
+
+class _Account:
+    """Tells a person how the campaign goes, on standard error."""
+
+    def __init__(self, report: Report, only: int | None) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._report = report
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("faults,"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        schedule = report.schedule
+        total = schedule.faults if only is None else len(schedule.plans[only].strikes)
+        self._task = self._bar.add_task("striking", total=total)
+
+    def __enter__(self) -> _Account:
+        schedule = self._report.schedule
+        self._line(
+            f"chaos: seed {schedule.seed}, {schedule.faults} faults in {len(schedule.plans)} runs"
+        )
+        for kind, why in self._report.left_out.items():
+            self._line(f"left out: {kind}: {why}", "yellow")
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def _line(self, text: str, style: str = "") -> None:
+        self._console.print(text, style=style, markup=False)
+
+    def seen(self, outcome: Outcome) -> None:
+        """Show how a run came out."""
+        self._bar.advance(self._task, len(outcome.plan.strikes))
+        plan = outcome.plan
+        kinds = ", ".join(strike.kind for strike in plan.strikes)
+        verdict = "right" if outcome.ok else "NOT RIGHT"
+        self._line(
+            f"run {plan.number}, {plan.topology}: {kinds}: {verdict}, "
+            f"{outcome.compared:,} values compared, {outcome.seconds:.0f} s",
+            "" if outcome.ok else "red",
+        )
+
+
+def _render(report: Report) -> None:
+    console = Console(highlight=False)
+    rows = report.table()
+    topologies = [t for t in TOPOLOGIES if any(t in row for row in rows.values())]
+    table = Table(box=box.SIMPLE_HEAD, title=f"seed {report.schedule.seed}: faults (runs, bad)")
+    table.add_column("fault")
+    for topology in topologies:
+        table.add_column(topology, justify="right")
+    for kind, row in rows.items():
+        cells = [row.get(topology) for topology in topologies]
+        shown = [f"{c.faults} ({c.runs}, {c.bad})" if c else "" for c in cells]
+        bad = any(cell and cell.bad for cell in cells)
+        table.add_row(kind, *shown, style="red" if bad else "")
+    console.print(table)
+    _render_totals(console, report)
+    for outcome in report.bad:
+        _render_bad(console, report, outcome)
+
+
+def _render_totals(console: Console, report: Report) -> None:
+    totals, recovery = report.totals(), report.recovery()
+    console.print(
+        f"{totals['faults']} faults in {totals['runs']} runs, {report.seconds:.0f} s: "
+        f"{totals['wrong_answers']} wrong answers, {totals['findings']} with findings, "
+        f"{totals['stuck']} stuck; {totals['values_compared']:,} values compared",
+        soft_wrap=True,
+    )
+    console.print(
+        f"struck while rows were unshipped {totals['unshipped']}, in mid-fold "
+        f"{totals['mid_fold']}, in mid-start {totals['mid_start']}"
+        + (
+            f"; committed again after {recovery['median']:.1f} s in the median, "
+            f"{recovery['most']:.1f} s at most"
+            if recovery
+            else ""
+        ),
+        soft_wrap=True,
+    )
+
+
+def _render_bad(console: Console, report: Report, outcome: Outcome) -> None:
+    plan = outcome.plan
+    console.print(
+        f"run {plan.number} ({plan.topology}) was not right; replay it with the same options and "
+        f"--seed {report.schedule.seed} --run {plan.number}",
+        style="red",
+        soft_wrap=True,
+    )
+    for line in (*outcome.wrong, *outcome.findings, outcome.stuck):
+        if line:
+            console.print(f"  {line[:_SHOWN_WRONG]}", markup=False, soft_wrap=True)
