@@ -11,9 +11,11 @@ mark in the cell knows that a fold of more than one chunk is under way.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import Any
 
 import redis
 
@@ -28,7 +30,7 @@ __all__ = ["Folder"]
 _CHUNK_KEYS = 1000
 _CHUNK_BYTES = 1024 * 1024
 _ROUND_BYTES = 64 * 1024 * 1024
-_PIPELINE_CHUNKS = 64
+_PIPELINE_CHUNKS = 32
 
 
 @dataclass
@@ -37,14 +39,16 @@ class _Round:
 
     to_epoch: int = 0
     size: int = 0
-    changes: dict[Cell, dict[str, bytes | None]] = field(default_factory=dict)
+    changes: dict[Cell, dict[bytes, bytes | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Chunk:
+    """Some changes of a cell; ``keys`` are those to set and then those to delete."""
+
     cell: Cell
-    sets: tuple[tuple[str, bytes], ...]
-    deletes: tuple[str, ...]
+    keys: Sequence[bytes]
+    values: Sequence[bytes]
     last: bool
 
 
@@ -114,35 +118,41 @@ class Folder:
         yield part
 
     def _apply(self, part: _Round, from_epoch: int) -> int:
+        """Apply a round, batch by batch; Redis works on one while the next is made up."""
         cells = [list(_chunks(cell, part.changes.get(cell, {}))) for cell in self._cells]
-        # No two chunks of a cell in one trip: were the first refused and the last not, the cell
-        # would count as folded without it.
-        for row in zip_longest(*cells):
-            chunks = [chunk for chunk in row if chunk is not None]
-            for start in range(0, len(chunks), _PIPELINE_CHUNKS):
-                batch = chunks[start : start + _PIPELINE_CHUNKS]
-                self._apply_chunks(batch, from_epoch, part.to_epoch)
+        coming: Future[None] | None = None
+        with ThreadPoolExecutor(1, "fold") as ahead:
+            for batch in _batches(cells):
+                pipe = self._pipeline(batch, from_epoch, part.to_epoch)
+                if coming is not None:
+                    coming.result()
+                coming = ahead.submit(self._execute, pipe, batch, from_epoch)
+            if coming is not None:
+                coming.result()
         return sum(map(len, part.changes.values()))
 
-    def _apply_chunks(self, chunks: list[_Chunk], from_epoch: int, to_epoch: int) -> None:
-        with self._client.pipeline(transaction=False) as pipe:
-            for chunk in chunks:
-                prefix = self._keys.state_prefix(chunk.cell.step, chunk.cell.shard)
-                names = [prefix + key.encode() for key, _ in chunk.sets]
-                names += [prefix + key.encode() for key in chunk.deletes]
-                self._scripts.fold(
-                    self._keys.applied(chunk.cell.step, chunk.cell.shard),
-                    names,
-                    self._incarnation,
-                    self._generation,
-                    self._partition,
-                    from_epoch,
-                    to_epoch,
-                    last=chunk.last,
-                    offset=self._offset if chunk.cell.step in self._timed else None,
-                    values=[value for _, value in chunk.sets],
-                    on=pipe,
-                )
+    def _pipeline(self, chunks: list[_Chunk], from_epoch: int, to_epoch: int) -> Any:
+        pipe = self._client.pipeline(transaction=False)
+        for chunk in chunks:
+            cell = chunk.cell
+            prefix = self._keys.state_prefix(cell.step, cell.shard)
+            self._scripts.fold(
+                self._keys.applied(cell.step, cell.shard),
+                [prefix + key for key in chunk.keys],
+                self._incarnation,
+                self._generation,
+                self._partition,
+                from_epoch,
+                to_epoch,
+                last=chunk.last,
+                offset=self._offset if cell.step in self._timed else None,
+                values=chunk.values,
+                on=pipe,
+            )
+        return pipe
+
+    def _execute(self, pipe: Any, chunks: list[_Chunk], from_epoch: int) -> None:
+        with pipe:
             verdicts: list[list[bytes]] = pipe.execute()
         for chunk, verdict in zip(chunks, verdicts, strict=True):
             self._heed(chunk.cell, verdict, from_epoch)
@@ -165,20 +175,39 @@ class Folder:
         raise StateLostError(f"shard {cell.shard} of step {cell.step!r} {found}", LOST_HINT)
 
 
-def _chunks(cell: Cell, changes: dict[str, bytes | None]) -> Iterator[_Chunk]:
+def _chunks(cell: Cell, changes: dict[bytes, bytes | None]) -> Iterator[_Chunk]:
     """Cut a cell's changes into pieces that don't hold up Redis; at least one, to move the cell."""
-    sets: list[tuple[str, bytes]] = []
-    deletes: list[str] = []
-    size = 0
-    left = len(changes)
-    for key, value in changes.items():
-        left -= 1
-        if value is None:
-            deletes.append(key)
-        else:
-            sets.append((key, value))
-            size += len(value)
-        if left and (len(sets) + len(deletes) >= _CHUNK_KEYS or size >= _CHUNK_BYTES):
-            yield _Chunk(cell, tuple(sets), tuple(deletes), last=False)
-            sets, deletes, size = [], [], 0
-    yield _Chunk(cell, tuple(sets), tuple(deletes), last=True)
+    keys, values = list(changes), list(changes.values())
+    start, end = 0, len(keys)
+    while True:
+        size = _CHUNK_KEYS
+        while size > 1 and _bytes(values[start : start + size]) > _CHUNK_BYTES:
+            size //= 2
+        after = start + size
+        yield _chunk(cell, keys[start:after], values[start:after], last=after >= end)
+        start = after
+        if start >= end:
+            return
+
+
+def _batches(cells: list[list[_Chunk]]) -> Iterator[list[_Chunk]]:
+    """Give what goes in one trip: no two chunks of a cell.
+
+    Were the first refused and the last not, the cell would count as folded without it.
+    """
+    for row in zip_longest(*cells):
+        chunks = [chunk for chunk in row if chunk is not None]
+        for start in range(0, len(chunks), _PIPELINE_CHUNKS):
+            yield chunks[start : start + _PIPELINE_CHUNKS]
+
+
+def _bytes(values: Sequence[bytes | None]) -> int:
+    return sum(map(len, filter(None, values)))
+
+
+def _chunk(cell: Cell, keys: list[bytes], values: list[bytes | None], *, last: bool) -> _Chunk:
+    if None in values:
+        deleted = [key for key, value in zip(keys, values, strict=True) if value is None]
+        keys = [key for key, value in zip(keys, values, strict=True) if value is not None]
+        keys += deleted
+    return _Chunk(cell, keys, [value for value in values if value is not None], last)

@@ -14,7 +14,7 @@ from typing import cast
 
 import redis
 
-from bytewax_redis_state.codec.delta import unpack_delta
+from bytewax_redis_state.codec.delta import unpack_changes
 from bytewax_redis_state.errors import DecodeError, FencedError, StateLostError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.cells import Cell
@@ -22,7 +22,9 @@ from bytewax_redis_state.scripts import Scripts
 
 __all__ = ["Entry", "Fence", "Journal", "JournalMovedError"]
 
-_PAGE = 256  # entries per XRANGE; an entry holds a whole cell's delta
+_PAGE = 256  # entries per XRANGE, at most
+_FIRST_PAGE = 16
+_PAGE_BYTES = 4 * 1024 * 1024  # of a page, about: an entry may hold a whole cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +33,14 @@ class Entry:
 
     :arg row: Of the outbox.
     :arg delta: As the journal holds it.
-    :arg changes: The delta taken apart, in an entry that was read.
+    :arg changes: The delta taken apart, in an entry that was read: state key as UTF-8 to envelope.
     """
 
     epoch: int
     row: int
     cell: Cell
     delta: bytes
-    changes: Mapping[str, bytes | None] = field(default_factory=dict, compare=False)
+    changes: Mapping[bytes, bytes | None] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,21 +160,25 @@ class Journal:
         :raises StateLostError: If one is damaged; names it.
         """
         start, end = f"{from_epoch}-0", f"{to_epoch}-18446744073709551615"
+        count = _FIRST_PAGE
         while True:
             page = cast(
                 "list[tuple[bytes, dict[bytes, bytes]]]",
-                self._client.xrange(self._journal, min=start, max=end, count=_PAGE),
+                self._client.xrange(self._journal, min=start, max=end, count=count),
             )
+            size = 1
             for entry_id, fields in page:
+                size += len(fields.get(b"d", b""))
                 yield self._entry(entry_id, fields)
-            if len(page) < _PAGE:
+            if len(page) < count:
                 return
             start = f"({page[-1][0].decode()}"
+            count = max(1, min(_PAGE, len(page) * _PAGE_BYTES // size))
 
     def _entry(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
         epoch, _, row = entry_id.partition(b"-")
         try:
-            cell, changes = Cell.from_bytes(fields[b"c"]), unpack_delta(fields[b"d"])
+            cell, changes = Cell.from_bytes(fields[b"c"]), unpack_changes(fields[b"d"])
         except (DecodeError, KeyError, ValueError) as error:
             what = f"field {error}" if isinstance(error, KeyError) else str(error)
             raise StateLostError(

@@ -7,6 +7,7 @@
 -- Invariant: keys, applied epoch, live count and the counts of deadlines ('d<deadline>') change
 -- together; an epoch is applied from one before it. A cell that has held a deadline has 'slack', the
 -- least that was ever added to one: from then on every key's old deadline is read and counted out.
+local KEYS, ARGV, redis = KEYS, ARGV, redis  -- a local is found sooner
 local lane, mark = 'p' .. ARGV[3], 'mark' .. ARGV[3]
 local have = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', lane, 'slack')
 if not have[1] then
@@ -24,21 +25,22 @@ elseif applied < from then
   return {'gap', tostring(applied)}
 end
 
+local byte, sub = string.byte, string.sub
+
 -- The deadline's field of an envelope: after the check sum and, with the flag 0x10, a key ID.
 local function field_of(head)
-  local kind = string.byte(head, 2)
+  local kind = byte(head, 2)
   if not kind or kind % 64 < 32 then
     return nil
+  elseif kind % 32 < 16 then
+    return sub(head, 7, 12)
   end
-  local at = 7
-  if kind % 32 >= 16 then
-    at = 8 + string.byte(head, 7)
-  end
-  return string.sub(head, at, at + 5)
+  local at = 8 + byte(head, 7)
+  return sub(head, at, at + 5)
 end
 
 local function number_of(field)
-  local a, b, c, d, e, f = string.byte(field, 1, 6)
+  local a, b, c, d, e, f = byte(field, 1, 6)
   return ((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f
 end
 
@@ -46,18 +48,12 @@ local grown, dated = 0, {}
 if ARGV[7] ~= '' or have[5] then
   local offset = tonumber(ARGV[7])
   -- Few deadlines, many keys: each is made a number and text once.
-  local any, size, olds, expiries = false, 0, nil, {}
-  for i = 1, sets do
-    size = size + #ARGV[8 + i]
+  local any, size, expiries = false, 0, {}
+  for i = 9, 8 + sets do
+    size = size + #ARGV[i]
   end
-  if sets > 0 and size < 131072 then
-    olds = redis.call('MGET', unpack(KEYS, 2, 1 + sets))  -- small values: sooner than one by one
-  end
-  for i = 2, #KEYS do
-    local old = olds and olds[i - 1]
-    if old == nil then
-      old = redis.call('GETRANGE', KEYS[i], 0, 267)
-    end
+  local brief = size < 131072  -- then what stands there is brief too: SET gives it at no cost
+  local function count_out(old)
     if old and old ~= '' then
       local field = field_of(old)
       if field then
@@ -65,27 +61,38 @@ if ARGV[7] ~= '' or have[5] then
       end
       grown = grown - 1
     end
-    if i <= 1 + sets then
-      local value = ARGV[7 + i]
-      local field = field_of(value)
-      if field then
-        dated[field] = (dated[field] or 0) + 1
+  end
+  for i = 2, 1 + sets do
+    local value, old, expiry = ARGV[7 + i], nil, nil
+    local field = field_of(value)
+    if field then
+      dated[field] = (dated[field] or 0) + 1
+      expiry = offset and expiries[field]
+      if offset and not expiry then
+        expiry = string.format('%.0f', number_of(field) + offset)
+        expiries[field] = expiry
+        any = true
       end
-      if field and offset then
-        local expiry = expiries[field]
-        if not expiry then
-          expiry = string.format('%.0f', number_of(field) + offset)
-          expiries[field] = expiry
-          any = true
-        end
+    end
+    if brief and expiry then
+      old = redis.call('SET', KEYS[i], value, 'PXAT', expiry, 'GET')
+    elseif brief then
+      old = redis.call('SET', KEYS[i], value, 'GET')
+    else
+      old = redis.call('GETRANGE', KEYS[i], 0, 267)
+      if expiry then
         redis.call('SET', KEYS[i], value, 'PXAT', expiry)
       else
         redis.call('SET', KEYS[i], value)
       end
-      grown = grown + 1
     end
+    count_out(old)
   end
+  grown = grown + sets
   if #KEYS > 1 + sets then
+    for i = 2 + sets, #KEYS do
+      count_out(redis.call('GETRANGE', KEYS[i], 0, 267))
+    end
     redis.call('UNLINK', unpack(KEYS, 2 + sets))
   end
   if any and (not have[5] or offset < tonumber(have[5])) then
@@ -93,13 +100,12 @@ if ARGV[7] ~= '' or have[5] then
   end
 else
   if sets > 0 then
-    local pairs_to_set, keys_to_set = {}, {}
+    local pairs_to_set, at = {}, 1
     for i = 1, sets do
-      keys_to_set[i] = KEYS[1 + i]
-      pairs_to_set[2 * i - 1] = KEYS[1 + i]
-      pairs_to_set[2 * i] = ARGV[8 + i]
+      pairs_to_set[at], pairs_to_set[at + 1] = KEYS[1 + i], ARGV[8 + i]
+      at = at + 2
     end
-    grown = sets - redis.call('EXISTS', unpack(keys_to_set))
+    grown = sets - redis.call('EXISTS', unpack(KEYS, 2, 1 + sets))
     redis.call('MSET', unpack(pairs_to_set))
   end
   if #KEYS > 1 + sets then

@@ -17,6 +17,7 @@ from redis.retry import Retry
 
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ConfigError
+from bytewax_redis_state.server.packer import Packer
 from bytewax_redis_state.server.translation import translated
 
 __all__ = [
@@ -70,6 +71,7 @@ def _pool(config: RedisConfig) -> redis.ConnectionPool:
             max_connections=config.pool_max,
             timeout=config.connect_timeout.total_seconds(),
             connection_class=kind,
+            command_packer=Packer(),
             **options,
         )
     except (RedisError, TypeError, ValueError) as error:

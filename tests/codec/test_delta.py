@@ -8,6 +8,7 @@ from bytewax_redis_state.codec.delta import (
     pack_delta,
     pack_piece,
     unpack_answer,
+    unpack_changes,
     unpack_delta,
     unpack_piece,
 )
@@ -19,6 +20,12 @@ STATES = st.dictionaries(st.text(), st.binary(), max_size=5)
 @given(st.dictionaries(st.text(), st.none() | st.binary(), max_size=5))
 def test_delta_comes_back_in_order(changes):
     assert list(unpack_delta(pack_delta(changes)).items()) == list(changes.items())
+
+
+@given(st.dictionaries(st.text(), st.none() | st.binary(), max_size=5))
+def test_a_fold_gets_the_same_changes_with_its_keys_as_bytes(changes):
+    wanted = [(key.encode(), value) for key, value in changes.items()]
+    assert list(unpack_changes(pack_delta(changes)).items()) == wanted
 
 
 @given(st.integers(0, 4095), STATES, st.booleans())
@@ -34,7 +41,7 @@ def test_piece_bytes_are_fixed():
     assert pack_piece(7, {"a": b"\x01"}, more=False).hex() == "9307c281a161c40101"
 
 
-@pytest.mark.parametrize("unpack", [unpack_delta, unpack_piece])
+@pytest.mark.parametrize("unpack", [unpack_changes, unpack_delta, unpack_piece])
 @pytest.mark.parametrize("data", [b"", b"\xc1", b"\x82\xa1a", b"\x80\x80", b"\xa1\xff"])
 def test_what_msgpack_refuses_is_refused(unpack, data):
     with pytest.raises(DecodeError, match=f"{len(data)} bytes"):
@@ -53,12 +60,25 @@ def test_a_delta_of_another_form_is_refused(value):
         unpack_delta(msgpack.packb(value))
 
 
+@pytest.mark.parametrize("value", [5, [1, 2], {"a": 1}, {1: None}, {"a": None, b"\xff": b""}])
+def test_a_fold_refuses_a_delta_of_another_form(value):
+    with pytest.raises(DecodeError, match="a delta of"):
+        unpack_changes(msgpack.packb(value))
+
+
+def test_a_character_cut_in_two_is_no_pair_of_keys():
+    cut = dict.fromkeys(("é".encode()[:1], "é".encode()[1:]), b"")
+    with pytest.raises(DecodeError, match="no text"):
+        unpack_changes(msgpack.packb(cut))
+
+
 @given(st.dictionaries(st.text(), st.none() | st.binary(), min_size=1, max_size=5))
 def test_every_prefix_of_a_delta_is_refused(changes):
     delta = pack_delta(changes)
     for end in range(len(delta)):
-        with pytest.raises(DecodeError, match=f"a delta of {end} bytes"):
-            unpack_delta(delta[:end])
+        for unpack in (unpack_changes, unpack_delta):
+            with pytest.raises(DecodeError, match=f"a delta of {end} bytes"):
+                unpack(delta[:end])
 
 
 @given(st.binary(max_size=200))

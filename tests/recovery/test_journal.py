@@ -35,6 +35,26 @@ def test_pages_hide_nothing_and_repeat_nothing(started, monkeypatch):
     assert list(journal.entries(2, 3)) == given[5:15]
 
 
+def test_pages_of_large_entries_are_short(started, client, monkeypatch):
+    """A replicator's memory must not hold hundreds of whole cells."""
+    monkeypatch.setattr(module, "_PAGE_BYTES", 3000)
+    monkeypatch.setattr(module, "_FIRST_PAGE", 2)
+    journal, asked = started.journal(), []
+    given = [Entry(1, n, CELL, pack_delta({"k": b"x" * 900})) for n in range(1, 12)]
+    given += [Entry(2, n, CELL, pack_delta({"k": b"x" * 9000})) for n in range(12, 16)]
+    journal.append(0, 16, given, 3)
+    real = client.xrange
+
+    def xrange(*args, **kwargs):
+        asked.append(kwargs["count"])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(client, "xrange", xrange)
+    assert list(journal.entries(1, 2)) == given
+    assert asked[:4] == [2, 3, 3, 3]
+    assert asked[-2:] == [1, 1]
+
+
 def test_a_repeated_append_says_where_to_go_on(started):
     """Rule 4: kill a replicator between Redis's write and its answer; it goes on from there."""
     journal = started.journal()
