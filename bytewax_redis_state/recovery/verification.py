@@ -317,7 +317,8 @@ class _Check:
                         kind=f"foreign entries in the journal of {name}",
                     )
                     continue
-                for state_key, value in entry.changes.items():
+                for raw, value in entry.changes.items():
+                    state_key = raw.decode()
                     fault = value and self._seals.fault(cell.step, state_key, value)
                     if fault:
                         where = f"entry {entry.epoch}-{entry.row} of {name}"
