@@ -8,7 +8,7 @@ FAULTS ?= 300
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: help setup demo test test-long soak lint planted-bugs bench bench-resume bench-backend \
+.PHONY: help setup demo test test-long soak lint planted-bugs bench bench-page bench-backend \
 	bench-retention chaos clean
 
 help:
@@ -19,8 +19,8 @@ help:
 	@echo "make chaos         strike a flow with 300 faults, compare what it leaves: FAULTS=, SEED="
 	@echo "make lint          ruff and mypy"
 	@echo "make planted-bugs  show that the crash tests fail when the code is wrong"
-	@echo "make bench         the two jobs of the design, stock and ours in turn"
-	@echo "make bench-resume  start to first new item with a million keys"
+	@echo "make bench         every job, stock and ours in turn: about half an hour; BENCH='--quick' is short"
+	@echo "make bench-page    the page and the plots of docs/benchmarks, from its results.json"
 	@echo "make bench-backend the state backend beside bare redis-py"
 	@echo "make bench-retention  what is left of keys that came once, stock and ours; what retention costs"
 
@@ -56,10 +56,12 @@ planted-bugs: $(READY)
 	$(BIN)/python -m pytest -v tests/crash/test_planted_bugs.py
 
 bench: $(READY)
-	$(BIN)/python -m benchmarks.jobs
+	$(BIN)/bytewax-redis-state bench jobs --into bench-results.json $(BENCH)
 
-bench-resume: $(READY)
-	$(BIN)/python -m benchmarks.resume
+bench-page: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m benchmarks.plots docs/benchmarks/results.json docs/benchmarks
+	$(BIN)/python -m benchmarks.page docs/benchmarks/results.json docs/benchmarks.md
 
 bench-backend: $(READY)
 	$(BIN)/python -m benchmarks.state_backend

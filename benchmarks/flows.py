@@ -1,10 +1,15 @@
-"""The flow that the benchmarks run: running sums per key, from a source that resumes."""
+"""The flow that most benchmarks run: running sums per key, from a source that resumes.
+
+A :class:`Load` is what goes in, a :class:`Tally` checks what comes out: a wrong result is an error,
+so that no rival wins by one.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
@@ -22,70 +27,141 @@ class Load:
     :arg keys: Distinct keys; the first round visits each once.
     :arg hot: Keys that the items after the first round go to; 0 for all.
     :arg epoch: Seconds between two commits.
+    :arg parts: Partitions of the source.
+    :arg shuffled: Whether event time is out of order.
+    :arg past: Whether event time is long past; else it begins now.
     """
 
     events: int
     keys: int
     hot: int
     epoch: float
+    parts: int = 1
+    shuffled: bool = False
+    past: bool = False
 
 
-class _Items(StatefulSourcePartition):
-    def __init__(self, load: Load, names: list[str], at: int) -> None:
-        self._load = load
-        self._names = names
-        self._at = at
+class WrongResultError(Exception):
+    """What came out is not what went in."""
 
-    def next_batch(self) -> list[tuple[str, int]]:
-        at, load = self._at, self._load
-        if at >= load.events:
+
+@dataclass
+class Tally:
+    """What comes out of a flow, and when the first of it did.
+
+    :arg on_first: Gets the time of the first item.
+    """
+
+    on_first: Callable[[float], None] = lambda at: None
+    totals: list[dict[str, Any]] = field(default_factory=list)
+    counted: int = 0
+
+    def require(self, what: str, found: float, wanted: float) -> None:
+        """Compare.
+
+        :raises WrongResultError: If they differ.
+        """
+        if found != wanted:
+            raise WrongResultError(f"{what}: {found:,} came out, {wanted:,} went in")
+
+
+class _Part(StatefulSourcePartition[Any, int]):
+    """Every so-manieth batch of a stream; the state is where the next one begins."""
+
+    def __init__(self, source: Batches, at: int) -> None:
+        self._make, self._events = source.make, source.events
+        self._step, self._at = source.parts * BATCH, at
+
+    def next_batch(self) -> list[Any]:
+        at = self._at
+        if at >= self._events:
             raise StopIteration
-        self._at = min(load.events, at + BATCH)
-        among = load.hot if load.hot and at >= load.keys else load.keys
-        return [(self._names[number % among], 1) for number in range(at, self._at)]
+        self._at += self._step
+        return self._make(range(at, min(at + BATCH, self._events)))
 
     def snapshot(self) -> int:
         return self._at
 
 
-class _Source(FixedPartitionedSource):
-    def __init__(self, load: Load) -> None:
-        self._load = load
-        self._names = [f"key-{number:07d}" for number in range(load.keys)]
+class Batches(FixedPartitionedSource[Any, int]):
+    """A stream of numbered items.
+
+    :arg make: Makes the items of a range of numbers.
+    :arg events: How many there are.
+    :arg parts: Into how many partitions they are split, batch by batch.
+    """
+
+    def __init__(self, make: Callable[[range], list[Any]], events: int, parts: int = 1) -> None:
+        self.make, self.events, self.parts = make, events, parts
 
     def list_parts(self) -> list[str]:
-        return ["items"]
+        return [str(part) for part in range(self.parts)]
 
-    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _Items:
-        return _Items(self._load, self._names, resume_state or 0)
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _Part:
+        return _Part(self, int(for_part) * BATCH if resume_state is None else resume_state)
 
 
-class _Watch(StatelessSinkPartition):
-    def __init__(self, on_first: Callable[[float], None]) -> None:
-        self._on_first: Callable[[float], None] | None = on_first
+class _Taken(StatelessSinkPartition[Any]):
+    def __init__(self, tally: Tally, take: Callable[[list[Any]], None]) -> None:
+        self._on_first: Callable[[float], None] | None = tally.on_first
+        self._take = take
 
-    def write_batch(self, items: list[object]) -> None:
+    def write_batch(self, items: list[Any]) -> None:
         if self._on_first is not None:
             self._on_first(time.time())
             self._on_first = None
+        self._take(items)
 
 
-class _Sink(DynamicSink):
-    def __init__(self, on_first: Callable[[float], None]) -> None:
-        self._on_first = on_first
+class Taker(DynamicSink[Any]):
+    """Hands what comes out to a tally.
 
-    def build(self, step_id: str, worker_index: int, worker_count: int) -> _Watch:
-        return _Watch(self._on_first)
+    :arg make: Gives each worker what takes its batches.
+    """
+
+    def __init__(self, tally: Tally, make: Callable[[], Callable[[list[Any]], None]]) -> None:
+        self._tally, self._make = tally, make
+
+    def build(self, step_id: str, worker_index: int, worker_count: int) -> _Taken:
+        return _Taken(self._tally, self._make())
 
 
-def sums(load: Load, on_first: Callable[[float], None] = lambda at: None) -> Dataflow:
+def names_of(keys: int) -> list[str]:
+    """Name keys."""
+    return [f"key-{number:07d}" for number in range(keys)]
+
+
+def _last_totals(tally: Tally) -> Callable[[], Callable[[list[Any]], None]]:
+    def make() -> Callable[[list[Any]], None]:
+        last: dict[str, Any] = {}
+        tally.totals.append(last)
+        return last.update  # the last total of each key, at the price of one call a batch
+
+    return make
+
+
+def sums(load: Load, tally: Tally | None = None) -> Dataflow:
     """Build the flow.
 
     :arg load: What goes in.
-    :arg on_first: Gets the time of the first item that comes out.
+    :arg tally: Gets the last total of each key.
     """
+    names = names_of(load.keys)
+    among, hot, first_round = load.keys, load.hot, load.keys
+
+    def make(numbers: range) -> list[tuple[str, int]]:
+        modulus = hot if hot and numbers[0] >= first_round else among
+        return [(names[number % modulus], 1) for number in numbers]
+
+    tally = tally or Tally()
     flow = Dataflow("sums")
-    items = op.input("items", flow, _Source(load))
+    items = op.input("items", flow, Batches(make, load.events, load.parts))
     totals = op.stateful_map("sum", items, lambda total, n: ((total or 0) + n,) * 2)
-    op.output("out", totals, _Sink(on_first))
+    op.output("out", totals, Taker(tally, _last_totals(tally)))
     return flow
+
+
+def check_sums(load: Load, tally: Tally) -> None:
+    """Require that every item of a run from the beginning is in the totals, once."""
+    found = sum(sum(totals.values()) for totals in tally.totals)
+    tally.require("sums", found, load.events)

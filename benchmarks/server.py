@@ -35,6 +35,16 @@ def benchmark_server() -> Iterator[str]:
             process.wait()
 
 
+@contextmanager
+def emptied(url: str) -> Iterator[None]:
+    """Empty the server at the end of the block: a run's keys are no burden on the next one's."""
+    try:
+        yield
+    finally:
+        with connect(RedisConfig(url=url).patient(timedelta(seconds=30))) as client:
+            client.flushdb()
+
+
 def _wait(url: str, seconds: float = 10.0) -> None:
     deadline = time.monotonic() + seconds
     while True:

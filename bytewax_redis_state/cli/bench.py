@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from bytewax_redis_state.cli import bench_chaos
+from bytewax_redis_state.cli import bench_chaos, bench_jobs
 
 __all__ = ["add_command"]
 
-_COMMANDS = (bench_chaos,)
+_COMMANDS = (bench_jobs, bench_chaos)
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

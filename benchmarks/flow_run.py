@@ -1,0 +1,318 @@
+"""One run of a flow by one rival, in a process of its own: what the benchmarks of flows measure.
+
+The process runs ``python -m benchmarks.flow_run SPEC``, with a :class:`FlowRun` as JSON, and prints
+what it measured as its last line. Time counts from the first item that the source gives to the
+drained end: for ours, everything is in Redis by then. A result that is wrong is no result.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from bytewax._bytewax import cli_main
+from bytewax.dataflow import Dataflow
+from bytewax.recovery import RecoveryConfig, init_db_dir
+
+from benchmarks import event_time, joining
+from benchmarks.contest import FailedRunError, TooSlowError
+from benchmarks.flows import Load, Tally, check_sums, sums
+from benchmarks.results import Run
+from benchmarks.stored import require_stored_sums
+from bytewax_redis_state import RedisRecovery
+
+NONE, STOCK, SLOW, OURS = "no recovery", "stock recovery", "ours, no fast paths", "ours"
+RIVALS = (NONE, STOCK, SLOW, OURS)
+ROOT = Path(__file__).resolve().parents[1]
+
+Built = Callable[[Load, Tally], Dataflow]
+Checked = Callable[[Load, Tally], None]
+FLOWS: dict[str, tuple[Built, Checked]] = {
+    "sums": (sums, check_sums),
+    "count": (event_time.count, event_time.check_counts),
+    "fold": (event_time.fold, event_time.check_counts),
+    "sessions": (event_time.sessions, event_time.check_counts),
+    "join": (joining.join, joining.check_joined),
+}
+
+
+@dataclass(frozen=True)
+class FlowRun:
+    """What to run.
+
+    :arg rival: One of ``RIVALS``.
+    :arg flow: A name in ``FLOWS``, or the path of a file with a ``flow`` in it.
+    :arg load: What goes in; for a file, only its epoch counts.
+    :arg url: Where Redis is.
+    :arg place: Namespace of ours, folder of stock; kept by the caller.
+    :arg workers: Of each process.
+    :arg process: Number of this process, where there are several.
+    :arg addresses: Of all processes, where there are several.
+    """
+
+    rival: str
+    flow: str
+    load: Load
+    url: str = ""
+    place: str = ""
+    workers: int = 1
+    process: int | None = None
+    addresses: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, text: str) -> FlowRun:
+        """Read what ``asdict`` and JSON made."""
+        given = json.loads(text)
+        load, addresses = Load(**given.pop("load")), tuple(given.pop("addresses"))
+        return cls(load=load, addresses=addresses, **given)
+
+
+# -- in the child ------------------------------------------------------------------------------
+
+
+class _Lines(io.TextIOBase):
+    """Standard output of an example: a sum of check sums of its lines, in whatever order."""
+
+    def __init__(self) -> None:
+        self.digest = 0
+        self._line = ""
+
+    def write(self, text: str) -> int:
+        self._line += text
+        if text.endswith("\n"):
+            self.digest = (self.digest + zlib.crc32(self._line.encode())) & 0xFFFFFFFF
+            self._line = ""
+        return len(text)
+
+
+def _load_file(path: str) -> Dataflow:
+    spec = importlib.util.spec_from_file_location("example", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    flow: Dataflow = module.flow
+    return flow
+
+
+def _watch_sources(steps: Any, begun: list[float]) -> None:
+    """Note when a source gives its first items; from then on it is called as ever."""
+    for step in steps:
+        source = getattr(step, "source", None)
+        if source is not None:
+            source.build_part = _watched(source.build_part, begun)
+        _watch_sources(step.substeps, begun)
+
+
+def _watched(build: Callable[..., Any], begun: list[float]) -> Callable[..., Any]:
+    def build_part(*args: Any) -> Any:
+        part = build(*args)
+        inner = part.next_batch
+
+        def next_batch() -> Any:
+            at = time.time()
+            items = inner()
+            if items:
+                begun.append(at)
+                part.next_batch = inner
+            return items
+
+        part.next_batch = next_batch
+        return part
+
+    return build_part
+
+
+def _run(run: FlowRun, flow: Dataflow) -> dict[str, Any]:
+    """Run to the drained end; gives what the run went on from."""
+    epoch = timedelta(seconds=run.load.epoch)
+    engine: dict[str, Any] = {
+        "workers_per_process": run.workers,
+        "process_id": run.process,
+        "addresses": list(run.addresses) or None,
+    }
+    if run.rival in (SLOW, OURS):
+        recovery = RedisRecovery(run.url, namespace=run.place, **_fast_paths(run.rival))
+        resumed = recovery.run(flow, epoch_interval=epoch, **engine)
+        return {"restored": dict(resumed.keys), "resume": resumed.seconds}
+    config = RecoveryConfig(run.place, timedelta(0)) if run.rival == STOCK else None
+    cli_main(flow, **engine, epoch_interval=epoch, recovery_config=config)
+    return {}
+
+
+def _fast_paths(rival: str) -> dict[str, bool]:
+    from bytewax_redis_state.config import RecoverySettings
+
+    # ``fast_paths`` is a switch of this package's own; without it there is one path only.
+    known = "fast_paths" in RecoverySettings.__dataclass_fields__
+    return {"fast_paths": rival == OURS} if known else {}
+
+
+def measure(run: FlowRun, *, whole: bool) -> dict[str, Any]:
+    """Run in this process.
+
+    :arg whole: Whether the run begins at the beginning: then all that went in has to come out.
+    """
+    begun: list[float] = []
+    first_out: list[float] = []
+    tally = Tally(first_out.append)
+    build, check = FLOWS.get(run.flow, (None, None))
+    flow = _load_file(run.flow) if build is None else build(run.load, tally)
+    _watch_sources(flow.substeps, begun)
+    lines = _Lines()
+    with redirect_stdout(lines):
+        told = _run(run, flow)
+    ended = time.time()
+    if whole and check is not None and run.process is None:
+        check(run.load, tally)
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return told | {
+        "begun": min(begun, default=ended),
+        "first_out": min(first_out, default=None),
+        "ended": ended,
+        "peak_mib": kib / 1024,
+        "digest": lines.digest,
+        "came_out": sum(sum(totals.values()) for totals in tally.totals) + tally.counted,
+    }
+
+
+def main() -> int:
+    """Run what the command line says."""
+    run = FlowRun.from_json(sys.argv[1])
+    print(json.dumps(measure(run, whole=sys.argv[2:] != ["goes-on"])))
+    return 0
+
+
+# -- in the parent -----------------------------------------------------------------------------
+
+
+def _command(run: FlowRun, *, goes_on: bool) -> list[str]:
+    command = [sys.executable, "-m", "benchmarks.flow_run", json.dumps(asdict(run))]
+    return [*command, "goes-on"] if goes_on else command
+
+
+def _environment(settings: dict[str, str]) -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, **settings}
+
+
+def run_apart(
+    run: FlowRun,
+    bound: float,
+    *,
+    goes_on: bool = False,
+    processes: int = 1,
+    settings: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Run in a process of its own, or in several.
+
+    :arg bound: Seconds.
+    :arg goes_on: Whether it resumes an earlier run: then not all that went in comes out.
+    :arg processes: How many share the flow.
+    :arg settings: Environment variables, for the examples.
+    :returns: What was measured, with ``started``, and ``seconds`` from the first item on.
+    :raises TooSlowError: If it takes longer than the bound; then it is ended.
+    """
+    started = time.time()
+    with _started(run, processes, goes_on, settings or {}) as children:
+        outputs = [_output(child, started + bound, bound) for child in children]
+    told: list[dict[str, Any]] = [json.loads(output.splitlines()[-1]) for output in outputs]
+    begun, ended = min(t["begun"] for t in told), max(t["ended"] for t in told)
+    if processes > 1:
+        Tally().require("sums", sum(t["came_out"] for t in told), run.load.events)
+    if run.flow == "sums" and run.rival in (SLOW, OURS) and not goes_on:
+        require_stored_sums(run.url, run.place, run.load)
+    return told[0] | {"started": started, "begun": begun, "ended": ended, "seconds": ended - begun}
+
+
+@contextmanager
+def _started(
+    run: FlowRun, processes: int, goes_on: bool, settings: dict[str, str]
+) -> Iterator[list[subprocess.Popen[str]]]:
+    runs = [run]
+    if processes > 1:
+        addresses = tuple(f"127.0.0.1:{port}" for port in _free_ports(processes))
+        runs = [replace(run, process=n, addresses=addresses) for n in range(processes)]
+    children = []
+    try:
+        for one in runs:
+            children.append(
+                subprocess.Popen(
+                    _command(one, goes_on=goes_on),
+                    env=_environment(settings),
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    start_new_session=True,
+                )
+            )
+        yield children
+    finally:
+        for child in children:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+            child.communicate()
+
+
+def _output(child: subprocess.Popen[str], deadline: float, bound: float) -> str:
+    try:
+        out, err = child.communicate(timeout=max(0.0, deadline - time.time()))
+    except subprocess.TimeoutExpired:
+        raise TooSlowError(f"a run took longer than {bound:.0f} s") from None
+    if child.returncode:
+        raise FailedRunError(f"a run ended with {child.returncode}: {err[-3000:]}")
+    return out
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@contextmanager
+def place_for(rival: str, partitions: int = 1) -> Iterator[str]:
+    """Make a place for a rival's state: a folder, or a namespace of its own.
+
+    :arg partitions: Of stock recovery.
+    """
+    if rival == STOCK:
+        folder = tempfile.mkdtemp(prefix="bench-stock-")
+        try:
+            init_db_dir(Path(folder), partitions)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    else:
+        yield f"bench-{time.time_ns()}"
+
+
+def as_run(told: dict[str, Any]) -> Run:
+    """Give what a line keeps of a run from its beginning."""
+    extra = {"whole": told["ended"] - told["started"], "peak_mib": told["peak_mib"]}
+    return Run(round(told["seconds"], 4), {name: round(x, 3) for name, x in extra.items()})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
