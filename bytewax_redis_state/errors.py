@@ -4,7 +4,8 @@
     ├── ConfigError            the set-up is wrong: an option, a URL, the environment
     ├── ServerError            Redis can't be used as it is
     │   ├── ServerUnavailableError   not reachable now; trying again may help
-    │   ├── ServerAccessError        wrong password, or a command the user may not run
+    │   ├── ServerAccessError        a command the user may not run, or the next:
+    │   │   └── ServerLoginError           user or password are refused; they may be rotating
     │   └── ServerUnfitError         its version, policy or role rules it out
     ├── CodecError             a value can't become bytes, or bytes can't become a value
     │   ├── EncodeError
@@ -64,6 +65,7 @@ __all__ = [
     "ScratchError",
     "ServerAccessError",
     "ServerError",
+    "ServerLoginError",
     "ServerUnavailableError",
     "ServerUnfitError",
     "StateError",
@@ -106,6 +108,10 @@ class ServerUnavailableError(ServerError):
 
 class ServerAccessError(ServerError):
     """Redis wants other credentials, or the user may not run a command."""
+
+
+class ServerLoginError(ServerAccessError, ServerUnavailableError):
+    """Redis refuses user or password; where they are changing, trying again may help."""
 
 
 class ServerUnfitError(ServerError):

@@ -24,7 +24,9 @@ from bytewax.run import _locate_dataflow, _prepare_import
 from bytewax_redis_state.cli.console import ConsoleReporter, print_error
 from bytewax_redis_state.config import (
     SECRETS_ENVIRONMENT,
+    RedisConfig,
     Secrets,
+    credentials_from_env,
     parse_duration,
     parse_retention,
     parse_size,
@@ -92,6 +94,12 @@ def _add_state_options(group: argparse._ArgumentGroup) -> None:
         metavar="URL",
         help="redis://, rediss:// or unix:// URL; without it a server of our own is started "
         "in ./.bytewax-redis-state [env: BYTEWAX_REDIS_URL]",
+    )
+    group.add_argument(
+        "--credentials",
+        metavar="MODULE:NAME",
+        help="function that gives (user, password) or a password for each new connection, or a "
+        "redis.CredentialProvider, where the URL has none [env: BYTEWAX_REDIS_CREDENTIALS]",
     )
     group.add_argument(
         "--namespace",
@@ -332,6 +340,14 @@ def _require_one_owner(args: argparse.Namespace, place: _Place) -> None:
         )
 
 
+def _redis(args: argparse.Namespace) -> RedisConfig | None:
+    url = _redis_url(args)
+    credentials = args.credentials or credentials_from_env()
+    if url is None and credentials is not None:
+        raise ConfigError("--credentials is given without --redis", "say where Redis is")
+    return None if url is None else RedisConfig(url=url, credentials=credentials)
+
+
 def _redis_url(args: argparse.Namespace) -> str | None:
     return args.redis or os.environ.get("BYTEWAX_REDIS_URL") or None
 
@@ -355,7 +371,7 @@ def _run(args: argparse.Namespace) -> None:
     # What is not given, the settings read from the environment.
     settings = {name: value for name, value in given.items() if value is not None}
     recovery = RedisRecovery(
-        args.redis,
+        _redis(args),
         reporter=ConsoleReporter(),
         namespace=args.namespace,
         checkpoint_interval=args.checkpoint_interval,

@@ -396,7 +396,7 @@ def test_from_a_url_a_setting_that_does_not_exist_is_named(name, hint):
 
 
 EVERY_FIELD = {
-    "url": "rediss://user:hush@there:7000/3",
+    "url": "rediss://there:7000/3?ssl_password=hush",
     "key_prefix": "x:",
     "default_ttl": 3600,
     "pool_min": 1,
@@ -410,9 +410,10 @@ EVERY_FIELD = {
     "cluster_mode": False,
     "tls": True,
     "pipeline_batch_size": 7,
+    "credentials": "hush:get",
 }
 MADE = RedisConfig(
-    url="rediss://user:hush@there:7000/3",
+    url="rediss://there:7000/3?ssl_password=hush",
     key_prefix="x:",
     default_ttl=timedelta(hours=1),
     pool_min=1,
@@ -426,6 +427,7 @@ MADE = RedisConfig(
     cluster_mode=False,
     tls=True,
     pipeline_batch_size=7,
+    credentials="hush:get",
 )
 
 
@@ -556,7 +558,7 @@ def test_a_file_that_is_not_there_or_no_text_says_so(tmp_path):
 def test_the_builder_has_a_call_for_every_field():
     built = (
         RedisConfig.builder()
-        .url("rediss://user:hush@there:7000/3")
+        .url("rediss://there:7000/3?ssl_password=hush")
         .key_prefix("x:")
         .default_ttl(timedelta(hours=1))
         .pool_size(min=1, max=2)
@@ -565,6 +567,7 @@ def test_the_builder_has_a_call_for_every_field():
         .cluster_mode(False)
         .tls(True)
         .pipeline_batch_size(7)
+        .credentials("hush:get")
         .build()
     )
     assert built == MADE

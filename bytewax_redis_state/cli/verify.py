@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections import Counter
 from dataclasses import asdict
 from datetime import timedelta
@@ -18,7 +19,12 @@ from rich.console import Console
 
 from bytewax_redis_state.cli.console import PatientBar
 from bytewax_redis_state.codec import Codec
-from bytewax_redis_state.config import RedisConfig, Secrets, redis_url_from_env
+from bytewax_redis_state.config import (
+    RedisConfig,
+    Secrets,
+    credentials_from_env,
+    redis_url_from_env,
+)
 from bytewax_redis_state.errors import ConfigError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.verification import Verification, verify
@@ -39,6 +45,11 @@ def add_options(made: argparse.ArgumentParser, what: argparse._MutuallyExclusive
     what.add_argument("--verify", metavar="FLOW", help="check this flow in Redis; reads only")
     made.add_argument(
         "--redis", metavar="URL", help="where the flow is, with --verify [env: BYTEWAX_REDIS_URL]"
+    )
+    made.add_argument(
+        "--credentials",
+        metavar="MODULE:NAME",
+        help="what gives user and password, with --verify [env: BYTEWAX_REDIS_CREDENTIALS]",
     )
     made.add_argument(
         "--namespace",
@@ -65,7 +76,10 @@ def verify_flow(args: argparse.Namespace) -> int:
     url = args.redis or redis_url_from_env()
     if url is None:
         raise ConfigError("--verify is given without --redis", "say where the flow is: --redis URL")
-    config = RedisConfig(url=url).patient(_PATIENCE)
+    credentials = args.credentials or credentials_from_env()
+    if credentials is not None:
+        sys.path.append("")  # as the runner has it, which starts with python -m
+    config = RedisConfig(url=url, credentials=credentials).patient(_PATIENCE)
     secrets = Secrets.from_file(args.key_file) if args.key_file else Secrets.from_env()
     codec = Codec(**secrets.given) if secrets != Secrets() else None
     bar = PatientBar("verifying", "keys")

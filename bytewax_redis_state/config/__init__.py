@@ -7,7 +7,12 @@ from bytewax_redis_state.config.builder import RedisConfigBuilder
 from bytewax_redis_state.config.connection import RedisConfig
 from bytewax_redis_state.config.durability import Durability
 from bytewax_redis_state.config.durations import parse_duration, parse_retention
-from bytewax_redis_state.config.recovery import ENVIRONMENT, RecoverySettings, redis_url_from_env
+from bytewax_redis_state.config.recovery import (
+    ENVIRONMENT,
+    RecoverySettings,
+    credentials_from_env,
+    redis_url_from_env,
+)
 from bytewax_redis_state.config.secrets import SECRETS_ENVIRONMENT, Secrets
 from bytewax_redis_state.config.sizes import parse_size, shown_size
 
@@ -19,6 +24,7 @@ __all__ = [
     "RedisConfig",
     "RedisConfigBuilder",
     "Secrets",
+    "credentials_from_env",
     "parse_duration",
     "parse_retention",
     "parse_size",

@@ -84,6 +84,10 @@ class RedisConfigBuilder:
         """Say how many keys go into one command of a batch."""
         return self._set(pipeline_batch_size=size)
 
+    def credentials(self, given: Any) -> RedisConfigBuilder:
+        """Say who gives user and password for each new connection."""
+        return self._set(credentials=given)
+
     def build(self) -> RedisConfig:
         """Make the settings.
 
@@ -95,5 +99,6 @@ class RedisConfigBuilder:
         return RedisConfig(**settings)
 
     def __repr__(self) -> str:
-        shown = {name: "…" if name == "url" else v for name, v in self._settings.items()}
+        hidden = ("url", "credentials")
+        shown = {name: "…" if name in hidden else v for name, v in self._settings.items()}
         return f"RedisConfigBuilder({', '.join(f'{name}={v!r}' for name, v in shown.items())})"

@@ -50,6 +50,10 @@ class RedisConfig:
     :arg tls: ``True`` to insist on a URL with TLS, ``False`` on one without, ``None`` for either.
     :arg pipeline_batch_size: How many keys a state backend puts into one command of a batch; a
         trip carries many commands, bounded by bytes.
+    :arg credentials: Who to be, where the URL doesn't say it: a function that gives ``(user,
+        password)`` or a password, or a ``redis.CredentialProvider``, or the name of one as
+        ``module:name``. It is asked for each new connection, from any thread. A flow's replicator
+        is a process of its own, so a flow needs the name, or what has one.
     :raises ConfigError: If a value can't be right, or two contradict each other; names the fields.
     """
 
@@ -67,6 +71,7 @@ class RedisConfig:
     cluster_mode: bool = False
     tls: bool | None = None
     pipeline_batch_size: int = 100
+    credentials: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self._settle_cluster()
@@ -83,6 +88,7 @@ class RedisConfig:
             retry_base_delay=self.retry_base_delay, retry_max_delay=self.retry_max_delay
         )
         self._check_switches()
+        self._check_credentials()
         self._check_pairs()
 
     def _settle_cluster(self) -> None:
@@ -123,6 +129,23 @@ class RedisConfig:
             raise ConfigError(f"cluster_mode is {self.cluster_mode!r}", "give True or False")
         if self.tls is not None and type(self.tls) is not bool:
             raise ConfigError(f"tls is {self.tls!r}", "give True, False or None")
+
+    def _check_credentials(self) -> None:
+        given = self.credentials
+        if given is None:
+            return
+        if not (isinstance(given, str) or callable(given) or hasattr(given, "get_credentials")):
+            raise ConfigError(
+                f"credentials is of type {type(given).__name__}",
+                "give a function, a redis.CredentialProvider, or its name as module:name",
+            )
+        parts = checked_url(self.topology.server_url)
+        if parts.username or parts.password:
+            raise ConfigError(
+                f"the URL of Redis at {self.address} names a user or a password, and credentials "
+                "is given too",
+                "leave them out of the URL",
+            )
 
     def _check_pairs(self) -> None:
         if self.pool_min > self.pool_max:
@@ -220,8 +243,11 @@ class RedisConfig:
         return topology_of(self.url)
 
     def __repr__(self) -> str:
-        rest = "".join(f", {name}={getattr(self, name)!r}" for name in _names()[1:])
-        return f"RedisConfig(url={self.address!r}{rest})"
+        shown = [name for name in _names()[1:] if name != "credentials"]
+        rest = "".join(f", {name}={getattr(self, name)!r}" for name in shown)
+        # What is given may show its secrets in a repr of its own.
+        given = None if self.credentials is None else "…"
+        return f"RedisConfig(url={self.address!r}{rest}, credentials={given})"
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from bytewax_redis_state.config.sizes import parse_size
 from bytewax_redis_state.config.switches import parse_switch
 from bytewax_redis_state.errors import ConfigError
 
-__all__ = ["ENVIRONMENT", "RecoverySettings", "redis_url_from_env"]
+__all__ = ["ENVIRONMENT", "RecoverySettings", "credentials_from_env", "redis_url_from_env"]
 
 _MILLISECOND = timedelta(milliseconds=1)
 _DAY = timedelta(days=1)
@@ -29,6 +29,7 @@ _CENTURY = timedelta(days=36525)
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
         "BYTEWAX_REDIS_URL": "where Redis is, as --redis",
+        "BYTEWAX_REDIS_CREDENTIALS": "module:function, as --credentials",
         "BYTEWAX_REDIS_NAMESPACE": "prefix of all keys, as --namespace",
         "BYTEWAX_REDIS_CHECKPOINT_INTERVAL": "seconds, as --checkpoint-interval",
         "BYTEWAX_REDIS_SCRATCH": "folder for outboxes, as --scratch",
@@ -51,6 +52,14 @@ def redis_url_from_env() -> str | None:
     :returns: ``BYTEWAX_REDIS_URL``, or ``None`` where it is unset or empty.
     """
     return os.environ.get("BYTEWAX_REDIS_URL") or None
+
+
+def credentials_from_env() -> str | None:
+    """Read who gives user and password.
+
+    :returns: ``BYTEWAX_REDIS_CREDENTIALS``, or ``None`` where it is unset or empty.
+    """
+    return os.environ.get("BYTEWAX_REDIS_CREDENTIALS") or None
 
 
 def _default_scratch() -> Path:

@@ -85,6 +85,7 @@ READERS: Mapping[str, _Reader] = MappingProxyType(
         "cluster_mode": _switch,
         "tls": _switch,
         "pipeline_batch_size": _whole,
+        "credentials": _text,
     }
 )
 """How each field of :class:`.RedisConfig` is read from text or TOML."""

@@ -11,11 +11,17 @@ from bytewax._bytewax import cli_main
 from bytewax.dataflow import Dataflow
 
 from bytewax_redis_state.codec import Codec
-from bytewax_redis_state.config import RecoverySettings, RedisConfig, redis_url_from_env
+from bytewax_redis_state.config import (
+    RecoverySettings,
+    RedisConfig,
+    credentials_from_env,
+    redis_url_from_env,
+)
 from bytewax_redis_state.errors import ConfigError
 from bytewax_redis_state.recovery.cluster import ClusterShape
 from bytewax_redis_state.recovery.reporter import LogReporter, Reporter, Resumed
 from bytewax_redis_state.recovery.session import Session
+from bytewax_redis_state.server.credentials import name_of
 
 __all__ = ["RedisRecovery"]
 
@@ -46,8 +52,11 @@ class RedisRecovery:
         **settings: Any,
     ) -> None:
         url = redis or redis_url_from_env()
-        config = RedisConfig(url=url) if isinstance(url, str) else url
-        object.__setattr__(self, "redis", config)
+        if isinstance(url, str):
+            url = RedisConfig(url=url, credentials=credentials_from_env())
+        if url is not None:
+            name_of(url.credentials)  # refuses what the replicator could not ask
+        object.__setattr__(self, "redis", url)
         try:
             object.__setattr__(self, "settings", RecoverySettings(**settings))
         except TypeError as error:

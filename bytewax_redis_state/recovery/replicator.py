@@ -443,6 +443,7 @@ def main() -> int:
     )
     parent = Parent()
     setup = Setup.from_json(sys.stdin.readline())
+    sys.path += [place for place in setup.path if place not in sys.path]
     parent.watch()
     with closing(setup.open_outbox()) as outbox:
         if outbox.renewal is not None:

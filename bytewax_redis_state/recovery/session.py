@@ -49,6 +49,7 @@ from bytewax_redis_state.recovery.vitals import Vitals, enter
 from bytewax_redis_state.recovery.watchdog import Watchdog
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import connect
+from bytewax_redis_state.server.credentials import name_of
 from bytewax_redis_state.server.embedded import start_embedded
 from bytewax_redis_state.server.probe import probe, require_durability, require_fit
 from bytewax_redis_state.server.translation import translated
@@ -233,6 +234,8 @@ class Session:
         partition = self._shape.process_id
         setup = Setup(
             url=config.url,
+            credentials=name_of(config.credentials),
+            path=[str(place) for place in sys.path],
             connect_timeout=config.connect_timeout.total_seconds(),
             script_timeout=config.read_timeout.total_seconds(),
             namespace=self._settings.namespace,

@@ -26,6 +26,8 @@ __all__ = ["Line", "Setup"]
 class Setup:
     """All that a replicator needs to know; goes to it as one line of JSON.
 
+    :arg credentials: Name of what gives user and password, ``None`` where the URL does.
+    :arg path: Where the parent finds modules: the name leads to the same thing here.
     :arg steps: Engine step ID to short name and kind.
     :arg timed: Short names of the steps that have a retention.
     :arg offset: What is added to a deadline to get the time at which Redis drops the key, in ms.
@@ -39,6 +41,8 @@ class Setup:
     """
 
     url: str
+    credentials: str | None
+    path: Sequence[str]
     connect_timeout: float
     script_timeout: float
     namespace: str
@@ -107,6 +111,7 @@ class Setup:
         """Where Redis is."""
         return RedisConfig(
             url=self.url,
+            credentials=self.credentials,
             connect_timeout=timedelta(seconds=self.connect_timeout),
             read_timeout=timedelta(seconds=self.script_timeout),
             write_timeout=timedelta(seconds=self.script_timeout),

@@ -17,6 +17,7 @@ from redis.retry import Retry
 
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ConfigError
+from bytewax_redis_state.server.credentials import provider_of
 from bytewax_redis_state.server.packer import Packer
 from bytewax_redis_state.server.translation import translated
 
@@ -59,6 +60,7 @@ def connection_options(config: RedisConfig) -> dict[str, Any]:
         "health_check_interval": 0,
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),
+        "credential_provider": provider_of(config.credentials),
     }
 
 
@@ -88,7 +90,7 @@ def connect(config: RedisConfig) -> Client:
     :returns: A client with replies as bytes, no retries, safe to share between threads.
     :raises ConfigError: If the URL has options that can't be used, or a database not there.
     :raises ServerUnavailableError: If Redis can't be reached, or is still loading.
-    :raises ServerAccessError: If it wants other credentials.
+    :raises ServerLoginError: If it wants other credentials.
     """
     client = redis.Redis.from_pool(_pool(config))
     try:

@@ -17,6 +17,7 @@ from bytewax_redis_state.errors import (
     ConfigError,
     ServerAccessError,
     ServerError,
+    ServerLoginError,
     ServerUnavailableError,
     ServerUnfitError,
     StateError,
@@ -46,7 +47,7 @@ _BUSY = Rule(
 _FULL = Rule(ServerUnavailableError, "give Redis more memory: CONFIG SET maxmemory <bytes>")
 _DISK = Rule(ServerUnavailableError, "see the server's log: it can't write to its disk")
 _READ_ONLY = Rule(ServerUnavailableError, "this is a replica: give the URL of the primary")
-_LOGIN = Rule(ServerAccessError, "check user and password in the URL")
+_LOGIN = Rule(ServerLoginError, "check user and password in the URL, or what credentials gives")
 _RIGHTS = Rule(ServerAccessError, "grant the user what the message names: ACL SETUSER")
 _PROTECTED = Rule(ServerAccessError, "set a password on the server, or turn protected mode off")
 _VERSION = Rule(ServerUnfitError, "use Redis 6.2 or newer, or Valkey, with this command allowed")
@@ -186,7 +187,8 @@ def translated(address: str) -> Iterator[None]:
 
     :arg address: Where Redis is, as ``RedisConfig.address`` has it.
     :raises ServerUnavailableError: If Redis is away or refuses for now; trying again may help.
-    :raises ServerAccessError: If it wants other credentials, or the user may not do this.
+    :raises ServerLoginError: If it wants other credentials.
+    :raises ServerAccessError: If the user may not do this.
     :raises ServerUnfitError: If the server is too old or of a kind that does not fit.
     :raises ServerError: If it refused for another reason.
     :raises ConfigError: If the URL names a database that the server does not have.
