@@ -18,11 +18,11 @@ from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ConfigError, ServerLoginError, ServerUnavailableError
 from bytewax_redis_state.server.client import connect
 from bytewax_redis_state.server.credentials import name_of, provider_of
-from tests.crash.cluster import REPLICATOR
 from tests.run.conftest import Runner, Sums, expected, finished
 
 SCRIPT = Path(sys.executable).with_name("bytewax-redis-state")
 FAST = ("-s", "0.1", "--checkpoint-interval", "0.2")
+REPLICATOR = b"bytewax_redis_state.recovery.replicator"
 HERE = "tests.server.test_credentials"
 TOKENS = """
 from pathlib import Path
