@@ -29,6 +29,9 @@ from bytewax_redis_state.errors import ConfigError, ServerUnavailableError
 from bytewax_redis_state.server.binary import find_server_binary
 from bytewax_redis_state.server.client import Client, connect
 from tests.ports import free_addresses, free_ports
+from tests.servers.cluster import ClusterGroup
+from tests.servers.programs import find_program
+from tests.servers.sentinel import SentinelGroup
 
 # A job in the background ignores Ctrl-C, and so would each process that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -202,6 +205,41 @@ def valkey() -> Path:
     if spec is None:
         pytest.skip("the embedded extra, which has a Valkey, is not installed")
     return Path(next(iter(spec.submodule_search_locations or ())), "bin", "valkey-server")
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(
+    server_binary: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ClusterGroup]:
+    """A cluster of this run, for tests that harm none of its nodes."""
+    group = ClusterGroup(server_binary, tmp_path_factory.mktemp("cluster"), replicas=0)
+    try:
+        yield group.start()
+    finally:
+        group.end()
+
+
+Group = ClusterGroup | SentinelGroup
+StartGroup = Callable[..., Group]
+
+
+@pytest.fixture
+def start_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartGroup]:
+    """Start servers of the test's own: ``start_group("cluster", "valkey-8")``."""
+    kinds = {"cluster": ClusterGroup, "sentinel": SentinelGroup}
+    groups: list[Group] = []
+
+    def start(kind: str, flavour: str = "redis-7.0", **settings: int) -> Group:
+        binary = find_program(flavour)
+        if binary is None:
+            no_server(f"{flavour} is not installed")
+        group: Group = kinds[kind](binary, tmp_path_factory.mktemp(kind), **settings)
+        groups.append(group)
+        return group.start()
+
+    yield start
+    for group in groups:
+        group.end()
 
 
 @pytest.fixture

@@ -33,12 +33,20 @@ from redis.exceptions import (
 from bytewax_redis_state.backend.operation import Command
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.server.client import connection_options
+from bytewax_redis_state.server.sentinel import (
+    AsyncPrimaryConnection,
+    AsyncPrimaryTLSConnection,
+    PrimaryConnection,
+    PrimaryTLSConnection,
+)
 
 __all__ = ["AsyncWire", "TripError", "Wire"]
 
 _ASYNC_CLASSES = {
     redis.SSLConnection: async_connection.SSLConnection,
     redis.UnixDomainSocketConnection: async_connection.UnixDomainSocketConnection,
+    PrimaryConnection: AsyncPrimaryConnection,
+    PrimaryTLSConnection: AsyncPrimaryTLSConnection,
 }
 _FAILURES = (RedisError, OSError)
 

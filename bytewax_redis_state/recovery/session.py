@@ -51,7 +51,7 @@ from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import connect
 from bytewax_redis_state.server.credentials import name_of
 from bytewax_redis_state.server.embedded import start_embedded
-from bytewax_redis_state.server.probe import probe, require_durability, require_fit
+from bytewax_redis_state.server.probe import probe_all, require_durability, require_fit
 from bytewax_redis_state.server.translation import translated
 
 __all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "MARGIN_SECONDS", "Session"]
@@ -137,10 +137,10 @@ class Session:
         client = connect(config)
         self._stack.callback(client.close)
         with translated(config.address):
-            info = probe(client)
-            for warning in require_fit(info):
-                self._reporter.warn(warning)
-            require_durability(info, Durability.parse(self._settings.durability))
+            for info in probe_all(client):
+                for warning in require_fit(info):
+                    self._reporter.warn(warning)
+                require_durability(info, Durability.parse(self._settings.durability))
             parts = {name: list(p) for name, p in listed_partitions(self._original).items()}
             resume = Resume(
                 client, self._keys, self._settings, self._shape, steps, parts, kept, self._reporter

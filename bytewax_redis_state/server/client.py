@@ -16,9 +16,16 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from bytewax_redis_state.config import RedisConfig
+from bytewax_redis_state.config.topology import Host
 from bytewax_redis_state.errors import ConfigError
+from bytewax_redis_state.server.cluster import ClusterClient
 from bytewax_redis_state.server.credentials import provider_of
 from bytewax_redis_state.server.packer import Packer
+from bytewax_redis_state.server.sentinel import (
+    Primary,
+    PrimaryConnection,
+    PrimaryTLSConnection,
+)
 from bytewax_redis_state.server.translation import translated
 
 __all__ = [
@@ -29,6 +36,7 @@ __all__ = [
     "connection_options",
     "open_minimum",
     "server_time",
+    "servers_of",
 ]
 
 Client = redis.Redis
@@ -38,21 +46,24 @@ CLIENT_NAME = "bytewax-redis-state"
 _OF_THE_URL = {"connection_class", "db", "host", "password", "path", "port", "username"}
 
 
-def connection_options(config: RedisConfig) -> dict[str, Any]:
+def connection_options(config: RedisConfig, host: Host | None = None) -> dict[str, Any]:
     """Say how connections are made, for redis-py; its retries are off.
 
     :arg config: Where Redis is.
-    :returns: Arguments of a connection, and ``connection_class`` unless it is the usual one.
+    :arg host: Which node of a cluster; ``None`` for its first one.
+    :returns: Arguments of a connection, and ``connection_class`` unless it is the usual one; where
+        Sentinels name the server, of one that finds it.
     :raises ConfigError: If the URL sets what is none of its business.
     """
-    options: dict[str, Any] = parse_url(config.url)  # type: ignore[no-untyped-call]
+    topology = config.topology
+    options: dict[str, Any] = parse_url(topology.server_url)  # type: ignore[no-untyped-call]
     foreign = [n for n in options if n not in _OF_THE_URL and not n.startswith("ssl_")]
     if foreign:
         raise ConfigError(
             f"the URL of Redis at {config.address} sets {min(foreign)!r}",
             "a URL may set db and ssl_… only; timeouts are fields of RedisConfig",
         )
-    return options | {
+    options |= {
         "socket_connect_timeout": config.connect_timeout.total_seconds(),
         "socket_timeout": config.read_timeout.total_seconds(),
         "client_name": CLIENT_NAME,
@@ -62,11 +73,21 @@ def connection_options(config: RedisConfig) -> dict[str, Any]:
         "retry": Retry(NoBackoff(), 0),
         "credential_provider": provider_of(config.credentials),
     }
+    if host is not None:
+        options |= {"host": host.name, "port": host.port}
+    return _following(config, options) if topology.kind == "sentinel" else options
 
 
-def _pool(config: RedisConfig) -> redis.ConnectionPool:
+def _following(config: RedisConfig, options: dict[str, Any]) -> dict[str, Any]:
+    primary = Primary(config.topology, options)
+    has_tls = options.get("connection_class") is redis.SSLConnection
+    kind = PrimaryTLSConnection if has_tls else PrimaryConnection
+    return options | {"connection_class": kind, "primary": primary}
+
+
+def _pool(config: RedisConfig, host: Host | None = None) -> redis.ConnectionPool:
     try:
-        options = connection_options(config)
+        options = connection_options(config, host)
         kind = options.pop("connection_class", redis.Connection)
         kind(**options)  # Connects to nothing yet, but refuses options it does not know.
         return redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
@@ -83,6 +104,17 @@ def _pool(config: RedisConfig) -> redis.ConnectionPool:
         ) from None
 
 
+def _client(config: RedisConfig) -> Client:
+    topology = config.topology
+    if topology.kind == "cluster":
+        return ClusterClient(
+            topology.hosts,
+            topology.address,
+            lambda host: redis.Redis.from_pool(_pool(config, host)),
+        )
+    return redis.Redis.from_pool(_pool(config))
+
+
 def connect(config: RedisConfig) -> Client:
     """Connect to Redis, and see that it answers.
 
@@ -92,7 +124,7 @@ def connect(config: RedisConfig) -> Client:
     :raises ServerUnavailableError: If Redis can't be reached, or is still loading.
     :raises ServerLoginError: If it wants other credentials.
     """
-    client = redis.Redis.from_pool(_pool(config))
+    client = _client(config)
     try:
         with translated(config.address):
             client.ping()
@@ -112,8 +144,17 @@ def open_minimum(client: Client, count: int) -> None:
     :raises ServerUnavailableError: If Redis can't be reached, or takes no more connections.
     """
     with translated(address_of(client)), ExitStack() as opened:
-        for _ in range(count):
-            opened.enter_context(client.client())  # type: ignore[no-untyped-call]
+        for server in servers_of(client):
+            for _ in range(count):
+                opened.enter_context(server.client())  # type: ignore[no-untyped-call]
+
+
+def servers_of(client: Client) -> list[redis.Redis]:
+    """Give a client of each server that takes writes: the one, or all primaries of a cluster.
+
+    :arg client: As ``connect`` made it.
+    """
+    return client.primaries() if isinstance(client, ClusterClient) else [client]
 
 
 def address_of(client: Client) -> str:
@@ -122,7 +163,11 @@ def address_of(client: Client) -> str:
     :arg client: As ``connect`` made it.
     :returns: The same text as the ``address`` of its settings.
     """
+    if isinstance(client, ClusterClient):
+        return client.address
     options = client.connection_pool.connection_kwargs
+    if "primary" in options:
+        return str(options["primary"].topology.address)
     database = options.get("db") or 0
     if "path" in options:
         return f"unix://{quote(options['path'])}?db={database}"

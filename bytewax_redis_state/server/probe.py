@@ -13,10 +13,18 @@ from typing import Any, Literal
 
 from bytewax_redis_state.config.durability import Durability
 from bytewax_redis_state.errors import ServerUnfitError
-from bytewax_redis_state.server.client import Client, address_of
+from bytewax_redis_state.server.client import Client, address_of, servers_of
 from bytewax_redis_state.server.translation import translated
 
-__all__ = ["OLDEST", "ServerInfo", "probe", "read_info", "require_durability", "require_fit"]
+__all__ = [
+    "OLDEST",
+    "ServerInfo",
+    "probe",
+    "probe_all",
+    "read_info",
+    "require_durability",
+    "require_fit",
+]
 
 OLDEST = (6, 2)
 """The oldest version that has every command in use."""
@@ -110,6 +118,18 @@ def probe(client: Client) -> ServerInfo:
     address = address_of(client)
     with translated(address):
         return read_info(address, client.info())
+
+
+def probe_all(client: Client) -> list[ServerInfo]:
+    """Ask each server that takes writes what it is: the one, or all primaries of a cluster.
+
+    :arg client: Connected.
+    :returns: What ``INFO`` says of each.
+    :raises ServerError: If one can't be asked.
+    """
+    with translated(address_of(client)):
+        servers = servers_of(client)
+    return [probe(server) for server in servers]
 
 
 def _refusal(info: ServerInfo) -> tuple[str, str] | None:

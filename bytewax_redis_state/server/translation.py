@@ -51,7 +51,8 @@ _LOGIN = Rule(ServerLoginError, "check user and password in the URL, or what cre
 _RIGHTS = Rule(ServerAccessError, "grant the user what the message names: ACL SETUSER")
 _PROTECTED = Rule(ServerAccessError, "set a password on the server, or turn protected mode off")
 _VERSION = Rule(ServerUnfitError, "use Redis 6.2 or newer, or Valkey, with this command allowed")
-_CLUSTER = Rule(ServerUnfitError, "this is a node of a Redis Cluster: use a single server")
+_CLUSTER = Rule(ServerUnfitError, "this is a node of a cluster: write the URL as redis+cluster://…")
+_NO_CLUSTER = Rule(ServerUnfitError, "this is no cluster: write the URL as redis://…")
 _DATABASE = Rule(ConfigError, "give the URL a database that this server has")
 _FOREIGN = Rule(ServerError, "another program may have written here: use a namespace of your own")
 _REFUSED = Rule(ServerError, "see what the server says")
@@ -133,6 +134,7 @@ BY_TEXT: Mapping[str, Rule] = MappingProxyType(
         "db index is out of range": _DATABASE,
         "min-replicas-to-write": _LATER,
         "no connection available": _BUSY,
+        "cluster support disabled": _NO_CLUSTER,
     }
 )
 """One rule for each plain error whose text, in lower case, has to tell it apart."""

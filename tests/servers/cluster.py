@@ -170,20 +170,35 @@ class ClusterGroup:
         return sum(self.move_slot(slot, target) for slot in slots)
 
     def move_slot(self, slot: int, target: ServerNode) -> int:
-        source = self.primary_of_slot(slot)
-        if source is target:
+        if self.primary_of_slot(slot) is target:
             return 0
+        self.begin_move(slot, target)
+        moved = 0
+        while some := self.move_some(slot, target, 20):
+            moved += some
+        self.end_move(slot, target)
+        return moved
+
+    def begin_move(self, slot: int, target: ServerNode) -> None:
+        """From here on both nodes serve the slot, each the keys that it has."""
+        source = self.primary_of_slot(slot)
         _cluster(target, "SETSLOT", slot, "IMPORTING", self.id_of(source))
         _cluster(source, "SETSLOT", slot, "MIGRATING", self.id_of(target))
-        moved = 0
-        while keys := _cluster(source, "GETKEYSINSLOT", slot, 20):
+
+    def move_some(self, slot: int, target: ServerNode, count: int) -> int:
+        """Move some keys of a slot between ``begin_move`` and ``end_move``."""
+        source = self.primary_of_slot(slot)
+        keys = _cluster(source, "GETKEYSINSLOT", slot, count)
+        if keys:
             source.client.execute_command(
                 "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys
             )
-            moved += len(keys)
+        return len(keys)
+
+    def end_move(self, slot: int, target: ServerNode) -> None:
+        source = self.primary_of_slot(slot)
         for node in (target, source):
             _cluster(node, "SETSLOT", slot, "NODE", self.id_of(target))
-        return moved
 
 
 def _ports(count: int) -> list[int]:
