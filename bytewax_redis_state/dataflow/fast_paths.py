@@ -1,4 +1,4 @@
-"""Fast paths: kinds of shards for operators whose logic is known.
+"""The fast paths that there are: kinds of shards for operators whose logic is known.
 
 A core ``stateful_batch`` step is recognised by the operators that it stands in. Invariant: a fast
 path puts out per key, and writes down, what Bytewax's own logics would; state written by one can
@@ -9,39 +9,17 @@ A new one is a subclass of :class:`~.shard.Shard` and a recogniser, entered in `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 from bytewax.dataflow import Operator
 
-from bytewax_redis_state.dataflow.route import router
-from bytewax_redis_state.dataflow.shard import Shard
+from bytewax_redis_state.dataflow.fast_path import FastPath, Recogniser
+from bytewax_redis_state.dataflow.folds import recognise_fold
+from bytewax_redis_state.dataflow.maps import recognise_map
 
 __all__ = ["FastPath", "fast_path"]
 
-Router = Callable[[int, int], Callable[[list[Any]], Iterable[Any]]]
-
-
-@dataclass(frozen=True)
-class FastPath:
-    """How a step runs without a logic per key.
-
-    :arg kind: The class of its shards, called as
-        ``kind(step_id, logic, codec, lifetime, roll)``.
-    :arg logic: What the shards run.
-    :arg router: Makes the mapper that sends batches to the shards, as they want them.
-    """
-
-    kind: Callable[..., Shard]
-    logic: Any
-    router: Router = router
-
-
-Recogniser = Callable[[Sequence[Operator]], FastPath | None]
-"""From the operators around a core step, outermost first, and itself last, to its fast path."""
-
-_RECOGNISERS: tuple[Recogniser, ...] = ()
+_RECOGNISERS: tuple[Recogniser, ...] = (recognise_map, recognise_fold)
 
 
 def fast_path(path: Sequence[Operator]) -> FastPath | None:

@@ -1,12 +1,13 @@
 """The way into the shards and out of them: a batch at a time, never an item at a time.
 
-Into: ``(key, value)`` items become one ``(shard name, {key: [values]})`` per shard and batch. Out:
-``(shard name, [(key, value), …])`` become items again. Invariant: the values of a key keep their
-order.
+Into: ``(key, value)`` items become one ``(shard name, {key: [values]})`` per shard and batch, or
+one ``(shard name, [(key, value), …])`` for shards that want no more. Out: ``(shard name, [(key,
+value), …])`` become items again. Invariant: the values of a key keep their order.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from operator import itemgetter
@@ -15,10 +16,14 @@ from zlib import crc32
 
 from bytewax_redis_state.dataflow.placement import shard_name
 
-__all__ = ["Groups", "merged", "router", "unroute"]
+__all__ = ["Groups", "Pairs", "merged", "pair_router", "router", "unroute"]
 
 Groups = dict[str, list[Any]]
 """What one batch holds for one shard: key to its values, in order."""
+Pairs = list[tuple[str, Any]]
+"""What one batch holds for one shard: its items, in order."""
+
+_Split = Callable[[list[Any], list[str]], Iterable[Any]]
 
 _second = itemgetter(1)
 
@@ -33,16 +38,45 @@ def router(shards: int, workers: int) -> Callable[[list[Any]], Iterable[Any]]:
     :arg workers: In the whole cluster.
     :returns: A mapper for ``flat_map_batch``.
     """
+    return _mapper(_grouped, shards, workers)
+
+
+def pair_router(shards: int, workers: int) -> Callable[[list[Any]], Iterable[Any]]:
+    """Make the mapper that sends batches to shards that take items as they are.
+
+    :arg shards: Of the flow.
+    :arg workers: In the whole cluster.
+    :returns: A mapper for ``flat_map_batch``; what the engine would refuse is left to it too.
+    """
+    return _mapper(_split, shards, workers)
+
+
+def _mapper(split: _Split, shards: int, workers: int) -> Callable[[list[Any]], Iterable[Any]]:
     names = [shard_name(shard, workers) for shard in range(shards)]
 
     def route(batch: list[Any]) -> Iterable[Any]:
         try:
-            return _parts(_group(batch), names)
+            return split(batch, names)
         except (TypeError, ValueError):  # an odd item; which one, and is it allowed?
             plain, refused = _plain(batch)
-            return refused or _parts(_group(plain), names)
+            return refused or split(plain, names)
 
     return route
+
+
+def _split(batch: list[Any], names: list[str]) -> Iterable[tuple[str, Pairs]]:
+    parts: defaultdict[int, Pairs] = defaultdict(list)
+    shards = len(names)
+    for item in batch:
+        key, _value = item
+        if type(key) is not str or type(item) is not tuple:
+            raise TypeError
+        parts[crc32(key.encode()) % shards].append(item)
+    return [(names[shard], part) for shard, part in parts.items()]
+
+
+def _grouped(batch: list[Any], names: list[str]) -> Iterable[tuple[str, Groups]]:
+    return _parts(_group(batch), names)
 
 
 def _group(batch: list[Any]) -> Groups:

@@ -28,38 +28,43 @@ Build = Callable[[list[Any]], Dataflow]
 
 
 def _prepared(
-    flow: Dataflow, workers: int, *, sharded: bool, retained: bool
+    flow: Dataflow, workers: int, *, sharded: bool, retained: bool, fast: bool
 ) -> tuple[Dataflow, timedelta | None]:
     retention = lifetimes(flow, {}, timedelta(0)) if retained else None
     if sharded:
-        flow = shard_stateful_steps(flow, workers=workers, retention=retention)
+        flow = shard_stateful_steps(flow, workers=workers, retention=retention, fast_paths=fast)
     return flow, EPOCH_INTERVAL if retained else None
 
 
-def run_thread(build: Build, *, sharded: bool, retained: bool = False) -> list[Any]:
+def run_thread(
+    build: Build, *, sharded: bool, retained: bool = False, fast: bool = True
+) -> list[Any]:
     """Run a flow on one worker.
 
     :arg build: Makes the flow, given the list that its sinks fill.
     :arg sharded: Whether to rewrite it.
     :arg retained: Whether its idle keys expire.
+    :arg fast: Whether operators whose logic is known run without a logic per key.
     :returns: The list.
     """
     record: list[Any] = []
-    flow, interval = _prepared(build(record), 1, sharded=sharded, retained=retained)
+    flow, interval = _prepared(build(record), 1, sharded=sharded, retained=retained, fast=fast)
     run_main(flow, epoch_interval=interval)
     return record
 
 
-def run_two_threads(build: Build, *, sharded: bool, retained: bool = False) -> list[Any]:
+def run_two_threads(
+    build: Build, *, sharded: bool, retained: bool = False, fast: bool = True
+) -> list[Any]:
     """Run a flow on two workers of this process; as :func:`run_thread`."""
     record: list[Any] = []
-    flow, interval = _prepared(build(record), 2, sharded=sharded, retained=retained)
+    flow, interval = _prepared(build(record), 2, sharded=sharded, retained=retained, fast=fast)
     cluster_main(flow, [], 0, worker_count_per_proc=2, epoch_interval=interval)
     return record
 
 
 def run_two_processes(
-    module: str, build: str, *, sharded: bool, retained: bool = False
+    module: str, build: str, *, sharded: bool, retained: bool = False, fast: bool = True
 ) -> list[Any]:
     """Run a flow in two processes.
 
@@ -67,6 +72,7 @@ def run_two_processes(
     :arg build: Name of the function in it; as in :func:`run_thread`.
     :arg sharded: Whether to rewrite the flow.
     :arg retained: Whether its idle keys expire.
+    :arg fast: As in :func:`run_thread`.
     :returns: What the sinks of both filled, as JSON gives it back.
     """
     from tests.ports import free_addresses  # the children, started in this folder, lack it
@@ -75,7 +81,7 @@ def run_two_processes(
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / str(process) for process in range(2)]
         call = [sys.executable, "-m", "entry_points", module, build]
-        call += [str(int(sharded)), str(int(retained))]
+        call += [str(int(switch)) for switch in (sharded, retained, fast)]
         children = [
             subprocess.Popen(
                 [*call, str(process), str(file), *addresses],
@@ -91,7 +97,14 @@ def run_two_processes(
 
 
 def _child(
-    module: str, build: str, sharded: str, retained: str, process: str, file: str, *hosts: str
+    module: str,
+    build: str,
+    sharded: str,
+    retained: str,
+    fast: str,
+    process: str,
+    file: str,
+    *hosts: str,
 ) -> None:
     record: list[Any] = []
     flow, interval = _prepared(
@@ -99,6 +112,7 @@ def _child(
         len(hosts),
         sharded=bool(int(sharded)),
         retained=bool(int(retained)),
+        fast=bool(int(fast)),
     )
     cluster_main(flow, list(hosts), int(process), epoch_interval=interval)
     Path(file).write_text(json.dumps(record))

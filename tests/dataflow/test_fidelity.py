@@ -30,19 +30,29 @@ def test_every_case_puts_something_out(stock: PerKey) -> None:
     assert not silent
 
 
-def test_one_worker_puts_out_the_same(stock: PerKey) -> None:
-    assert per_key(run_thread(catalog, sharded=True)) == stock
+@pytest.mark.parametrize("fast", [True, False])
+def test_one_worker_puts_out_the_same(stock: PerKey, fast: bool) -> None:
+    assert per_key(run_thread(catalog, sharded=True, fast=fast)) == stock
 
 
 def test_two_workers_put_out_the_same(stock: PerKey) -> None:
     assert per_key(run_two_threads(catalog, sharded=False)) == stock
-    assert per_key(run_two_threads(catalog, sharded=True)) == stock
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_two_workers_of_shards_put_out_the_same(stock: PerKey, fast: bool) -> None:
+    assert per_key(run_two_threads(catalog, sharded=True, fast=fast)) == stock
 
 
 def test_two_processes_put_out_the_same(stock: PerKey) -> None:
     assert per_key(run_two_processes("catalog", "catalog", sharded=False)) == stock
-    assert per_key(run_two_processes("catalog", "catalog", sharded=True)) == stock
 
 
-def test_lifetimes_longer_than_the_run_change_nothing(stock: PerKey) -> None:
-    assert per_key(run_thread(catalog, sharded=True, retained=True)) == stock
+@pytest.mark.parametrize("fast", [True, False])
+def test_two_processes_of_shards_put_out_the_same(stock: PerKey, fast: bool) -> None:
+    assert per_key(run_two_processes("catalog", "catalog", sharded=True, fast=fast)) == stock
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_lifetimes_longer_than_the_run_change_nothing(stock: PerKey, fast: bool) -> None:
+    assert per_key(run_thread(catalog, sharded=True, retained=True, fast=fast)) == stock

@@ -1,0 +1,143 @@
+"""Fast shards of ``fold_final`` and what stands on it: a state per key, put out at the end.
+
+``reduce_final``, ``count_final``, ``max_final`` and ``min_final`` are folds. Invariant: per key,
+the user's functions get the calls that Bytewax's own logic would make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import bytewax.operators as op
+from bytewax.dataflow import Operator
+
+from bytewax_redis_state.codec import StateCodec
+from bytewax_redis_state.dataflow.deadlines import Lifetime
+from bytewax_redis_state.dataflow.fast_path import FastPath
+from bytewax_redis_state.dataflow.roll import Roll
+from bytewax_redis_state.dataflow.route import Pairs, pair_router
+from bytewax_redis_state.dataflow.shard import NOTHING, Items, Shard
+from bytewax_redis_state.dataflow.snapshots import state_copy
+
+__all__ = ["FoldShard", "ReduceShard", "recognise_fold"]
+
+_NEW = object()
+_fold_final: Any = op.fold_final._op_cls  # type: ignore[attr-defined]
+_reduce_final: Any = op.reduce_final._op_cls  # type: ignore[attr-defined]
+_stateful: Any = op.stateful._op_cls  # type: ignore[attr-defined]
+
+
+class FoldShard(Shard):
+    """Run the folder of ``fold_final`` on one shard's keys, on items as they come.
+
+    On resume each key's accumulator is as of the last committed epoch. All are put out at the end
+    of input, and are gone then.
+
+    :arg step_id: Of the user's core step; errors name it.
+    :arg step: The operator, with its functions.
+    :arg codec: Of the step.
+    :arg lifetime: How long an idle key is kept; ``None`` for ever.
+    :arg roll: Calls for everything where Redis came back empty; ``None`` for never.
+    """
+
+    def __init__(
+        self,
+        step_id: str,
+        step: Any,
+        codec: StateCodec,
+        lifetime: Lifetime | None = None,
+        roll: Roll | None = None,
+    ) -> None:
+        super().__init__(step_id, codec, lifetime, roll)
+        self._take_functions(step)
+
+    def _take_functions(self, step: Any) -> None:
+        self._builder: Callable[[], Any] = step.builder
+        self._folder: Callable[[Any, Any], Any] = step.folder
+
+    def load(self, states: Mapping[str, bytes]) -> None:
+        """Decode restored keys; as in Bytewax, ``None`` is as good as nothing.
+
+        :raises DecodeError: If a state can't be decoded.
+        :raises BytewaxRuntimeError: If the user's builder fails.
+        """
+        for key, state in self._codec.decode_all(states):
+            self._held[key] = self._first(key) if state is None else state
+
+    def _first(self, key: str) -> Any:
+        try:
+            return self._builder()
+        except Exception as error:
+            raise self.failure("builder", key) from error
+
+    def state_of(self, held: Any) -> Any:
+        """Take a key's accumulator."""
+        return state_copy(held)
+
+    def on_batch(self, values: list[Pairs]) -> tuple[Iterable[Items], bool]:
+        """Fold each value in.
+
+        :arg values: What each batch from upstream holds for this shard.
+        :returns: Nothing; a shard is never discarded.
+        :raises BytewaxRuntimeError: If a function fails; names the user's step and the key.
+        """
+        for pairs in values:
+            keys = {key for key, _value in pairs}
+            self.expire_passed(keys)
+            self._fold(pairs)
+            self._dirty |= keys
+        return NOTHING, False
+
+    def _fold(self, pairs: Pairs) -> None:
+        states, folder, key = self._held, self._folder, ""
+        doing = "StatefulBatchLogic.on_batch"
+        try:
+            for key, value in pairs:
+                state = states.get(key, _NEW)
+                if state is _NEW:
+                    doing = "builder"
+                    state = self._builder()
+                    doing = "StatefulBatchLogic.on_batch"
+                states[key] = folder(state, value)
+        except Exception as error:
+            raise self.failure(doing, key) from error
+
+    def ended(self) -> Items:
+        """Put the accumulators out and forget them."""
+        items = sorted(self._held.items(), key=lambda item: item[0])
+        self._dirty.update(self._held)
+        for key in [*self._held]:
+            self.discard(key)
+        return items
+
+
+class ReduceShard(FoldShard):
+    """Run the reducer of ``reduce_final`` on one shard's keys; as :class:`FoldShard`."""
+
+    def _take_functions(self, step: Any) -> None:
+        self._reducer: Callable[[Any, Any], Any] = step.reducer
+
+    def _first(self, key: str) -> Any:
+        return None
+
+    def _fold(self, pairs: Pairs) -> None:
+        states, reducer, key = self._held, self._reducer, ""
+        get = states.get
+        try:
+            for key, value in pairs:
+                state = get(key)
+                # As in Bytewax, None is as good as nothing.
+                states[key] = value if state is None else reducer(state, value)
+        except Exception as error:
+            raise self.failure("StatefulBatchLogic.on_batch", key) from error
+
+
+def recognise_fold(path: Sequence[Operator]) -> FastPath | None:
+    """Find the functions of ``fold_final`` or ``reduce_final`` around a core step."""
+    kinds = [type(step) for step in path[:-1]]
+    if kinds[-3:] == [_reduce_final, _fold_final, _stateful]:
+        return FastPath(ReduceShard, path[-4], pair_router)
+    if kinds[-2:] == [_fold_final, _stateful]:
+        return FastPath(FoldShard, path[-3], pair_router)
+    return None
