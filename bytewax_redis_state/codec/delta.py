@@ -1,13 +1,10 @@
-"""Deltas as bytes: what one cell changed in one epoch, and what a resume hands back to it.
+"""Deltas as bytes: what one cell changed in one epoch.
 
 A delta is a msgpack map ``{state key: envelope, or nil where the key was deleted}``. A shard makes
 it when an epoch closes; the outbox and the journal carry it unread; a fold takes it apart.
 
 A shard that was called for everything answers with a msgpack array ``[number of the call, counted,
 delta]``, whose delta holds all of its keys; the replicator ships the delta alone.
-
-A restored cell comes back as one or more pieces, each a msgpack array ``[shard, more, {state key:
-envelope}]``, where ``more`` says that another piece of the same shard follows in the same order.
 """
 
 from __future__ import annotations
@@ -21,27 +18,16 @@ from bytewax_redis_state.errors import DecodeError
 
 __all__ = [
     "Answer",
-    "Piece",
     "pack_answer",
     "pack_delta",
-    "pack_piece",
     "unpack_answer",
     "unpack_changes",
     "unpack_delta",
-    "unpack_piece",
 ]
 
 _CHANGES = {bytes, type(None)}
 _KEYS = {str}
 _ARRAY_OF_3 = b"\x93"  # a delta begins as a map
-
-
-class Piece(NamedTuple):
-    """A part of a restored cell."""
-
-    shard: int
-    more: bool
-    states: dict[str, bytes]
 
 
 class Answer(NamedTuple):
@@ -129,28 +115,3 @@ def unpack_changes(data: bytes) -> dict[bytes, bytes | None]:
         what = f"a delta of {len(data)} bytes holds a state key that is no text"
         raise DecodeError(what) from None
     return cast("dict[bytes, bytes | None]", changes)
-
-
-def pack_piece(shard: int, states: Mapping[str, bytes], *, more: bool) -> bytes:
-    """Encode a part of a restored cell.
-
-    :arg shard: Whose states these are.
-    :arg states: State key to envelope.
-    :arg more: Whether another piece of this shard follows.
-    :returns: The piece.
-    """
-    return cast(bytes, msgpack.packb((shard, more, states), use_bin_type=True))
-
-
-def unpack_piece(data: bytes) -> Piece:
-    """Decode a part of a restored cell.
-
-    :arg data: From :func:`pack_piece`.
-    :returns: The piece.
-    :raises DecodeError: If the bytes are no piece.
-    """
-    try:
-        return Piece(*msgpack.unpackb(data, raw=False))
-    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
-        message = f"a restored piece of {len(data)} bytes can't be read: {error}"
-        raise DecodeError(message) from error

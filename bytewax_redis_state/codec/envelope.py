@@ -24,7 +24,9 @@ that damaged bytes and swapped values are both noticed. It does not stop a forge
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import struct
+from collections.abc import Collection, Mapping, Sequence
+from operator import itemgetter
 from typing import NamedTuple, NoReturn
 from zlib import crc32
 
@@ -39,6 +41,8 @@ __all__ = [
     "PLAIN_STARTS",
     "SIGNATURE_BYTES",
     "Envelope",
+    "any_protected",
+    "are_sound",
     "close_envelope",
     "deadline_of",
     "head_of",
@@ -78,6 +82,8 @@ DEADLINE_WITHIN = OVERHEAD + 1 + 255 + _DEADLINE_BYTES
 
 _HEADS = tuple(bytes([_MAGIC | _VERSION, kind]) for kind in range(256))
 _HEAD_SUMS = tuple(crc32(head) for head in _HEADS)
+_first, _second = itemgetter(0), itemgetter(1)
+_stored_sum, _body = itemgetter(slice(2, OVERHEAD)), itemgetter(slice(OVERHEAD, None))
 PLAIN_STARTS = {
     _HEADS[codec | flag]: (codec, OVERHEAD + size)
     for codec in (MSGPACK, MSGPACK_TUPLE)
@@ -231,7 +237,18 @@ def keys_with_deadline(states: Mapping[str, bytes]) -> list[str]:
     :arg states: State key to envelope, each checked already.
     :returns: The keys of those that have one.
     """
+    if not any(kind & _DEADLINE for kind in _kinds(states.values())):
+        return []
     return [key for key, data in states.items() if data[1] & _DEADLINE]
+
+
+def any_protected(values: Collection[bytes]) -> bool:
+    """Tell whether any of many envelopes, each checked already, is encrypted or signed."""
+    return any(kind & (_KEY_ID | _SIGNED) for kind in _kinds(values))
+
+
+def _kinds(values: Collection[bytes]) -> set[int]:
+    return set(map(_second, values))
 
 
 def is_sound(state_key: bytes, data: bytes) -> bool:
@@ -243,6 +260,25 @@ def is_sound(state_key: bytes, data: bytes) -> bool:
     """
     stored = int.from_bytes(data[2:OVERHEAD], "little")
     return crc32(data[OVERHEAD:], crc32(state_key, crc32(data[:2]))) == stored
+
+
+def are_sound(state_keys: Sequence[bytes], values: Sequence[bytes]) -> bool:
+    """Tell whether many envelopes pass their check sums; a restart has a million of them.
+
+    :arg state_keys: Whose states these should be, as UTF-8.
+    :arg values: As many, in the same order.
+    :returns: False where :func:`is_sound` may say so of one of them, or where one is short or of
+        another version: ask of each.
+    """
+    count = len(values)
+    if not count:
+        return True
+    starts = bytes(map(_first, values)) if min(map(len, values)) >= OVERHEAD else b""
+    if starts != _HEADS[0][:1] * count:
+        return False
+    heads = map(_HEAD_SUMS.__getitem__, map(_second, values))
+    sums = map(crc32, map(_body, values), map(crc32, state_keys, heads))
+    return tuple(sums) == struct.unpack(f"<{count}I", b"".join(map(_stored_sum, values)))
 
 
 def is_protected(data: bytes) -> bool:

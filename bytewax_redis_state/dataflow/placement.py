@@ -3,10 +3,7 @@
 Bytewax sends a state key to worker ``SipHash-1-3(key) % workers`` (Rust's default hasher with zero
 keys over the key's bytes and a closing ``0xff``). Names like "0".."63" come out 1.6 times skewed at
 8 workers, so each name gets a salt that puts shard ``j`` on worker ``j % workers``. Names hold for
-one execution only; nothing durable contains them.
-
-``s<shard>.<salt>`` is the shard itself, ``p<piece>.<shard>.<salt>`` a piece of its restored state:
-it hashes to the same worker and sorts before it, so that the engine loads it first.
+one execution only; nothing durable contains them. Their form is ``s<shard>.<salt>``.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ from itertools import count
 
 import siphash24
 
-__all__ = ["piece_name", "shard_name", "shard_of_name", "worker_of"]
+__all__ = ["shard_name", "shard_of_name", "worker_of"]
 
 _ZERO_KEY = bytes(16)
 
@@ -41,11 +38,6 @@ def shard_name(shard: int, workers: int) -> str:
     return _salted(f"s{shard}", shard % workers, workers)
 
 
-def piece_name(piece: int, shard: int, workers: int) -> str:
-    """Name a piece of a shard's restored state; pieces sort in their order, before the shard."""
-    return _salted(f"p{piece:06d}.{shard}", shard % workers, workers)
-
-
-def shard_of_name(engine_key: str) -> int | None:
-    """Tell the shard that a name stands for; ``None`` for a piece."""
-    return int(engine_key[1 : engine_key.index(".")]) if engine_key.startswith("s") else None
+def shard_of_name(engine_key: str) -> int:
+    """Tell the shard that a name stands for."""
+    return int(engine_key[1 : engine_key.index(".")])

@@ -22,6 +22,7 @@ from bytewax_redis_state.dataflow.deadlines import Lifetime, wall_clock
 from bytewax_redis_state.dataflow.ends import unwatched_ends
 from bytewax_redis_state.dataflow.fast_paths import FastPath, fast_path
 from bytewax_redis_state.dataflow.gate import Gate, GatedSource
+from bytewax_redis_state.dataflow.handover import Handover
 from bytewax_redis_state.dataflow.logics import ShardLogic
 from bytewax_redis_state.dataflow.roll import Roll
 from bytewax_redis_state.dataflow.route import unroute
@@ -68,6 +69,7 @@ class _Rewrite:
     lifetimes: Mapping[str, Lifetime]
     gate: Gate | None
     roll: Roll | None
+    handover: Handover | None
     fast_paths: bool
 
     def substeps(
@@ -103,7 +105,9 @@ class _Rewrite:
         codec, lifetime = self.codec_of(step), self.lifetimes.get(step_id)
         fast = fast_path((*within, step)) if self.fast_paths else None
         how = fast or FastPath(ShardLogic, step.builder)
-        builder = ShardBuilder(step_id, how.logic, codec, lifetime, self.roll, how.kind)
+        builder = ShardBuilder(
+            step_id, how.logic, codec, lifetime, self.roll, how.kind, self.handover
+        )
         mapper = how.router(self.shards, self.workers)
         route = _mapped(f"{step_id}.route", step.up.stream_id, mapper)
         shards = _keyed(engine_id_of(step_id, "keyed"), route.down.stream_id, builder)
@@ -170,6 +174,7 @@ def shard_stateful_steps(
     flow_time: Callable[[], int] = wall_clock,
     gate: Gate | None = None,
     roll: Roll | None = None,
+    handover: Handover | None = None,
     fast_paths: bool = True,
 ) -> Dataflow:
     """Rewrite a flow so that its state goes through shards and comes out encoded.
@@ -192,6 +197,7 @@ def shard_stateful_steps(
     :arg flow_time: Tells the flow's time in milliseconds: the clock's, less all downtime.
     :arg gate: Holds the flow's sources back where it has to; ``None`` for never.
     :arg roll: Calls all shards for what they hold where it has to; ``None`` for never.
+    :arg handover: Where restored states wait for the shards; ``None`` where nothing was restored.
     :arg fast_paths: Whether operators whose logic is known run without a logic per key.
     :returns: A new flow. One without any state comes back as it is.
     """
@@ -211,6 +217,7 @@ def shard_stateful_steps(
         },
         gate=gate,
         roll=roll,
+        handover=handover,
         fast_paths=fast_paths,
     )
     return dataclasses.replace(flow, substeps=rewrite.substeps(flow.substeps), _scope=None)  # type: ignore[arg-type]

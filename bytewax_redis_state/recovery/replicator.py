@@ -307,7 +307,7 @@ class Replicator:
         return True
 
     def _entry(self, row: OutboxRow) -> Entry | None:
-        """Translate a row; ``None`` for marks, empty deltas and pieces of restored state."""
+        """Translate a row; ``None`` for marks, empty deltas and restored state."""
         if row.step_id is None or row.change in (None, _EMPTY_DELTA):
             return None
         if row.step_id not in self._setup.steps:
@@ -316,10 +316,9 @@ class Replicator:
         change = row.change or b""
         if kind != "keyed":
             return self._flat_entry(row, name, change)
-        shard = shard_of_name(row.state_key)
-        if shard is None or row.epoch < self._setup.resume_epoch:
+        if row.epoch < self._setup.resume_epoch:
             return None
-        cell = Cell(name, shard)
+        cell = Cell(name, shard_of_name(row.state_key))
         answer = unpack_answer(change)
         if answer is not None:
             change = answer.delta

@@ -1,7 +1,7 @@
 """Restore: the keyed state of a flow back into a fresh outbox, for the engine to load as its own.
 
 One SCAN finds the keys of all cells, pipelined MGETs grouped by hash tag read them, and each cell
-becomes one row (or several pieces far below SQLite's limit for a row).
+becomes one row, which only says where its states wait in memory.
 
 Invariant: what is restored is whole, or the start stops: each cell must stand at the manifest's
 resume epoch and hold as many keys as it says, but for those that Redis dropped past their
@@ -10,7 +10,8 @@ deadlines.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ from typing import NoReturn, cast
 
 import redis
 
-from bytewax_redis_state.codec.delta import pack_piece
-from bytewax_redis_state.codec.envelope import deadline_of, is_sound, open_envelope
-from bytewax_redis_state.dataflow.placement import piece_name, shard_name
+from bytewax_redis_state.codec.envelope import are_sound, deadline_of, is_sound, open_envelope
+from bytewax_redis_state.dataflow.handover import Handover
+from bytewax_redis_state.dataflow.placement import shard_name
 from bytewax_redis_state.errors import DecodeError, StateLostError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.cells import Cell, CellMark
@@ -34,8 +35,8 @@ RestoredRow = tuple[str, str, bytes]
 """``(engine step ID, engine state key, bytes)``."""
 
 _Page = tuple[bytes, list[bytes], list[bytes | None]]  # prefix of a cell, keys, values
-_SCAN_COUNT = 10_000
-_PIECE_BYTES = 32 * 1024 * 1024
+_SCAN_COUNT = 20_000
+_AFTER_COLON = b";"  # in the order of bytes
 _LOST_HINT = "Redis lost or evicted keys; restore it from a backup"
 
 
@@ -49,8 +50,8 @@ class Restorer:
     :arg shards: Which shards this process restores: each is restored once in the cluster.
     :arg workers: Workers in the whole cluster.
     :arg engine_ids: Short step name to the ID under which the engine knows the step.
+    :arg handover: Where the states of keyed steps wait for the engine.
     :arg progress: Gets keys read so far and keys in all.
-    :arg piece_bytes: Size at which a cell is cut into pieces.
     """
 
     client: redis.Redis
@@ -59,8 +60,8 @@ class Restorer:
     shards: frozenset[int]
     workers: int
     engine_ids: Mapping[str, str]
+    handover: Handover
     progress: Callable[[int, int], None]
-    piece_bytes: int = _PIECE_BYTES
 
     def __post_init__(self) -> None:
         self._marks: dict[Cell, CellMark] = {}
@@ -162,35 +163,44 @@ class Restorer:
             "tuple[int, list[bytes]]",
             self.client.scan(cursor, match=self.keys.state_pattern, count=_SCAN_COUNT),
         )
-        groups: dict[bytes, list[bytes]] = defaultdict(list)
-        prefix_of = self.keys.cell_prefix
-        for key in found:
-            groups[prefix_of(key)].append(key)
-        wanted = [(prefix, keys) for prefix, keys in groups.items() if prefix in self._prefixes]
+        wanted = [group for group in self._groups(found) if group[0] in self._prefixes]
         with self.client.pipeline(transaction=False) as pipe:
             for _, keys in wanted:
                 pipe.mget(keys)
             answers: list[list[bytes | None]] = pipe.execute()
         return cursor, [(*group, values) for group, values in zip(wanted, answers, strict=True)]
 
+    def _groups(self, found: list[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
+        """Give the prefix of each cell among the keys, and its keys."""
+        found.sort()
+        start = 0
+        while start < len(found):
+            prefix = self.keys.cell_prefix(found[start])
+            end = bisect_left(found, prefix[:-1] + _AFTER_COLON, start) if prefix else start + 1
+            yield prefix, found[start:end]
+            start = end
+
     def _take(self, prefix: bytes, keys: list[bytes], values: list[bytes | None]) -> None:
         """Take the values in, and find a damaged one here: the engine would panic on it."""
+        cut = len(prefix)
+        state_keys = [key[cut:] for key in keys]
+        found = cast("list[bytes]", values)
+        if None in values:  # gone since the SCAN: the count will tell
+            there = [(k, v) for k, v in zip(state_keys, values, strict=True) if v is not None]
+            state_keys, found = [k for k, _ in there], [v for _, v in there]
+        if not are_sound(state_keys, found):
+            for state_key, value in zip(state_keys, found, strict=True):
+                if not is_sound(state_key, value):
+                    self._refuse(prefix + state_key, state_key.decode(), value)
+        names = [state_key.decode() for state_key in state_keys]
         cell = self._prefixes[prefix]
         states, dated = self._cells[cell], self._dated.get(cell)
-        cut = len(prefix)
-        for key, value in zip(keys, values, strict=True):
-            if value is None:  # gone since the SCAN: the count will tell
-                continue
-            state_key = key[cut:]
-            if not is_sound(state_key, value):
-                self._refuse(key, state_key.decode(), value)
-            name = state_key.decode()
+        if dated is not None:
             # SCAN may give a key twice.
-            if dated is not None and name not in states:
-                deadline = deadline_of(value)
-                if deadline is not None:
-                    dated[deadline] += 1
-            states[name] = value
+            new = dict(zip(names, found, strict=True))
+            deadlines = [deadline_of(new[name]) for name in new.keys() - states.keys()]
+            dated.update(deadline for deadline in deadlines if deadline is not None)
+        states.update(zip(names, found, strict=True))
 
     @staticmethod
     def _refuse(key: bytes, state_key: str, value: bytes) -> NoReturn:
@@ -214,39 +224,7 @@ class Restorer:
                 continue
             engine_id = self.engine_ids[cell.step]
             if self.manifest.steps[cell.step].kind == "keyed":
-                yield from self._cell_rows(engine_id, cell.shard, states)
+                yield engine_id, shard_name(cell.shard, self.workers), self.handover.leave(states)
             else:
                 for part, state in states.items():
                     yield engine_id, part, state
-
-    def _cell_rows(
-        self, engine_id: str, shard: int, states: Mapping[str, bytes]
-    ) -> Iterator[RestoredRow]:
-        pieces = list(_pieces(states, self.piece_bytes))
-        for number, piece in enumerate(pieces[:-1]):
-            name = piece_name(number, shard, self.workers)
-            yield engine_id, name, pack_piece(shard, piece, more=True)
-        yield engine_id, shard_name(shard, self.workers), pack_piece(shard, pieces[-1], more=False)
-
-    @property
-    def size(self) -> int:
-        """Bytes read so far, about what the outbox will take."""
-        return sum(
-            sum(map(len, states)) + sum(map(len, states.values())) + 8 * len(states)
-            for states in self._cells.values()
-        )
-
-
-def _pieces(states: Mapping[str, bytes], piece_bytes: int) -> Iterator[dict[str, bytes]]:
-    if sum(map(len, states)) + sum(map(len, states.values())) <= piece_bytes:
-        yield dict(states)
-        return
-    piece: dict[str, bytes] = {}
-    size = 0
-    for key, value in states.items():
-        if piece and size + len(value) > piece_bytes:
-            yield piece
-            piece, size = {}, 0
-        piece[key] = value
-        size += len(key) + len(value)
-    yield piece

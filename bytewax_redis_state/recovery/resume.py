@@ -19,6 +19,7 @@ from bytewax.recovery import init_db_dir
 
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.config import RecoverySettings
+from bytewax_redis_state.dataflow.handover import Handover
 from bytewax_redis_state.dataflow.steps import StateStep
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.cluster import (
@@ -136,11 +137,12 @@ class Resume:
         return {step.engine_id: (names[step.step_id], step.kind) for step in self._steps}
 
     def restore(
-        self, manifest: Manifest, codec: Codec
+        self, manifest: Manifest, codec: Codec, handover: Handover
     ) -> tuple[dict[str, int], dict[str, int], Restorer]:
         """Read the shards that the workers of this process will own.
 
         :arg codec: Of the flow; values that other keys protect are written anew.
+        :arg handover: Where the states of keyed steps wait for the engine.
         :returns: Short step name to number of state keys restored, and to number of keys that had
             expired; and what was read.
         :raises StateLostError: If something is missing.
@@ -161,6 +163,7 @@ class Resume:
             mine,
             shape.workers,
             engine_ids,
+            handover,
             self._reporter.progress,
         )
         counts = restorer.read()
@@ -197,7 +200,6 @@ class Resume:
 
     def make_outbox(self, scratch: Scratch, manifest: Manifest, restorer: Restorer) -> None:
         """Make the recovery partition of this process, with what was restored in it."""
-        scratch.require_room(2 * restorer.size)
         count, own = self._shape.process_count, self._shape.process_id
         init_db_dir(str(scratch.folder), count)  # type: ignore[no-untyped-call]
         for partition in range(count):

@@ -27,6 +27,7 @@ from bytewax_redis_state.config import RecoverySettings, RedisConfig
 from bytewax_redis_state.config.durability import Durability
 from bytewax_redis_state.dataflow.deadlines import FlowClock
 from bytewax_redis_state.dataflow.gate import Gate
+from bytewax_redis_state.dataflow.handover import Handover
 from bytewax_redis_state.dataflow.retention import lifetimes
 from bytewax_redis_state.dataflow.rewrite import shard_stateful_steps
 from bytewax_redis_state.dataflow.roll import Roll
@@ -98,6 +99,7 @@ class Session:
         self._watchdog: Watchdog | None = None
         self._gate = Gate()
         self._roll = Roll()
+        self._handover = Handover()
         self._backpressure: Backpressure | None = None
         self._folder = settings.scratch
         self._holder: LeaseHolder | None = None
@@ -168,7 +170,7 @@ class Session:
         reached("claimed")
         manifest = resume.start(lease)
         self._require_own(manifest, lease)
-        keys, expired, restorer = resume.restore(manifest, self._codec)
+        keys, expired, restorer = resume.restore(manifest, self._codec, self._handover)
         resume.make_outbox(scratch, manifest, restorer)
         seconds = time.monotonic() - started
         self.resumed = Resumed(manifest.resume_epoch, keys, seconds, manifest.generation, expired)
@@ -220,6 +222,7 @@ class Session:
             flow_time=clock,
             gate=self._gate,
             roll=self._roll,
+            handover=self._handover,
             fast_paths=self._settings.fast_paths,
         )
 

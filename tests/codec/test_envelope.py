@@ -11,6 +11,7 @@ from bytewax_redis_state.codec.envelope import (
     OVERHEAD,
     PICKLE,
     Envelope,
+    are_sound,
     close_envelope,
     deadline_of,
     head_of,
@@ -186,3 +187,24 @@ def test_a_deadline_out_of_range_is_refused(deadline):
 def test_a_key_id_too_long_is_refused():
     with pytest.raises(ValueError):
         seal("user42", MSGPACK, b"", key_id=bytes(256))
+
+
+@given(
+    states=st.dictionaries(st.text(max_size=6), st.binary(max_size=9), min_size=1, max_size=6),
+    deadline=st.none() | st.integers(0, 2**40),
+    codec=st.sampled_from([MSGPACK, PICKLE]),
+    damage=st.none() | st.tuples(st.integers(0, 5), st.integers(0, 20), st.integers(0, 7)),
+)
+def test_many_are_sound_if_each_of_them_is(states, deadline, codec, damage):
+    keys = [key.encode() for key in states]
+    values = [seal(key, codec, data, deadline=deadline) for key, data in states.items()]
+    assert are_sound(keys, values)
+    if damage is not None:
+        which, at, bit = damage
+        value = bytearray(values[which % len(values)])
+        value[at % len(value)] ^= 1 << bit
+        values[which % len(values)] = bytes(value)
+        assert not are_sound(keys, values)
+    assert not are_sound([b"x" + key for key in keys], values)
+    assert not are_sound(keys, [value[:5] for value in values])
+    assert are_sound([], [])

@@ -7,7 +7,6 @@ from collections import Counter
 import pytest
 
 from bytewax_redis_state.dataflow.placement import (
-    piece_name,
     shard_name,
     shard_of_name,
     worker_of,
@@ -19,7 +18,6 @@ WORKERS = [2, 3, 5, 8]
 KEYS = [
     *(str(number) for number in range(64)),
     *(shard_name(shard, 8) for shard in range(64)),
-    *(piece_name(0, shard, 5) for shard in range(16)),
     *("", "ä", "数据", "a" * 7, "a" * 8, "a" * 9, "x" * 1_000),
 ]
 
@@ -41,17 +39,5 @@ def test_shard_names_spread_as_evenly_as_can_be(shards: int, workers: int) -> No
     assert max(loads) - min(loads) <= 1
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 8, 16])
-@pytest.mark.parametrize("shard", [0, 9, 10, 63, 1_023])
-def test_pieces_sort_before_their_shard_in_their_order_and_fall_on_its_worker(
-    shard: int, workers: int
-) -> None:
-    pieces = [piece_name(piece, shard, workers) for piece in (0, 1, 2, 9, 10, 99, 100, 9_999)]
-    names = [*pieces, shard_name(shard, workers)]
-    assert names == sorted(names, key=str.encode)
-    assert {worker_of(name, workers) for name in names} == {shard % workers}
-
-
-def test_a_name_tells_its_shard_and_a_piece_tells_none() -> None:
+def test_a_name_tells_its_shard() -> None:
     assert [shard_of_name(shard_name(shard, 3)) for shard in range(20)] == list(range(20))
-    assert shard_of_name(piece_name(4, 7, 3)) is None

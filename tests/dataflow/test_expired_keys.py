@@ -17,7 +17,7 @@ from bytewax.testing import TestingSink, TestingSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bytewax_redis_state.codec.delta import pack_piece, unpack_delta
+from bytewax_redis_state.codec.delta import unpack_delta
 from bytewax_redis_state.codec.envelope import deadline_of
 from bytewax_redis_state.dataflow.builder import ShardBuilder
 from bytewax_redis_state.dataflow.deadlines import NEVER, Lifetime
@@ -170,7 +170,7 @@ class Ours:
         build = ShardBuilder(
             "flow.step", self.builder, PlainCodec(), Lifetime(LIFETIME, self.clock)
         )
-        shard = build(pack_piece(0, self.stored, more=False))
+        shard = build(build.handover.leave(dict(self.stored)))
         assert isinstance(shard, ShardLogic)
         self.shard = shard
         self.shard.notify_at()

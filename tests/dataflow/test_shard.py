@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -18,10 +17,10 @@ from bytewax.operators import (
     _StatefulLogic,
 )
 
-from bytewax_redis_state.codec.delta import pack_piece, unpack_delta
-from bytewax_redis_state.dataflow.builder import HeldPiece, ShardBuilder
+from bytewax_redis_state.codec.delta import unpack_delta
+from bytewax_redis_state.dataflow.builder import ShardBuilder
 from bytewax_redis_state.dataflow.logics import ShardLogic
-from bytewax_redis_state.dataflow.placement import piece_name, shard_name, worker_of
+from bytewax_redis_state.dataflow.placement import shard_name, worker_of
 from bytewax_redis_state.errors import DecodeError, EncodeError
 
 from .connectors import PlainCodec
@@ -199,9 +198,8 @@ def test_the_end_changes_only_keys_that_wait_for_it(builder: Any, expected: Any)
 
 
 def test_restored_state_is_unchanged_and_its_timers_run() -> None:
-    shard = ShardBuilder("flow.sum", Summing, PlainCodec())(
-        pack_piece(3, states(a=5, b=4), more=False)
-    )
+    build = ShardBuilder("flow.sum", Summing, PlainCodec())
+    shard = build(build.handover.leave(states(a=5, b=4)))
     assert isinstance(shard, ShardLogic)
     assert changes(shard) == {}
     assert shard.notify_at() == PAST
@@ -246,8 +244,7 @@ def test_restored_keys_of_every_operator_see_items_and_the_end(case: Any) -> Non
 
     def build() -> ShardLogic:
         make = ShardBuilder("flow.sum", lambda s: _StatefulLogic(builder(s), builder), codec)
-        make(pack_piece(0, {"c": restored["c"]}, more=True))
-        shard = make(pack_piece(0, {"a": restored["a"], "b": restored["b"]}, more=False))
+        shard = make(make.handover.leave(restored))
         assert isinstance(shard, ShardLogic)
         assert shard.notify_at() is None
         return shard
@@ -268,61 +265,29 @@ def test_a_state_of_none_is_handed_to_the_builder_and_nothing_is_not() -> None:
         built.append(state)
         return Summing(0)
 
-    data = pack_piece(0, {"a": PlainCodec().encode("a", None)}, more=False)
-    ShardBuilder("flow.sum", builder, PlainCodec())(data)
+    build = ShardBuilder("flow.sum", builder, PlainCodec())
+    build(build.handover.leave({"a": PlainCodec().encode("a", None)}))
     assert built == [None]
     ShardBuilder("flow.sum", builder, PlainCodec())(None)
     assert built == [None]
 
 
-def test_pieces_are_held_until_the_last_one_of_their_shard() -> None:
+def test_restored_states_are_handed_over_once_and_in_their_own_process_only() -> None:
     build = ShardBuilder("flow.sum", Summing, PlainCodec())
-    held = [
-        build(pack_piece(1, states(a=2), more=True)),
-        build(pack_piece(2, states(x=20), more=True)),
-        build(pack_piece(1, states(b=4), more=True)),
+    tickets = [build.handover.leave(states(a=2)), build.handover.leave(states(a=20))]
+    shards = [build(ticket) for ticket in tickets]
+    assert [shard.on_batch([{"a": [0]}]) for shard in shards] == [
+        (([("a", 2)],), False),
+        (([("a", 20)],), False),
     ]
-    assert all(isinstance(piece, HeldPiece) for piece in held)
-    assert [piece.notify_at() for piece in held] == [None] * 3
-    shard = build(pack_piece(1, states(c=6), more=False))
-    other = build(pack_piece(2, {}, more=False))
-    assert shard.on_batch([{"a": [0], "b": [0], "c": [0], "x": [1]}]) == (
-        ([("a", 2), ("b", 4), ("c", 6), ("x", 1)],),
-        False,
-    )
-    assert other.on_batch([{"x": [0]}]) == (([("x", 20)],), False)
-    assert [piece.on_eof() for piece in held] == [((), True)] * 3
+    for ticket in (tickets[0], ShardBuilder("", Summing, PlainCodec()).handover.leave({})):
+        with pytest.raises(DecodeError, match="does not wait in this process"):
+            build(ticket)
 
 
-def test_workers_of_a_process_can_load_at_once() -> None:
-    build = ShardBuilder("flow.sum", Summing, PlainCodec())
-    totals: dict[int, Any] = {}
-
-    def load(shard: int) -> None:
-        for number in range(200):
-            build(pack_piece(shard, states(**{f"k{number}": 2}), more=True))
-        logic = build(pack_piece(shard, {}, more=False))
-        ((items,), _) = logic.on_batch([{f"k{number}": [0] for number in range(200)}])
-        totals[shard] = sum(value for _key, value in items)
-
-    threads = [threading.Thread(target=load, args=(shard,)) for shard in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert totals == dict.fromkeys(range(4), 400)
-
-
-def test_pieces_go_to_the_worker_of_their_shard() -> None:
+def test_shards_go_to_their_workers() -> None:
     for shard, workers in ((0, 1), (5, 3), (63, 8)):
         assert worker_of(shard_name(shard, workers), workers) == shard % workers
-        assert worker_of(piece_name(7, shard, workers), workers) == shard % workers
-
-
-def test_damaged_pieces_and_foreign_states_are_decode_errors() -> None:
-    build = ShardBuilder("flow.sum", Summing, PlainCodec())
-    with pytest.raises(DecodeError):
-        build(b"\x01not a piece")
 
 
 def test_an_encode_error_passes_as_it_is() -> None:

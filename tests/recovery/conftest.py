@@ -11,6 +11,7 @@ import pytest
 from bytewax_redis_state.codec.delta import pack_delta
 from bytewax_redis_state.codec.envelope import MSGPACK, open_envelope, seal
 from bytewax_redis_state.config import RecoverySettings
+from bytewax_redis_state.dataflow.handover import Handover
 from bytewax_redis_state.dataflow.steps import StateStep
 from bytewax_redis_state.keys import FlowKeys, shard_of
 from bytewax_redis_state.recovery.cells import Cell, cells_of
@@ -154,6 +155,7 @@ class FlowInRedis:
             "shards": frozenset(range(SHARDS)),
             "workers": 1,
             "engine_ids": {"sum": KEYED.engine_id, "in": SOURCE.engine_id},
+            "handover": Handover(),
             "progress": lambda done, total: None,
         }
         return Restorer(**(made | changes))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from bytewax_redis_state.codec.delta import unpack_piece
 from bytewax_redis_state.dataflow.placement import shard_of_name, worker_of
 from bytewax_redis_state.errors import DecodeError, StateLostError
 from bytewax_redis_state.keys import shard_of
@@ -26,38 +25,30 @@ def full(flow: FlowInRedis) -> FlowInRedis:
 def test_each_cell_is_one_row(full):
     restorer = full.restorer(workers=2)
     assert restorer.read() == {"in": 2, "sum": 300}
-    assert restorer.size > 3000
     rows = list(restorer.rows())
-    keyed = [(name, unpack_piece(data)) for step, name, data in rows if step == KEYED.engine_id]
-    assert {shard_of_name(name) for name, _ in keyed} == set(range(SHARDS))
+    keyed = {shard_of_name(name): name for step, name, _ in rows if step == KEYED.engine_id}
+    assert set(keyed) == set(range(SHARDS))
+    for shard, name in keyed.items():
+        assert worker_of(name, 2) == shard % 2  # rule 14: spread evenly over the workers
+    tickets = [data for step, _, data in rows if step == KEYED.engine_id]
     found = {}
-    for name, piece in keyed:
-        assert (shard_of_name(name), piece.more) == (piece.shard, False)
-        assert worker_of(name, 2) == piece.shard % 2  # rule 14: spread evenly over the workers
-        found |= piece.states
+    for shard, ticket in zip(keyed, tickets, strict=True):
+        states = restorer.handover.take(ticket)
+        assert {shard_of(key, SHARDS) for key in states} == {shard}
+        found |= states
     assert len(found) == 300
     sources = {name for step, name, _ in rows if step == SOURCE.engine_id}
     assert sources == {"p0", "p1"}
-    assert restorer.size == 0, "rows let go of what they gave"
+    assert not restorer.cells, "rows let go of what they gave"
 
 
-def test_a_large_cell_comes_in_pieces_that_sort_before_it(full):
-    """Rule 18: pieces far below SQLite's limit for a row."""
-    restorer = full.restorer(piece_bytes=100)
+def test_no_state_of_a_keyed_step_goes_through_a_file(full):
+    """Rule 18: whatever the size of a cell, its row is far below SQLite's limit."""
+    restorer = full.restorer()
     restorer.read()
-    by_shard: dict[int, list] = {}
-    for step, name, data in restorer.rows():
-        if step == KEYED.engine_id:
-            piece = unpack_piece(data)
-            by_shard.setdefault(piece.shard, []).append((name, piece))
-    assert set(by_shard) == set(range(SHARDS))
-    for shard, pieces in by_shard.items():
-        assert len(pieces) > 5
-        assert pieces == sorted(pieces, key=lambda pair: pair[0]), "the engine loads in this order"
-        assert [piece.more for _, piece in pieces] == [True] * (len(pieces) - 1) + [False]
-        assert [shard_of_name(name) for name, _ in pieces[:-1]] == [None] * (len(pieces) - 1)
-        states = {key for _, piece in pieces for key in piece.states}
-        assert states == {f"k{n}" for n in range(300) if shard_of(f"k{n}", SHARDS) == shard}
+    rows = [data for step, _, data in restorer.rows() if step == KEYED.engine_id]
+    assert len(rows) == SHARDS
+    assert max(map(len, rows)) < 50
 
 
 def test_shards_of_other_processes_are_left_to_them(full):

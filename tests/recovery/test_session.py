@@ -25,7 +25,6 @@ from bytewax_redis_state import RedisRecovery
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.errors import ConfigError, ReplicatorError, StateLostError
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.recovery import restore
 from bytewax_redis_state.recovery import session as session_module
 from bytewax_redis_state.recovery.cluster import read_manifest
 
@@ -138,19 +137,16 @@ def progress(client) -> int:
 # --- the ordinary course -------------------------------------------------------------------------
 
 
-def test_what_is_restored_comes_in_pieces_through_a_real_engine(
-    redis_url, tmp_path, client, monkeypatch
-):
-    """Rule 18: tiny pieces, and the sums go on from them."""
-    recovery = RedisRecovery(redis_url, scratch=tmp_path, shards=4)
+def test_what_is_restored_goes_past_the_engine_and_waits_no_longer(recovery, client):
+    """Rule 18: a row says where a cell is, the sums go on from it, and nothing is kept twice."""
     assert run(recovery, sums(TestingSource(range(500)), [])).epoch == 1
-    monkeypatch.setattr(restore.Restorer.__init__, "__defaults__", (20,))
-    pieces, real = [], restore.piece_name
-    monkeypatch.setattr(restore, "piece_name", lambda *at: pieces.append(at) or real(*at))
     out: list = []
-    resumed = run(recovery, sums(TestingSource(range(600)), out))
-    assert len(pieces) > 20
-    assert resumed.keys == {"in": 1, "sum": 50}
+    with recovery.session(sums(TestingSource(range(600)), out)) as session:
+        assert session.resumed.keys == {"in": 1, "sum": 50}
+        waiting = session._handover._waiting
+        assert sum(map(len, waiting.values())) == 50
+        run_main(session.flow, epoch_interval=EPOCH, recovery_config=session.recovery_config)
+        assert not waiting
     assert [number for _, (number, _) in out] == list(range(500, 600))
     assert totals(client) == expected(range(600))
 
