@@ -208,7 +208,8 @@ def _command(run: FlowRun, *, goes_on: bool) -> list[str]:
     return [*command, "goes-on"] if goes_on else command
 
 
-def _environment(settings: dict[str, str]) -> dict[str, str]:
+def environment(**settings: str) -> dict[str, str]:
+    """Give a child's environment: with these benchmarks on its path, and settings of a flow."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {**os.environ, "PYTHONPATH": path, **settings}
 
@@ -256,7 +257,7 @@ def _started(
             children.append(
                 subprocess.Popen(
                     _command(one, goes_on=goes_on),
-                    env=_environment(settings),
+                    env=environment(**settings),
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from benchmarks import examples, flow_jobs, resume
+from benchmarks import examples, flow_jobs, resume, state_access
 from benchmarks.contest import Contest
 
 JOBS = {
@@ -17,6 +17,7 @@ JOBS = {
     "f": "the example flows",
     "g": "restart with up to a million keys",
     "l": "two and four workers, two processes",
+    "m": "state by key, beside the embedded stores of Quix Streams and Faust",
 }
 
 
@@ -41,6 +42,7 @@ class Extent:
             *flow_jobs.contests(self.scale, every=self.every),
             *examples.contests(self.scale),
             *resume.contests(self.scale),
+            *state_access.contests(self.scale),
         )
         wanted = self.jobs or tuple(JOBS)
         return sorted((c for c in found if c.job in wanted), key=lambda contest: contest.job)

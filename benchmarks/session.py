@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -65,11 +66,9 @@ class Account:
 
 def table(line: Line) -> Table:
     """Render a line."""
-    made = Table(*HEAD, title=title_of(line), title_justify="left")
+    made = Table(*HEAD, title=escape(title_of(line)), title_justify="left")
     for row in rows(line):
-        made.add_row(*row.cells, style="red" if row.missed else "")
-    for note in line.notes:
-        made.add_row("", "", "", "", f"[dim]{note}[/dim]")
+        made.add_row(*map(escape, row.cells), style="red" if row.missed else "")
     return made
 
 
@@ -119,4 +118,6 @@ def run(extent: Extent, *, json: Path | None = None, into: Path | None = None) -
             if path:
                 results.write(path)
             out.print(table(line))
+            for note in line.notes:
+                out.print(note, style="dim", markup=False)
     return 1 if wrong else 0
