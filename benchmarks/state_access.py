@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from itertools import islice
 from typing import Any
 
-from benchmarks.contest import PAIRS, Contender, Contest, FailedRunError, TooSlowError, share
+from benchmarks.contest import Contender, Contest, FailedRunError, TooSlowError, share
 from benchmarks.flow_run import OURS, environment
 from benchmarks.flows import WrongResultError
 from benchmarks.results import Run
@@ -31,8 +31,9 @@ from benchmarks.server import benchmark_server, emptied
 from bytewax_redis_state.backend import RedisStateBackend
 
 VALUE = {"count": 3, "sum": 4.5, "name": "x", "last": [1, 2, 3]}
-BATCHED_KEYS, SINGLE_KEYS, BATCH = 200_000, 20_000, 1000
+BATCHED_KEYS, SINGLE_KEYS, BATCH = 100_000, 10_000, 1000
 BOUND = 120.0
+_FEW = 3
 QUIX, FAUST = "Quix Streams (RocksDB)", "Faust (RocksDB)"
 _DISTRIBUTIONS = {QUIX: ("quixstreams",), FAUST: ("faust", "rocksdict")}
 _INSTALL = "pip install 'bytewax-redis-state[bench-rivals]'"
@@ -216,8 +217,8 @@ def contests(scale: float) -> list[Contest]:
             scale=scale,
         )
         for batch, keys, text, seconds in (
-            (BATCH, BATCHED_KEYS, "1,000 at a time", 3.5),
-            (1, SINGLE_KEYS, "one by one", 3.5),
+            (BATCH, BATCHED_KEYS, "1,000 at a time", 1.5),
+            (1, SINGLE_KEYS, "one by one", 2.0),
         )
         for read in (False, True)
     ]
