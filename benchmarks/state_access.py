@@ -210,7 +210,7 @@ def contests(scale: float) -> list[Contest]:
             f"{'read' if read else 'write'}, {text}",
             f"{keys:,} small values: {'read' if read else 'written'} {text}",
             partial(_contenders, Access("", max(100, int(keys * scale)), batch, read)),
-            dict.fromkeys(here, (seconds, PAIRS)),
+            dict.fromkeys(here, (seconds, _FEW)),
             figures=[share(OURS, store) for store in here if store != OURS],
             unit="keys/s",
             notes=notes,
