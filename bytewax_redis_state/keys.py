@@ -42,6 +42,7 @@ __all__ = [
     "PrefixKeys",
     "hash_tag_of",
     "namespace_pattern",
+    "readable_patterns",
     "shard_of",
     "slot_of",
 ]
@@ -83,6 +84,12 @@ def _glob_literal(key: bytes) -> bytes:
 def namespace_pattern(namespace: str) -> bytes:
     """Give the pattern of every key of every flow in a namespace."""
     return _glob_literal(f"{_escape(namespace)}:{{".encode()) + b"*"
+
+
+def readable_patterns(namespace: str) -> tuple[bytes, ...]:
+    """Give the patterns of what a reader needs of every flow in a namespace."""
+    stem = _glob_literal(f"{_escape(namespace)}:{{".encode())
+    return tuple(stem + b"*" + rest for rest in (b"}:manifest", b"/s*}:state:*", b"/s*}:applied:*"))
 
 
 class Place(NamedTuple):
@@ -167,6 +174,12 @@ class FlowKeys:
     def patterns(self) -> tuple[bytes, bytes]:
         """SCAN patterns for every key of the flow."""
         return _glob_literal(self._stem + b"}:") + b"*", _glob_literal(self._stem + b"/") + b"*"
+
+    @cached_property
+    def readable_patterns(self) -> tuple[bytes, bytes, bytes]:
+        """Patterns of what a reader needs: the manifest, the keyed state and the cells."""
+        shards = _glob_literal(self._stem + b"/s") + b"*}:"
+        return _glob_literal(self.manifest), shards + b"state:*", shards + b"applied:*"
 
     @cached_property
     def partition_pattern(self) -> bytes:

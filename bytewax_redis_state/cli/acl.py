@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from bytewax_redis_state.config import Durability
+from bytewax_redis_state.config import Durability, RedisConfig, redis_url_from_env
 from bytewax_redis_state.server.acl import ROLES, acl_rules
 
 __all__ = ["add_options", "print_rules"]
@@ -19,7 +19,8 @@ def add_options(made: argparse.ArgumentParser, what: argparse._MutuallyExclusive
     what.add_argument(
         "--acl",
         choices=ROLES,
-        help="print the ACL rules of a user that runs flows, or verifies them; needs no Redis",
+        help="print the ACL rules of a user that runs flows, verifies them, or reads their state; "
+        "needs no Redis, but heeds what kind of server --redis names",
     )
     made.add_argument("--flow", metavar="FLOW", help="of one flow only, with --acl")
     made.add_argument("--user", metavar="NAME", help="name of the user, with --acl")
@@ -39,7 +40,9 @@ def print_rules(args: argparse.Namespace) -> int:
     :raises ConfigError: If the durability is none.
     """
     level = Durability.parse(args.durability).level
-    rules = acl_rules(args.acl, args.namespace, args.flow, level)
+    url = args.redis or redis_url_from_env()
+    clustered = url is not None and RedisConfig(url=url).cluster_mode
+    rules = acl_rules(args.acl, args.namespace, args.flow, level, clustered=clustered)
     user = args.user or args.acl
     if args.json:
         print(json.dumps({"user": user, "rules": rules}))

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal
 
-from bytewax_redis_state.keys import FlowKeys, namespace_pattern
+from bytewax_redis_state.keys import FlowKeys, namespace_pattern, readable_patterns
 
 __all__ = ["COMMANDS", "ROLES", "Role", "acl_rules"]
 
-Role = Literal["runner", "doctor"]
+Role = Literal["runner", "doctor", "reader"]
 
 _CONNECTION = ("client|setname", "info", "ping", "select", "time")
 _READING = ("exists", "get", "hgetall", "mget", "scan", "xrange")
@@ -32,18 +32,25 @@ COMMANDS: Mapping[Role, tuple[str, ...]] = MappingProxyType(
             *("incrby", "mset", "pexpireat", "set", "unlink", "xadd", "xdel", "xtrim"),
         ),
         "doctor": (*_CONNECTION, *_READING, "dbsize", "pttl", "xinfo|stream"),
+        "reader": (*_CONNECTION, "get", "hgetall", "mget", "scan"),
     }
 )
 """Role to the commands that it sends, itself or from a script."""
 
 ROLES: tuple[Role, ...] = tuple(COMMANDS)
-"""``runner`` runs flows; ``doctor`` verifies them, and changes nothing."""
+"""``runner`` runs flows; ``doctor`` verifies them, ``reader`` reads state: both change nothing."""
 
+_CLUSTERED = ("asking", "cluster|slots")
 _DURABLE = {"memory": (), "aof": ("waitaof",), "replicas": ("wait",)}
 
 
 def acl_rules(
-    role: Role, namespace: str, flow_id: str | None = None, level: str = "memory"
+    role: Role,
+    namespace: str,
+    flow_id: str | None = None,
+    level: str = "memory",
+    *,
+    clustered: bool = False,
 ) -> list[str]:
     """Give the rules of a role, for ``ACL SETUSER``; without a password.
 
@@ -51,15 +58,26 @@ def acl_rules(
     :arg namespace: Whose keys it may use.
     :arg flow_id: Of which flow; ``None`` for all flows of the namespace.
     :arg level: Of durability, which a runner asks for.
+    :arg clustered: Whether it is for the nodes of a Redis Cluster.
     :returns: One rule each: ``reset`` and ``on``, key patterns, commands.
     """
-    if flow_id is None:
-        patterns = [namespace_pattern(namespace)]
-    else:
-        patterns = list(FlowKeys(namespace, flow_id).patterns)
-    commands = COMMANDS[role] + (_DURABLE[level] if role == "runner" else ())
+    commands = set(COMMANDS[role])
+    if role == "runner":
+        commands.update(_DURABLE[level])
+    if clustered:
+        commands.update(_CLUSTERED)
     return [
         *("reset", "on"),
-        *(f"~{pattern.decode()}" for pattern in patterns),
+        *(f"~{pattern.decode()}" for pattern in _patterns(role, namespace, flow_id)),
         *(f"+{command}" for command in sorted(commands)),
     ]
+
+
+def _patterns(role: Role, namespace: str, flow_id: str | None) -> tuple[bytes, ...]:
+    if role == "reader":
+        if flow_id is None:
+            return readable_patterns(namespace)
+        return FlowKeys(namespace, flow_id).readable_patterns
+    if flow_id is None:
+        return (namespace_pattern(namespace),)
+    return FlowKeys(namespace, flow_id).patterns

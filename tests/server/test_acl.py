@@ -13,11 +13,14 @@ from pathlib import Path
 import pytest
 import redis
 
-from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.codec import Codec
+from bytewax_redis_state.config import RedisConfig
+from bytewax_redis_state.keys import FlowKeys, shard_of
 from bytewax_redis_state.recovery.cluster import read_manifest
 from bytewax_redis_state.recovery.lease import this_owner
 from bytewax_redis_state.server.acl import COMMANDS, acl_rules
-from tests.run.conftest import Runner, finished
+from bytewax_redis_state.server.client import connect
+from tests.run.conftest import Runner, Sums, expected, finished
 
 SCRIPT = Path(sys.executable).with_name("bytewax-redis-state")
 KEYS = FlowKeys("bytewax", "visitors")
@@ -152,6 +155,84 @@ def test_a_runner_of_a_namespace_reaches_all_its_flows(server, admin):
                 client.set(foreign.manifest, b"x")
 
 
+def test_a_reader_reads_all_that_it_needs_and_nothing_else(server, admin, tmp_path):
+    whole_path(f"redis://127.0.0.1:{server.port}/1", tmp_path, admin)
+    for scope in (("--flow", "visitors"), ()):
+        url = user(server, admin, "reader", rules("reader", *scope))
+        admin.config_resetstat()
+        with redis.Redis.from_url(url, client_name="reader") as client:
+            read_all(client)
+            assert denied(admin) == []
+            assert {c for c in COMMANDS["reader"] if c not in used(admin)} == set()
+            for kept in (KEYS.lease(0), KEYS.generation, KEYS.progress(0, 3)):
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    client.get(kept)
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.xrange(KEYS.journal(0, 3))
+        assert changes_allowed(admin, "reader") == set()
+        admin.execute_command("ACL", "LOG", "RESET")
+
+
+def read_all(client) -> None:
+    """Read what a reader of state has to, by plain commands."""
+    assert (client.ping(), client.info()["role"], len(client.time())) == (True, "master", 2)
+    manifest = read_manifest(client, KEYS)
+    total = 0
+    for step in manifest.steps:
+        codec = Codec().bind(namespace="bytewax", flow_id="visitors", step=step)
+        for shard in range(manifest.shards):
+            cell = client.hgetall(KEYS.applied(step, shard))
+            prefix = KEYS.state_prefix(step, shard)
+            names = list(client.scan_iter(match=prefix + b"*", count=10_000))
+            values = client.mget(names) if names else []
+            for name, value in zip(names, values, strict=True):
+                codec.decode(name[len(prefix) :].decode(), value)
+            assert len(names) == int(cell[b"count"])
+            total += len(names)
+    assert total > 200
+    assert client.get(KEYS.state("in", shard_of("all", 64), "all"))
+
+
+def changes_allowed(admin, name: str) -> set[str]:
+    """Which commands that write, run scripts or administer the server let a user through."""
+    allowed = set()
+    for command, about in admin.command().items():
+        flags = set(about["flags"])
+        if not flags & {"write", "admin", "noscript", "pubsub", "movablekeys"}:
+            continue
+        arity = abs(about["arity"])
+        arguments = [KEYS.manifest] * (arity - 1)
+        verdict = admin.execute_command("ACL", "DRYRUN", name, command, *arguments)
+        if verdict in (b"OK", "OK"):
+            allowed.add(command)
+    # Of connections, not of data: AUTH, HELLO, RESET and QUIT are open to everybody.
+    return allowed - {"auth", "hello", "reset", "quit"}
+
+
+def test_who_may_change_things_would_be_seen(server, admin):
+    user(server, admin, "runner", acl_rules("runner", "bytewax"))
+    assert {"set", "evalsha", "xadd"} <= changes_allowed(admin, "runner")
+
+
+def test_a_reader_of_one_flow_reads_no_other(server, admin):
+    url = user(server, admin, "reader", acl_rules("reader", "bytewax", "a"))
+    with redis.Redis.from_url(url) as client:
+        for flow in ("ab", "a*", "b"):
+            foreign = FlowKeys("bytewax", flow)
+            for key in (foreign.manifest, foreign.state("sum", 3, "k"), foreign.applied("sum", 3)):
+                with pytest.raises(redis.exceptions.NoPermissionError):
+                    client.get(key)
+        # A state key may hold anything, also what looks like the end of another key.
+        assert client.get(FlowKeys("bytewax", "a").state("sum", 3, "k}:lease:0")) is None
+
+
+def test_a_cluster_adds_what_its_client_sends(server, admin):
+    plain = rules("runner")
+    added = set(rules("runner", "--redis", "redis+cluster://h:1")) - set(plain)
+    assert added == {"+asking", "+cluster|slots"}
+    assert rules("runner", "--redis", "redis+sentinel://h:1/s") == plain
+
+
 def test_durability_adds_what_it_asks_for():
     assert "+wait" in rules("runner", "--durability", "replicas:2")
     assert "+waitaof" in rules("runner", "--durability", "aof")
@@ -167,3 +248,32 @@ def test_people_get_a_command():
     )
     assert done.stdout.startswith("ACL SETUSER eve reset on ~shop:{* +client|setname ")
     assert done.stdout.endswith(" >PASSWORD\n")
+
+
+@pytest.mark.long
+def test_a_runner_of_a_cluster_needs_what_is_printed(shared_cluster, tmp_path, eventually):
+    given = rules("runner", "--flow", "numbers", "--redis", shared_cluster.url)
+    admins = [redis.Redis.from_url(f"redis://{node.address}") for node in shared_cluster.nodes]
+    for node in admins:
+        node.execute_command("ACL", "SETUSER", "clustered", *given, ">sesame")
+        node.acl_log_reset()
+    run = Runner(shared_cluster.url.replace("://", "://clustered:sesame@"), tmp_path, [])
+    try:
+        with connect(RedisConfig(url=shared_cluster.url)) as client:
+            sums = Sums(client)
+            process = run.start(*FAST, ITEMS="3000", PAUSE="0.01")
+            eventually(lambda: sums.manifest and sums.manifest.processes and sums.progress() > 12)
+            os.killpg(process.pid, signal.SIGKILL)
+            finished(process)
+            done = run(*FAST, ITEMS="300")
+            assert done.returncode == 0, done.stderr
+            assert all(total >= expected(300)[key] for key, total in sums.state().items())
+        assert [name for node in admins for name in denied(node)] == []
+    finally:
+        for process in run.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        for node in admins:
+            node.acl_deluser("clustered")
+            node.close()
