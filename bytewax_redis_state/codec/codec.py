@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from typing import Any, Literal, TypeVar
 
+from bytewax_redis_state.codec.batch import seal_plain_all
 from bytewax_redis_state.codec.classes import Classes, Unfit
 from bytewax_redis_state.codec.compression import Compressor, Inflater
 from bytewax_redis_state.codec.encryption import Cipher
@@ -238,8 +239,9 @@ class StateCodec:
         :returns: State key to what :meth:`encode` gives for it.
         :raises EncodeError: As :meth:`encode`.
         """
-        encode = self.encode
-        return {key: encode(key, value, deadline) for key, value in states}
+        if self._stages.write_plain:
+            return seal_plain_all(self._packing, states, deadline, self.encode)
+        return {key: self.encode(key, value, deadline) for key, value in states}
 
     def decode(self, state_key: str | bytes, data: bytes) -> Any:
         """Decode a state.

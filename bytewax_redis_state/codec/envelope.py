@@ -52,6 +52,7 @@ __all__ = [
     "key_ids_of",
     "keys_with_deadline",
     "open_envelope",
+    "plain_start",
     "seal",
     "seal_plain",
 ]
@@ -134,6 +135,18 @@ def seal_plain(
         payload = deadline.to_bytes(_DEADLINE_BYTES, "big") + payload
     check_sum = crc32(payload, crc32(key, _HEAD_SUMS[codec]))
     return _HEADS[codec] + check_sum.to_bytes(4, "little") + payload
+
+
+def plain_start(codec: int, deadline: int | None) -> tuple[bytes, int, bytes]:
+    """Give what many envelopes without key ID begin with; arguments as :func:`seal`.
+
+    :returns: Bytes 0-1, their check sum, and the fields before the payload.
+    :raises OverflowError: As :func:`seal`.
+    """
+    if deadline is None:
+        return _HEADS[codec], _HEAD_SUMS[codec], b""
+    kind = codec | _DEADLINE
+    return _HEADS[kind], _HEAD_SUMS[kind], deadline.to_bytes(_DEADLINE_BYTES, "big")
 
 
 def seal(

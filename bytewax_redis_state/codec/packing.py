@@ -93,11 +93,15 @@ class _Level:
         try:
             packer = self._pool.pop()
         except IndexError:
-            packer = msgpack.Packer(default=self._default, strict_types=True)
+            packer = self.packer()
         data: bytes = packer.pack(value)
         if len(data) < _KEPT_BYTES:
             self._pool.append(packer)
         return data
+
+    def packer(self) -> Any:
+        """Make a packer that is not in the pool."""
+        return msgpack.Packer(default=self._default, strict_types=True)
 
     def _default(self, value: Any) -> Any:
         shape = self._shapes[type(value)]
@@ -141,6 +145,14 @@ class Packing:
             raise Unfit(value, "holds a string that is no UTF-8 (a lone surrogate)") from None
         except (ValueError, OverflowError, RecursionError) as error:
             raise Unfit(value, f"is too large for msgpack ({error})") from error
+
+    def flat_packer(self) -> Pack:
+        """Make what packs flat values as :meth:`pack` does, for one thread, up to its first error.
+
+        :returns: For values that :func:`.is_flat` knows, or their lists where they are tuples.
+        """
+        pack: Pack = self._plain.packer().pack
+        return pack
 
     def pack_tuple(self, value: tuple[Any, ...]) -> bytes:
         """Pack a tuple as an array; its reader must know.

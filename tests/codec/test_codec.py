@@ -42,6 +42,7 @@ from bytewax_redis_state.errors import DecodeError, EncodeError
 
 PLACE = {"namespace": "bytewax", "flow_id": "orders", "step": "sum"}
 ANY = Codec().bind(**PLACE)
+DEADLINES = st.none() | st.integers(0, 2**48 - 1)
 STRICT = Codec(allow_pickle=False).bind(**PLACE)
 HERE = sys.modules[__name__]
 UTC = timezone.utc
@@ -210,6 +211,7 @@ def codec_of(data):
 def assert_round_trip(value, codec=STRICT):
     data = codec.encode("k", value)
     assert_same(codec.decode("k", data), value)
+    assert codec.encode_all([("a", 1), ("k", value)])["k"] == data
     return data
 
 
@@ -289,6 +291,19 @@ def containers(inner):
 def test_a_value_comes_back_equal_and_of_equal_types(value):
     data = ANY.encode("k", value)
     assert_same(ANY.decode("k", data), value)
+
+
+@given(st.lists(st.recursive(SCALARS | KEYS, containers, max_leaves=5), max_size=8), DEADLINES)
+@example([1, "\ud800", 2, ("\ud800",), (3,), {"a": "\ud800"}, [], 1 << 70, None], 7)
+def test_many_values_are_encoded_as_each_of_them(values, deadline):
+    states = {f"k{number}": value for number, value in enumerate(values)}
+    data = ANY.encode_all(states.items(), deadline)
+    assert data == {key: ANY.encode(key, value, deadline) for key, value in states.items()}
+
+
+def test_a_value_of_many_that_can_not_be_encoded_is_named():
+    with pytest.raises(EncodeError, match="'b'"):
+        STRICT.encode_all([("a", 1), ("b", "\ud800"), ("c", 2)])
 
 
 @pytest.mark.parametrize(
@@ -460,6 +475,10 @@ FOREIGN = [
 def test_a_foreign_value_is_pickled_never_flattened(value, wrap):
     value = wrap(value)
     data = ANY.encode("k", value)
+    assert ANY.encode_all([("k", value), ("a", (1,))], 5) == {
+        "k": ANY.encode("k", value, 5),
+        "a": ANY.encode("a", (1,), 5),
+    }
     assert codec_of(data) == PICKLE
     back = ANY.decode("k", data)
     assert type(back) is type(value)

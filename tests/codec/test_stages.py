@@ -53,6 +53,9 @@ def test_a_value_comes_back_through_every_set_of_stages(codec, key, value):
     assert repr(back) == repr(value)
     if isinstance(key, str):
         assert repr(dict(codec.decode_all({key: data}))) == repr({key: value})
+        many = codec.encode_all([(key, value)])
+        assert len(many[key]) == len(data)
+        assert repr(dict(codec.decode_all(many))) == repr({key: value})
 
 
 @given(st.sampled_from(CODECS), st.sampled_from(CODECS), VALUES)

@@ -291,11 +291,11 @@ def test_shards_go_to_their_workers() -> None:
 
 
 def test_an_encode_error_passes_as_it_is() -> None:
-    class Refusing(PlainCodec):
-        def encode(self, state_key: str, value: Any, deadline: int | None = None) -> bytes:
-            raise EncodeError(f"the state of {state_key!r} can't be encoded")
+    class Refused(Summing):
+        def snapshot(self) -> Any:
+            return lambda: None
 
-    shard = ShardLogic("flow.sum", Summing, Refusing())
+    shard = shard_of(Refused)
     shard.on_batch([{"a": [1]}])
     with pytest.raises(EncodeError, match="'a'"):
         shard.snapshot()

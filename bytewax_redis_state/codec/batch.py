@@ -1,0 +1,53 @@
+"""Many states to bytes in one go: what an epoch has changed in a shard.
+
+Invariant: each comes out as :meth:`.StateCodec.encode` makes it, bit by bit; what is not simple
+enough is left to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+from zlib import crc32
+
+from bytewax_redis_state.codec.envelope import MSGPACK, MSGPACK_TUPLE, plain_start
+from bytewax_redis_state.codec.packing import Packing
+from bytewax_redis_state.codec.shapes import LEAVES
+from bytewax_redis_state.codec.survey import is_flat
+
+__all__ = ["seal_plain_all"]
+
+
+def seal_plain_all(
+    packing: Packing,
+    states: Iterable[tuple[str, Any]],
+    deadline: int | None,
+    encode: Callable[[str, Any, int | None], bytes],
+) -> dict[str, bytes]:
+    """Encode states whose envelopes are neither signed nor encrypted nor compressed.
+
+    :arg packing: How values become msgpack.
+    :arg states: State key and value, one by one; each is taken after the one before is done.
+    :arg deadline: Of all.
+    :arg encode: Encodes one, for those that are not flat or can't be packed.
+    :returns: State key to envelope.
+    """
+    sealed: dict[str, bytes] = {}
+    starts = plain_start(MSGPACK, deadline), plain_start(MSGPACK_TUPLE, deadline)
+    pack = packing.flat_packer()
+    for key, value in states:
+        kind = type(value)
+        if not (kind in LEAVES or is_flat(value)):
+            sealed[key] = encode(key, value, deadline)
+            continue
+        try:
+            payload = pack([*value] if kind is tuple else value)
+        except Exception:  # noqa: BLE001 - encode() knows another way, or what to say
+            pack = packing.flat_packer()
+            sealed[key] = encode(key, value, deadline)
+            continue
+        head, head_sum, field = starts[kind is tuple]
+        body = field + payload
+        check_sum = crc32(body, crc32(key.encode(), head_sum))
+        sealed[key] = head + check_sum.to_bytes(4, "little") + body
+    return sealed
