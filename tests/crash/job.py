@@ -72,6 +72,7 @@ class Job:
         checkpoint: float = 0.3,
         join_timeout: float = 30,
         take_over: bool = False,
+        fast_paths: bool = True,
         at_step: Mapping[int, str] | None = None,
         bug: str = "",
     ) -> Cluster:
@@ -80,6 +81,7 @@ class Job:
         :arg pause: Seconds between two batches of a source.
         :arg quick: Read ten batches at once.
         :arg checkpoint: Seconds between two checkpoints.
+        :arg fast_paths: Whether operators whose logic is known run without a logic per key.
         :arg at_step: Process to what it does to itself, see :func:`start_member`.
         :arg bug: Planted in every process and its replicator.
         """
@@ -88,6 +90,8 @@ class Job:
         options += ["--join-timeout", join_timeout]
         if take_over:
             options.append("--take-over")
+        if not fast_paths:
+            options.append("--no-fast-paths")
         shared = [] if processes == 1 else ["-a", ";".join(free_addresses(processes))]
         environ = self.known.environ(self.out, pause, quick=quick)
         make = partial(start_member, self.known.path, environ=environ, bug=bug)

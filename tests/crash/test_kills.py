@@ -15,7 +15,7 @@ Each test strikes four times, and asserts that each strike landed.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -30,6 +30,7 @@ STRIKES = 4
 Strike = Callable[[Job, Cluster], None]
 Shape = tuple[int, int]  # processes, workers of each
 
+FAST, SLOW, IN_TURN = (True,), (False,), (True, False)
 ONE_WORKER, TWO_WORKERS, TWO_PROCESSES = (1, 1), (1, 2), (2, 1)
 
 
@@ -51,50 +52,55 @@ def strike_one_of_two(job: Job, cluster: Cluster) -> None:
     assert cluster[1 - victim].wait() != 0
 
 
-def strike_on_and_on(job: Job, shape: Shape, strike: Strike) -> None:
-    """Start, strike and lose the scratch, several times; then run to the end and compare."""
+def strike_on_and_on(
+    job: Job, shape: Shape, strike: Strike, fast_paths: Sequence[bool] = FAST
+) -> None:
+    """Start, strike and lose the scratch, several times; then run to the end and compare.
+
+    :arg fast_paths: Whether each start has fast paths, in turn.
+    """
     before: Resumed | None = None
-    for _ in range(STRIKES):
-        cluster = job.start(*shape)
+    for start in range(STRIKES):
+        cluster = job.start(*shape, fast_paths=fast_paths[start % len(fast_paths)])
         resumed = job.reach_midstream(cluster)
         if before is not None:
             job.check_landed(resumed, before)
         strike(job, cluster)
         cluster.lose_scratch()
         before = resumed
-    job.finish(*shape, after=before)
+    job.finish(*shape, after=before, fast_paths=fast_paths[0])
     assert job.differences() == []
     assert job.landed == STRIKES
     assert job.litter() == []
 
 
 @pytest.mark.parametrize(
-    ("known", "shape"),
+    ("known", "shape", "fast_paths"),
     [
-        pytest.param(Clicks(), ONE_WORKER, id="clicks on one worker"),
-        pytest.param(Clicks(), TWO_PROCESSES, id="clicks in two processes"),
-        pytest.param(Ledger(), TWO_WORKERS, id="ledger on two workers"),
-        pytest.param(Ledger(), TWO_PROCESSES, id="ledger in two processes"),
+        pytest.param(Clicks(), ONE_WORKER, SLOW, id="clicks on one worker without fast paths"),
+        pytest.param(Clicks(), TWO_PROCESSES, FAST, id="clicks in two processes"),
+        pytest.param(Ledger(), TWO_WORKERS, SLOW, id="ledger on two workers without fast paths"),
+        pytest.param(Ledger(), TWO_PROCESSES, IN_TURN, id="ledger in two processes, in turn"),
     ],
 )
 def test_after_kills_of_the_whole_process_group_all_is_exact(
-    make_job: MakeJob, known: Known, shape: Shape
+    make_job: MakeJob, known: Known, shape: Shape, fast_paths: Sequence[bool]
 ) -> None:
-    strike_on_and_on(make_job(known), shape, strike_groups)
+    strike_on_and_on(make_job(known), shape, strike_groups, fast_paths)
 
 
 @pytest.mark.parametrize(
-    ("known", "shape"),
+    ("known", "shape", "fast_paths"),
     [
-        pytest.param(Ledger(), ONE_WORKER, id="ledger on one worker"),
-        pytest.param(Clicks(), TWO_WORKERS, id="clicks on two workers"),
-        pytest.param(Clicks(), TWO_PROCESSES, id="clicks in two processes"),
+        pytest.param(Ledger(), ONE_WORKER, FAST, id="ledger on one worker"),
+        pytest.param(Clicks(), TWO_WORKERS, IN_TURN, id="clicks on two workers, in turn"),
+        pytest.param(Clicks(), TWO_PROCESSES, SLOW, id="clicks in two processes without"),
     ],
 )
 def test_after_kills_of_the_dataflow_alone_all_is_exact(
-    make_job: MakeJob, known: Known, shape: Shape
+    make_job: MakeJob, known: Known, shape: Shape, fast_paths: Sequence[bool]
 ) -> None:
-    strike_on_and_on(make_job(known), shape, strike_dataflows)
+    strike_on_and_on(make_job(known), shape, strike_dataflows, fast_paths)
 
 
 @pytest.mark.parametrize("known", [Clicks(), Ledger()], ids=["clicks", "ledger"])
