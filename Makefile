@@ -8,7 +8,7 @@ FAULTS ?= 300
 BIN = .venv/bin
 READY = .venv/.ready
 
-.PHONY: help setup demo test test-long soak lint planted-bugs bench bench-page bench-backend \
+.PHONY: help setup demo test test-long soak lint planted-bugs fuzz bench bench-page bench-backend \
 	bench-retention chaos clean
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make chaos         strike a flow with 300 faults, compare what it leaves: FAULTS=, SEED="
 	@echo "make lint          ruff and mypy"
 	@echo "make planted-bugs  show that the crash tests fail when the code is wrong"
+	@echo "make fuzz          random bytes for all that reads bytes, FUZZ_SECONDS=60 each"
 	@echo "make bench         every job, stock and ours in turn: about half an hour; BENCH='--quick' is short"
 	@echo "make bench-page    the page and the plots of docs/benchmarks, from its results.json"
 	@echo "make bench-backend the state backend beside bare redis-py"
@@ -54,6 +55,14 @@ lint: $(READY)
 
 planted-bugs: $(READY)
 	$(BIN)/python -m pytest -v tests/crash/test_planted_bugs.py
+
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= $(shell sed -n 's/^    "\([a-z]*\)": .*/\1/p' tests/fuzz/targets.py | sort -u)
+
+fuzz: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	for target in $(FUZZ_TARGETS); do \
+		echo "== $$target"; $(BIN)/python -m tests.fuzz $$target $(FUZZ_SECONDS) || exit 1; done
 
 bench: $(READY)
 	$(BIN)/bytewax-redis-state bench jobs --into bench-results.json $(BENCH)

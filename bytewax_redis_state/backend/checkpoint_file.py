@@ -318,6 +318,7 @@ class CheckpointReader:
         try:
             fields: dict[str, Any] = msgpack.unpackb(payload)
             known = {name: fields[name] for name in Header.__dataclass_fields__}
+            _check_types(known)
         except (ValueError, KeyError, TypeError):
             raise self._damaged("has a header that can't be read") from None
         return Header(**known)
@@ -331,6 +332,7 @@ class CheckpointReader:
             page = Page(*msgpack.unpackb(block))
             if not len(page.keys) == len(page.values) == (len(page.ttls) or len(page.keys)):
                 raise ValueError("other numbers")  # noqa: TRY301
+            _check_page(page)
         except Exception as error:
             # The check sum agreed, so this was written so; each compression has its own errors.
             raise self._damaged(
@@ -343,7 +345,7 @@ class CheckpointReader:
             fields: dict[str, Any] = msgpack.unpackb(payload)
             digest = fields.pop("digest")
             counts = Counts(**fields)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise self._damaged("has an end that can't be read") from None
         if digest != before:
             raise self._damaged("fails the check sum over all of it")
@@ -364,6 +366,20 @@ class CheckpointReader:
 
     def _damaged(self, what: str) -> CheckpointDamagedError:
         return CheckpointDamagedError(f"the checkpoint {self._name} {what}", _AGAIN)
+
+
+_HEADER_TYPES = (str, bytes, int, str, str)
+
+
+def _check_types(header: Mapping[str, Any]) -> None:
+    if tuple(map(type, header.values())) != _HEADER_TYPES:
+        raise TypeError("other types")
+
+
+def _check_page(page: Page) -> None:
+    kinds = {*map(type, page.keys), *map(type, page.values)}
+    if not kinds <= {bytes} or not {type(page.at), *map(type, page.ttls)} <= {int}:
+        raise TypeError("other types")
 
 
 def read_info(from_: BinaryIO, name: str) -> CheckpointInfo:

@@ -64,9 +64,12 @@ def unpack_answer(data: bytes) -> Answer | None:
     if not data.startswith(_ARRAY_OF_3):
         return None
     try:
-        return Answer(*msgpack.unpackb(data, raw=False))
+        answer = Answer(*msgpack.unpackb(data, raw=False, max_array_len=3))
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         raise DecodeError(f"an answer of {len(data)} bytes can't be read: {error}") from error
+    if tuple(map(type, answer)) != (int, bool, bytes):
+        raise DecodeError(f"an answer of {len(data)} bytes holds something else")
+    return answer
 
 
 def pack_delta(changes: Mapping[str, bytes | None]) -> bytes:
@@ -86,7 +89,7 @@ def unpack_delta(data: bytes) -> dict[str, bytes | None]:
     :raises DecodeError: If the bytes are no delta.
     """
     try:
-        changes = msgpack.unpackb(data, raw=False)
+        changes = msgpack.unpackb(data, raw=False, max_array_len=0)
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         raise DecodeError(f"a delta of {len(data)} bytes can't be read: {error}") from error
     if type(changes) is not dict or not _CHANGES.issuperset(map(type, changes.values())):
@@ -104,7 +107,7 @@ def unpack_changes(data: bytes) -> dict[bytes, bytes | None]:
     :raises DecodeError: If the bytes are no delta.
     """
     try:
-        changes = msgpack.unpackb(data, raw=True)
+        changes = msgpack.unpackb(data, raw=True, max_array_len=0)
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
         raise DecodeError(f"a delta of {len(data)} bytes can't be read: {error}") from error
     if type(changes) is not dict or not _CHANGES.issuperset(map(type, changes.values())):

@@ -20,7 +20,16 @@ from bytewax_redis_state.config.sizes import parse_size
 from bytewax_redis_state.config.switches import parse_switch
 from bytewax_redis_state.errors import ConfigError
 
-__all__ = ["ENVIRONMENT", "RecoverySettings", "credentials_from_env", "redis_url_from_env"]
+__all__ = [
+    "ENVIRONMENT",
+    "MOST_SHARDS",
+    "RecoverySettings",
+    "credentials_from_env",
+    "redis_url_from_env",
+]
+
+MOST_SHARDS = 4096
+"""How many shards a flow may have."""
 
 _MILLISECOND = timedelta(milliseconds=1)
 _DAY = timedelta(days=1)
@@ -175,8 +184,8 @@ class RecoverySettings:
     def __post_init__(self) -> None:
         if not self.namespace or not self.namespace.isprintable():
             raise ConfigError(f"namespace is {self.namespace!r}", "give printable text")
-        if not 1 <= self.shards <= 4096:
-            raise ConfigError(f"shards is {self.shards}", "give a number from 1 to 4096")
+        if not 1 <= self.shards <= MOST_SHARDS:
+            raise ConfigError(f"shards is {self.shards}", f"give a number from 1 to {MOST_SHARDS}")
         check_durations(
             checkpoint_interval=self.checkpoint_interval,
             join_timeout=self.join_timeout,

@@ -79,8 +79,8 @@ class CellMark:
         if fields.get(b"incarnation") != incarnation.encode():
             state = "of another life of the flow" if fields else "missing"
             raise StateLostError(f"shard {cell.shard} of step {cell.step!r} is {state}", LOST_HINT)
-        numbered = {k.decode(): int(v) for k, v in fields.items() if k[-1:].isdigit()}
         try:
+            numbered = {k.decode(): int(v) for k, v in fields.items() if k[-1:].isdigit()}
             return cls(
                 generation=int(fields[b"generation"]),
                 epoch=int(fields[b"epoch"]),
@@ -95,6 +95,10 @@ class CellMark:
                 f"shard {cell.shard} of step {cell.step!r} lacks the field "
                 f"{missing.args[0].decode()!r}",
                 LOST_HINT,
+            ) from None
+        except ValueError as error:
+            raise StateLostError(
+                f"shard {cell.shard} of step {cell.step!r} is damaged: {error}", LOST_HINT
             ) from None
 
     def applied(self, partition: int) -> int:

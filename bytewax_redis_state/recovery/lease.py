@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
+from itertools import chain
 from pathlib import Path
 
 import redis
@@ -75,11 +76,21 @@ class Lease:
         :raises StateLostError: If it is no lease.
         """
         try:
-            return cls(**json.loads(value))
-        except (ValueError, TypeError) as error:
+            lease = cls(**json.loads(value))
+            lease._check()
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise StateLostError(
                 f"a lease of the flow can't be read: {value[:80]!r}", "delete it if it is foreign"
             ) from error
+        return lease
+
+    def _check(self) -> None:
+        numbers = (self.process, self.pid, self.beat)
+        texts = (self.id, self.cluster, self.phase, self.host, self.machine, self.since)
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            raise TypeError("a number is none")
+        for text in (*texts, self.pid_started, *self.parts, *chain(*self.parts.values())):
+            text.encode()
 
     @property
     def owner_is_dead(self) -> bool:

@@ -10,12 +10,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from bytewax_redis_state.config.recovery import MOST_SHARDS
 from bytewax_redis_state.errors import StateLostError
 
 __all__ = ["FORMAT", "Manifest", "StepEntry"]
 
 FORMAT = 3
 """Version of everything that a flow holds in Redis; 1 knew no deadlines, and was never released."""
+
+_MOST_PARTITIONS = 2**16
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class Manifest:
             return None
         try:
             return cls._parsed({key.decode(): value.decode() for key, value in fields.items()})
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise StateLostError(
                 f"the manifest of the flow is damaged: {error!r}", "restore Redis from a backup"
             ) from error
@@ -127,19 +130,42 @@ class Manifest:
         # A newer format may have changed the rest: its number must be readable all the same.
         if int(text["format"]) != FORMAT:
             return cls(incarnation=text["incarnation"], format=int(text["format"]))
+        retention = json.loads(text["retention"])
         return cls(
             incarnation=text["incarnation"],
-            generation=int(text["generation"]),
-            partitions=int(text["partitions"]),
-            resume_epoch=int(text["resume_epoch"]),
-            processes=tuple(json.loads(text["processes"])),
-            shards=int(text["shards"]),
-            steps={n: StepEntry(*entry) for n, entry in json.loads(text["steps"]).items()},
-            parts={n: tuple(parts) for n, parts in json.loads(text["parts"]).items()},
-            versions=json.loads(text["versions"]),
-            retention=dict(json.loads(text["retention"])),
-            downtime=int(text["downtime"]),
-            allowance=int(text["allowance"]),
+            generation=_number(text["generation"]),
+            partitions=_number(text["partitions"], _MOST_PARTITIONS),
+            resume_epoch=_number(text["resume_epoch"]),
+            processes=_texts(json.loads(text["processes"])),
+            shards=_number(text["shards"], MOST_SHARDS, least=1),
+            steps={
+                _text(name): StepEntry(*_texts(entry))
+                for name, entry in json.loads(text["steps"]).items()
+            },
+            parts={_text(n): _texts(parts) for n, parts in json.loads(text["parts"]).items()},
+            versions=dict(json.loads(text["versions"])),
+            retention={_text(name): _number(str(kept)) for name, kept in retention.items()},
+            downtime=_number(text["downtime"]),
+            allowance=_number(text["allowance"]),
             renewing=bool(text["renewing"]),
-            time=int(text["time"]),
+            time=_number(text["time"]),
         )
+
+
+def _number(text: str, most: int = 2**63, *, least: int = 0) -> int:
+    # Cells and partitions are counted off by some: a damaged number must not take the memory.
+    number = int(text)
+    if not least <= number <= most:
+        raise ValueError(f"{number} is not from {least} to {most}")
+    return number
+
+
+def _text(value: str) -> str:
+    value.encode()  # a lone surrogate can't be part of a key
+    return value
+
+
+def _texts(values: object) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise TypeError(f"a {type(values).__name__} and no list")
+    return tuple(_text(value) for value in values)

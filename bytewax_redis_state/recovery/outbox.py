@@ -14,14 +14,13 @@ Beside it, because ``sqlite3`` has no other user: reading a partition of stock B
 
 from __future__ import annotations
 
-import io
 import pickle
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from bytewax_redis_state.errors import (
     DecodeError,
@@ -109,20 +108,29 @@ class OutboxRow:
     change: bytes | None
 
 
-class _BytesOnly(pickle.Unpickler):
-    """Reads the pickle of a bytes object and refuses to import anything."""
-
-    def find_class(self, module_name: str, global_name: str, /) -> NoReturn:
-        raise pickle.UnpicklingError(f"a row names {module_name}.{global_name}")
+_PICKLE, _FRAME, _PICKLE_END = b"\x80", b"\x95", b"\x94."
+_FRAME_BYTES = 9
+_LENGTHS = {b"C": 1, b"B": 4, b"\x8e": 8}  # opcode of bytes to how long its length is
 
 
 def _unpickled(change: bytes | None) -> bytes | None:
+    """Take bytes out of the pickle that the engine made of them; no unpickler runs.
+
+    An unpickler could be made to import, or to ask for memory without end.
+
+    :raises DecodeError: If it is the pickle of something else.
+    """
     if change is None:
         return None
-    value = _BytesOnly(io.BytesIO(change)).load()
-    if not isinstance(value, bytes):
-        raise DecodeError(f"an outbox row holds a {type(value).__name__} instead of bytes")
-    return value
+    at = 2
+    if change[at : at + 1] == _FRAME:
+        at += _FRAME_BYTES
+    width = _LENGTHS.get(change[at : at + 1], 0)
+    start = at + 1 + width
+    end = start + int.from_bytes(change[at + 1 : start], "little")
+    if change[:1] != _PICKLE or not width or change[end:] != _PICKLE_END:
+        raise DecodeError(f"an outbox row of {len(change)} bytes is no pickle of bytes")
+    return change[start:end]
 
 
 def require_sqlite() -> None:
@@ -157,6 +165,20 @@ def _as_scratch_error(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         raise ScratchError(
             f"the outbox {path} can't be written: {error}", "give --scratch a folder with room"
+        ) from error
+
+
+@contextmanager
+def _as_damage(path: Path) -> Iterator[None]:
+    """Say what can't be read; who finds the file locked may try again."""
+    try:
+        yield
+    except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+            raise
+        raise ScratchError(
+            f"the outbox {path} can't be read: {error}",
+            "start the flow again: it resumes from what Redis has",
         ) from error
 
 
@@ -223,9 +245,10 @@ class Outbox:
 
     def __init__(self, path: Path, stamp: Stamp, keep_last: frozenset[str]) -> None:
         self._path = path
-        self._db = _connect(path)
         self._keep_last = keep_last
-        found = self._db.execute("SELECT incarnation, generation, part FROM stamp").fetchone()
+        with _as_damage(path):
+            self._db = _connect(path)
+            found = self._db.execute("SELECT incarnation, generation, part FROM stamp").fetchone()
         if found != (stamp.incarnation, stamp.generation, stamp.partition):
             raise ReplicatorError(f"the outbox {path} is stamped {found}, not {stamp}")
 
@@ -235,13 +258,15 @@ class Outbox:
 
     def changed(self) -> int:
         """Give a number that differs after another process has written."""
-        (version,) = self._db.execute("PRAGMA data_version").fetchone()
-        return int(version)
+        with _as_damage(self._path):
+            (version,) = self._db.execute("PRAGMA data_version").fetchone()
+            return int(version)
 
     def commit_mark(self) -> int | None:
         """Give the epoch up to which every worker has written everything, ``None`` before any."""
-        (mark,) = self._db.execute("SELECT max(commit_epoch) FROM commits").fetchone()
-        return None if mark is None else int(mark)
+        with _as_damage(self._path):
+            (mark,) = self._db.execute("SELECT max(commit_epoch) FROM commits").fetchone()
+            return None if mark is None else int(mark)
 
     def rows(self, after: int, up_to_epoch: int, max_bytes: int) -> list[OutboxRow]:
         """Read what may be shipped next, rows and marks in the order of their ids.
@@ -251,6 +276,10 @@ class Outbox:
         :arg max_bytes: Stop after the row that reaches this.
         :returns: A prefix of what stands after ``after``, without rows above the mark.
         """
+        with _as_damage(self._path):
+            return self._rows(after, up_to_epoch, max_bytes)
+
+    def _rows(self, after: int, up_to_epoch: int, max_bytes: int) -> list[OutboxRow]:
         taken: list[OutboxRow] = []
         size = 0
         cursor = self._db.execute(
@@ -273,17 +302,20 @@ class Outbox:
         :arg after: Id of the last row that Redis has.
         :returns: Number of rows, and about how many bytes they take.
         """
-        rows, size = self._db.execute(
-            "SELECT count(*), coalesce(sum(length(change)), 0) FROM outbox WHERE id > ?", (after,)
-        ).fetchone()
-        return int(rows), int(size) + int(rows) * _ROW_BYTES
+        with _as_damage(self._path):
+            rows, size = self._db.execute(
+                "SELECT count(*), coalesce(sum(length(change)), 0) FROM outbox WHERE id > ?",
+                (after,),
+            ).fetchone()
+            return int(rows), int(size) + int(rows) * _ROW_BYTES
 
     @property
     def renewal(self) -> Renewal | None:
         """How the flow was last founded anew while it ran, ``None`` where it was not."""
-        found = self._db.execute(
-            "SELECT incarnation, generation, epoch FROM renewal ORDER BY rowid DESC LIMIT 1"
-        ).fetchone()
+        with _as_damage(self._path):
+            found = self._db.execute(
+                "SELECT incarnation, generation, epoch FROM renewal ORDER BY rowid DESC LIMIT 1"
+            ).fetchone()
         return None if found is None else Renewal(*found)
 
     def note_renewal(self, renewal: Renewal) -> None:
@@ -300,15 +332,17 @@ class Outbox:
     @property
     def spare(self) -> int:
         """Bytes of the file that deleted rows have left for new ones."""
-        (pages,) = self._db.execute("PRAGMA freelist_count").fetchone()
-        (size,) = self._db.execute("PRAGMA page_size").fetchone()
-        return int(pages) * int(size)
+        with _as_damage(self._path):
+            (pages,) = self._db.execute("PRAGMA freelist_count").fetchone()
+            (size,) = self._db.execute("PRAGMA page_size").fetchone()
+            return int(pages) * int(size)
 
     @property
     def pruned(self) -> int:
         """Id up to which rows were deleted: nothing can be sent again from before it."""
-        (pruned,) = self._db.execute("SELECT pruned FROM stamp").fetchone()
-        return int(pruned)
+        with _as_damage(self._path):
+            (pruned,) = self._db.execute("SELECT pruned FROM stamp").fetchone()
+            return int(pruned)
 
     def forget_restored(self) -> None:
         """Delete the restored rows, which the engine has loaded once it commits an epoch.

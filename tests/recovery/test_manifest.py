@@ -15,10 +15,10 @@ manifests = st.builds(
     Manifest,
     incarnation=names,
     generation=numbers,
-    partitions=numbers,
+    partitions=st.integers(0, 2**16),
     resume_epoch=numbers,
     processes=st.lists(names, max_size=3).map(tuple),
-    shards=numbers,
+    shards=st.integers(1, 4096),
     steps=st.dictionaries(names, st.builds(StepEntry, names, names), max_size=3),
     parts=st.dictionaries(names, st.lists(names, max_size=3).map(tuple), max_size=3),
     versions=st.dictionaries(names, names, max_size=3),
@@ -69,3 +69,25 @@ def test_a_newer_format_may_have_changed_everything_else():
         {b"format": str(FORMAT + 1).encode(), b"incarnation": b"life", b"strange": b"\xc3\xa9"}
     )
     assert newer.format == FORMAT + 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (b"shards", b"0"),
+        (b"shards", b"1000000000"),
+        (b"partitions", b"1000000000"),
+        (b"generation", b"-1"),
+        (b"steps", b"[]"),
+        (b"steps", b'{"sum": "ab"}'),
+        (b"steps", b'{"sum": [1, 2]}'),
+        (b"steps", b'{"\\ud800": ["a", "b"]}'),
+        (b"steps", b"[" * 100_000),
+        (b"processes", b'"abc"'),
+        (b"parts", b'{"in": {"a": 1}}'),
+        (b"retention", b'{"sum": "soon"}'),
+    ],
+)
+def test_a_field_of_something_else_is_named_and_takes_no_memory(field, value):
+    with pytest.raises(StateLostError, match="the manifest of the flow is damaged"):
+        Manifest.from_fields({**fields(Manifest("one")), field: value})
