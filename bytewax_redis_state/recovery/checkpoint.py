@@ -25,12 +25,16 @@ from bytewax_redis_state.recovery.cells import LOST_HINT, Cell
 from bytewax_redis_state.recovery.journal import Journal
 from bytewax_redis_state.scripts import Scripts
 
-__all__ = ["Folder"]
+__all__ = ["CellBehindError", "Folder"]
 
 _CHUNK_KEYS = 1000
 _CHUNK_BYTES = 1024 * 1024
 _ROUND_BYTES = 64 * 1024 * 1024
 _PIPELINE_CHUNKS = 32
+
+
+class CellBehindError(StateLostError):
+    """A cell has applied less than the fold begins after: a failover has lost its last folds."""
 
 
 @dataclass
@@ -167,7 +171,11 @@ class Folder:
                     f"generation {verdict[1].decode()}"
                 )
             case b"gap":
-                found = f"has applied epoch {verdict[1].decode()}, not {from_epoch}"
+                raise CellBehindError(
+                    f"shard {cell.shard} of step {cell.step!r} has applied epoch "
+                    f"{verdict[1].decode()}, not {from_epoch}",
+                    LOST_HINT,
+                )
             case b"foreign":
                 found = f"is of another life of the flow ({verdict[1].decode()})"
             case _:

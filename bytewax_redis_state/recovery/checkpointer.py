@@ -1,5 +1,9 @@
 """The checkpointer: folds a partition's journal every interval, beside the shipping of rows.
 
+On a cluster a failover takes one node back while the others stay. So there it folds only what is
+on the replicas of the journals' nodes, and leaves the journal as it is for a margin after the fold:
+a cell whose node went back is folded anew.
+
 Invariant: it folds up to the least progress of all partitions, so nothing enters the keyed state
 that a crash could still undo.
 """
@@ -8,7 +12,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections import deque
 from contextlib import suppress
+from typing import NamedTuple
 
 from bytewax_redis_state.errors import (
     ServerError,
@@ -17,14 +24,23 @@ from bytewax_redis_state.errors import (
     StateLostError,
 )
 from bytewax_redis_state.recovery.cells import cells_of
-from bytewax_redis_state.recovery.checkpoint import Folder
+from bytewax_redis_state.recovery.checkpoint import CellBehindError, Folder
 from bytewax_redis_state.recovery.setup import Line, Setup
 from bytewax_redis_state.recovery.takeover import sweep
+from bytewax_redis_state.server.client import is_spread
 from bytewax_redis_state.server.translation import translated
 
 __all__ = ["Checkpointer"]
 
 logger = logging.getLogger(__name__)
+
+
+class _Progress(NamedTuple):
+    """How far a partition is: in its journal, folded and forgotten, and what may be folded."""
+
+    epoch: int
+    trimmed: int
+    foldable: int
 
 
 class Checkpointer:
@@ -49,21 +65,24 @@ class Checkpointer:
             timed=setup.timed,
             offset=setup.offset,
         )
+        self._spread = is_spread(self._line.client)
+        self._folds: deque[tuple[float, int]] = deque()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
         with translated(self._line.address):
-            self.applied = self._progress(setup.partition, "trimmed") - 1
+            self.applied = self._progress(setup.partition).trimmed - 1
         self.failure: StateError | None = None
 
-    def _progress(self, partition: int, field: str) -> int:
+    def _progress(self, partition: int) -> _Progress:
         key = self._setup.keys.progress(partition, self._setup.generation)
-        value = self._line.client.hget(key, field)
-        if value is None:
+        epoch, trimmed, safe = self._line.client.hmget(key, "epoch", "trimmed", "safe")
+        if epoch is None or trimmed is None:
             raise StateLostError(
                 f"the progress of partition {partition} is missing in Redis",
                 "Redis was emptied under a running flow; start the flow again",
             )
-        return int(value)
+        foldable = (safe or trimmed) if self._spread else epoch
+        return _Progress(int(epoch), int(trimmed), int(foldable))
 
     def checkpoint(self) -> bool:
         """Fold up to the least progress of all partitions, then trim the journal.
@@ -71,17 +90,35 @@ class Checkpointer:
         :returns: Whether the journal is folded to its end; else another partition is behind.
         """
         with translated(self._line.address):
-            epochs = [
-                self._progress(partition, "epoch") for partition in range(self._setup.partitions)
-            ]
-            target = min(epochs)
-            # Asked each time: a Redis that has lost its tail has lost folds, too.
-            self.applied = self._progress(self._setup.partition, "trimmed") - 1
+            found = [self._progress(partition) for partition in range(self._setup.partitions)]
+            own, target = found[self._setup.partition], min(part.foldable for part in found)
+            # Asked each time: one server that has lost its tail has lost folds, too.
+            folded = own.trimmed - 1
+            self.applied = max(self.applied, folded) if self._spread else folded
             if target - 1 > self.applied:
-                self._folder.fold(self._journal, self.applied, target - 1)
-                self._journal.trim(target)
+                self._fold(own.trimmed, target)
                 self.applied = target - 1
-            return epochs[self._setup.partition] == target
+                self._folds.append((time.monotonic(), target))
+            self._trim(own.trimmed)
+            return own.epoch == target
+
+    def _fold(self, trimmed: int, target: int) -> None:
+        try:
+            self._folder.fold(self._journal, self.applied, target - 1)
+        except CellBehindError as behind:
+            if self.applied == trimmed - 1:
+                raise StateLostError(behind.message, behind.hint) from behind
+            logger.warning("cells went back, folded anew epoch=%d why=%s", trimmed, behind.message)
+            self.applied = trimmed - 1
+            self._fold(trimmed, target)
+
+    def _trim(self, trimmed: int) -> None:
+        kept_since = time.monotonic() - (self._setup.margin if self._spread else 0.0)
+        below = trimmed
+        while self._folds and self._folds[0][0] <= kept_since:
+            below = self._folds.popleft()[1]
+        if below > trimmed:
+            self._journal.trim(below)
 
     def start(self) -> None:
         """Begin to fold every interval."""

@@ -2,8 +2,9 @@
 
 It writes and waits on a connection of its own, so that shipping waits for no disk and no replica:
 replication and the append-only file keep the order of writes, so what confirms a later write
-confirms all rows before it. Invariant: a row counts as confirmed only after a write that followed
-it was.
+confirms all rows before it. On a cluster it also learns what may be folded: what all replicas of
+the journal's node have. Invariant: a row counts as confirmed only after a write that followed it
+was.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from bytewax_redis_state.config.durability import Durability
 from bytewax_redis_state.errors import ServerUnavailableError, StateError
 from bytewax_redis_state.recovery.setup import Line, Setup
+from bytewax_redis_state.server.client import is_spread
+from bytewax_redis_state.server.replicas import replicas_in_step, server_of
 from bytewax_redis_state.server.translation import translated
 
 __all__ = ["Confirmer"]
@@ -49,8 +52,8 @@ class Confirmer:
         return self._shipped() if self._durability.level == "memory" else self._row
 
     def start(self) -> None:
-        """Begin to ask, unless an acknowledgement is all that is wanted."""
-        if self._durability.level != "memory":
+        """Begin to ask, unless an acknowledgement is all that is wanted, of one server."""
+        if self._durability.level != "memory" or self._setup.redis.topology.kind == "cluster":
             self._thread.start()
 
     def stop(self) -> None:
@@ -83,22 +86,31 @@ class Confirmer:
 
     def _ask(self, line: Line, row: int) -> bool:
         setup, level = self._setup, self._durability
-        with translated(line.address), line.client.pipeline(transaction=False) as pipe:
-            # In one trip: a connection that was made anew in between would wait for nothing.
-            line.scripts.note_confirming(
-                self._progress, setup.incarnation, setup.generation, row, pipe
-            )
-            if level.level == "aof":
-                pipe.waitaof(1, 0, _WAIT_MILLISECONDS)
-            else:
-                pipe.wait(level.replicas, _WAIT_MILLISECONDS)
-            noted, answer = pipe.execute()
-        if not noted:
+        with translated(line.address):
+            # Where another node may fold what this one says, its replicas must have it first.
+            in_step = self._replicas_in_step(line) if is_spread(line.client) else 0
+            wanted = max(level.replicas, in_step)
+            with line.client.pipeline(transaction=False) as pipe:
+                # In one trip: a connection that was made anew in between would wait for nothing.
+                line.scripts.note_confirming(
+                    self._progress, setup.incarnation, setup.generation, row, pipe
+                )
+                if wanted:
+                    pipe.wait(wanted, _WAIT_MILLISECONDS)
+                if level.level == "aof":
+                    pipe.waitaof(1, 0, _WAIT_MILLISECONDS)
+                epoch, *answers = pipe.execute()
+            count = int(answers[0]) if wanted else 0
+            if epoch and count >= in_step and is_spread(line.client):
+                line.scripts.note_safe(self._progress, setup.incarnation, setup.generation, epoch)
+        if not epoch:
             return False  # shipping finds out why
-        if level.level == "aof":
-            return bool(answer[0])
-        self._say(int(answer))
-        return int(answer) >= level.replicas
+        self._say(count)
+        on_disk = level.level != "aof" or bool(answers[-1][0])
+        return on_disk and count >= wanted
+
+    def _replicas_in_step(self, line: Line) -> int:
+        return replicas_in_step(server_of(line.client, self._progress))
 
     def _say(self, count: int) -> None:
         short = count < self._durability.replicas

@@ -19,6 +19,7 @@ from bytewax_redis_state.errors import DecodeError, FencedError, StateLostError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.cells import Cell
 from bytewax_redis_state.scripts import Scripts
+from bytewax_redis_state.server.replicas import confirmed
 
 __all__ = ["Entry", "Fence", "Journal", "JournalMovedError"]
 
@@ -93,9 +94,12 @@ class Journal:
         self._partition = partition
 
     def create(self, epoch: int) -> None:
-        """Make both keys, with nothing below the resume epoch."""
-        self._scripts.create_partition(
-            self._journal, self._progress, self._incarnation, self._generation, epoch
+        """Make both keys, with nothing below the resume epoch, on all replicas."""
+        confirmed(
+            self._client,
+            lambda pipe: self._scripts.create_partition(
+                self._journal, self._progress, self._incarnation, self._generation, epoch, pipe
+            ),
         )
 
     def append(
@@ -149,10 +153,13 @@ class Journal:
         :arg by: The generation of the start that fences.
         :returns: How far it came, ``None`` where its keys are gone or of another life.
         """
-        answer = self._scripts.fence_partition(
-            self._journal, self._progress, self._incarnation, self._generation, by
+        (answer,) = confirmed(
+            self._client,
+            lambda pipe: self._scripts.fence_partition(
+                self._journal, self._progress, self._incarnation, self._generation, by, pipe
+            ),
         )
-        return None if answer is None else Fence(*answer)
+        return None if answer is None else Fence(*map(int, answer))
 
     def entries(self, from_epoch: int, to_epoch: int) -> Iterator[Entry]:
         """Read the entries of a range of epochs, both ends included, page by page.

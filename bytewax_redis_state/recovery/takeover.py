@@ -15,7 +15,9 @@ i. ``written``    the manifest names the new generation
 j. ``cleaned``    the old journals and the cells of dropped steps are gone; what starts that died
                   have left goes later, see :func:`sweep`
 
-a and b are in lease.py and cluster.py; the coordinator alone does c to j.
+What c, d, e, h and i write is on all replicas that are in step before the start relies on it, so no
+failover takes it back (server/replicas.py); a failover in between is noticed, and the start begins
+anew. a and b are in lease.py and cluster.py; the coordinator alone does c to j.
 """
 
 from __future__ import annotations
@@ -24,12 +26,14 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 import redis
 
 from bytewax_redis_state.errors import (
     FencedError,
     PartitionMissingError,
+    ServerUnavailableError,
     StateLostError,
 )
 from bytewax_redis_state.keys import FlowKeys, shard_of
@@ -41,6 +45,7 @@ from bytewax_redis_state.recovery.manifest import FORMAT, Manifest
 from bytewax_redis_state.recovery.plan import StartPlan
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import server_time
+from bytewax_redis_state.server.replicas import confirmed
 
 __all__ = [
     "known_or_founded",
@@ -125,6 +130,7 @@ def take_over(
     :raises FencedError: If another start overtook this one.
     """
     start = _Start(client, scripts, keys, manifest, int(client.incr(keys.generation)))
+    start.hold_generation()
     reached("bumped")
     start.require_newest()
     fences = start.fence_partitions()
@@ -139,7 +145,7 @@ def take_over(
     start.fold(fences, epoch, plan, downtime)
     reached("folded")
     require_partitions(client, keys, plan, manifest.shards)
-    start.settle(plan, epoch, len(process_ids))
+    start.settle(plan, epoch, fences, len(process_ids))
     reached("settled")
     written = start.write_manifest(plan, epoch, downtime, process_ids, versions)
     reached("written")
@@ -184,6 +190,17 @@ class _Start:
             self._client, self._scripts, self._keys, self._old.incarnation, generation, partition
         )
 
+    def hold_generation(self) -> None:
+        """Step c, of which a failover must not give the number to another start."""
+        (held,) = confirmed(
+            self._client,
+            lambda pipe: self._scripts.hold_generation(
+                self._keys.generation, self._generation, pipe
+            ),
+        )
+        if not held:
+            raise FencedError("another start of the flow overtook this one", "start again")
+
     def require_newest(self) -> None:
         """Read the manifest again: one written since would make this start's plan a stale one."""
         now = read_manifest(self._client, self._keys)
@@ -205,11 +222,13 @@ class _Start:
 
     def fence_cells(self) -> dict[Cell, CellMark]:
         """Step e."""
-        with self._client.pipeline(transaction=False) as pipe:
+
+        def fence(pipe: Any) -> None:
             for cell in self._cells:
                 applied = self._keys.applied(cell.step, cell.shard)
                 self._scripts.fence_cell(applied, self._old.incarnation, self._generation, pipe)
-            answers: list[list[bytes]] = pipe.execute()
+
+        answers: list[list[bytes]] = confirmed(self._client, fence)
         return {
             cell: CellMark.parse(
                 cell, dict(zip(flat[::2], flat[1::2], strict=True)), self._old.incarnation
@@ -273,9 +292,15 @@ class _Start:
             journal = self._journal(self._old.generation, partition)
             folder.fold(journal, fence.trimmed - 1, epoch - 1)
 
-    def settle(self, plan: StartPlan, epoch: int, partitions: int) -> None:
+    def settle(
+        self,
+        plan: StartPlan,
+        epoch: int,
+        fences: Mapping[int, Fence | None],
+        partitions: int,
+    ) -> None:
         """Make what the manifest will name, and unmake what it will not."""
-        self._settle_cells(epoch)
+        self._settle_cells(epoch, [p for p, fence in fences.items() if fence is not None])
         for name in plan.dropped:
             self._drop_step(name)
         for step, part in plan.drop_partitions:
@@ -285,8 +310,8 @@ class _Start:
         for partition in range(partitions):
             self._journal(self._generation, partition).create(epoch)
 
-    def _settle_cells(self, epoch: int) -> None:
-        with self._client.pipeline(transaction=False) as pipe:
+    def _settle_cells(self, epoch: int, folded: Sequence[int]) -> None:
+        def settle(pipe: Any) -> None:
             for cell in self._cells:
                 self._scripts.settle_cell(
                     self._keys.applied(cell.step, cell.shard),
@@ -294,13 +319,21 @@ class _Start:
                     self._generation,
                     epoch - 1,
                     pipe,
+                    folded,
                 )
-            if None in pipe.execute():
-                raise FencedError("another start of the flow overtook this one", "start again")
+
+        answers = confirmed(self._client, settle)
+        if None in answers:
+            raise FencedError("another start of the flow overtook this one", "start again")
+        if -1 in answers:
+            raise ServerUnavailableError(
+                "a failover of Redis has lost what this start had folded", "start again"
+            )
 
     def _create_cells(self, steps: Iterable[str], epoch: int) -> None:
         cells = cells_of(steps, self._old.shards)
-        with self._client.pipeline(transaction=False) as pipe:
+
+        def create(pipe: Any) -> None:
             for cell in cells:
                 self._scripts.create_cell(
                     self._keys.applied(cell.step, cell.shard),
@@ -309,7 +342,8 @@ class _Start:
                     epoch - 1,
                     pipe,
                 )
-            counts: list[int] = pipe.execute()
+
+        counts: list[int] = confirmed(self._client, create)
         for cell, count in zip(cells, counts, strict=True):
             if count < 0:
                 raise FencedError("another start of the flow overtook this one", "start again")
@@ -366,13 +400,18 @@ class _Start:
             downtime=downtime,
             allowance=plan.allowance,
         )
-        if not self._scripts.write_manifest(
-            self._keys.generation,
-            self._keys.manifest,
-            manifest.incarnation,
-            manifest.generation,
-            manifest.to_fields(),
-        ):
+        (stood,) = confirmed(
+            self._client,
+            lambda pipe: self._scripts.write_manifest(
+                self._keys.generation,
+                self._keys.manifest,
+                manifest.incarnation,
+                manifest.generation,
+                manifest.to_fields(),
+                pipe,
+            ),
+        )
+        if not stood:
             raise FencedError("another start of the flow overtook this one", "start again")
         return manifest
 

@@ -29,7 +29,9 @@ SCRIPT_NAMES = (
     "fence_partition",
     "fold",
     "found_flow",
+    "hold_generation",
     "note_confirming",
+    "note_safe",
     "post_answers",
     "release_lease",
     "renew_flow",
@@ -84,11 +86,16 @@ class Scripts:
         incarnation: str,
         generation: int,
         fields: dict[str, str],
-    ) -> bool:
-        """Replace the manifest; returns whether the counter still stood at the generation."""
+        on: Executor,
+    ) -> None:
+        """Replace the manifest; the pipeline's answer is 1 if the counter still stood there."""
         flat = [part for field in fields.items() for part in field]
         args: tuple[Argument, ...] = (incarnation, generation, *flat)
-        return bool(self._run("write_manifest", (generation_key, manifest_key), args, None))
+        self._run("write_manifest", (generation_key, manifest_key), args, on)
+
+    def hold_generation(self, generation_key: bytes, generation: int, on: Executor) -> None:
+        """Write the counter once more; the pipeline's answer is 1 if it still stood there."""
+        self._run("hold_generation", (generation_key,), (generation,), on)
 
     def renew_flow(
         self,
@@ -118,28 +125,46 @@ class Scripts:
 
     def note_confirming(
         self, progress: bytes, incarnation: str, generation: int, row: int, on: Executor
-    ) -> bool:
-        """Write after all rows up to one; returns whether the partition has come that far."""
-        return bool(self._run("note_confirming", (progress,), (incarnation, generation, row), on))
+    ) -> None:
+        """Write after all rows up to one; the pipeline's answer is the progress, or 0."""
+        self._run("note_confirming", (progress,), (incarnation, generation, row), on)
+
+    def note_safe(self, progress: bytes, incarnation: str, generation: int, epoch: int) -> bool:
+        """Note below which epoch no failover loses rows; returns whether that is the writer's."""
+        return bool(self._run("note_safe", (progress,), (incarnation, generation, epoch), None))
 
     def end_renewal(self, manifest: bytes, incarnation: str, generation: int, epoch: int) -> bool:
         """Let a flow be resumed again; returns whether the manifest is the writer's."""
         return bool(self._run("end_renewal", (manifest,), (incarnation, generation, epoch), None))
 
     def create_partition(
-        self, journal: bytes, progress: bytes, incarnation: str, generation: int, epoch: int
-    ) -> bool:
-        """Make journal and progress of a partition; returns whether they were new."""
+        self,
+        journal: bytes,
+        progress: bytes,
+        incarnation: str,
+        generation: int,
+        epoch: int,
+        on: Executor,
+    ) -> None:
+        """Make journal and progress of a partition; the pipeline's answer is 1 if new."""
         args = (incarnation, generation, epoch)
-        return bool(self._run("create_partition", (journal, progress), args, None))
+        self._run("create_partition", (journal, progress), args, on)
 
     def fence_partition(
-        self, journal: bytes, progress: bytes, incarnation: str, generation: int, by: int
-    ) -> tuple[int, int, int] | None:
-        """Fence a partition; returns (epoch, trimmed, commit time in ms), None if it is gone."""
+        self,
+        journal: bytes,
+        progress: bytes,
+        incarnation: str,
+        generation: int,
+        by: int,
+        on: Executor,
+    ) -> None:
+        """Fence a partition; the pipeline's answer is [epoch, trimmed, commit time in ms] or None.
+
+        It is None where the partition is gone.
+        """
         args = (incarnation, generation, by)
-        answer = self._run("fence_partition", (journal, progress), args, None)
-        return None if answer is None else (int(answer[0]), int(answer[1]), int(answer[2]))
+        self._run("fence_partition", (journal, progress), args, on)
 
     def append(
         self,
@@ -253,10 +278,19 @@ class Scripts:
         self._run("settle_deadlines", (applied,), (*head, *flat), on)
 
     def settle_cell(
-        self, applied: bytes, incarnation: str, generation: int, epoch: int, on: Executor
+        self,
+        applied: bytes,
+        incarnation: str,
+        generation: int,
+        epoch: int,
+        on: Executor,
+        folded: Iterable[int] = (),
     ) -> None:
-        """Settle a cell at an epoch; the pipeline's answer is the live count or None."""
-        self._run("settle_cell", (applied,), (incarnation, generation, epoch), on)
+        """Settle a cell at an epoch; the pipeline's answer is the live count, None if fenced.
+
+        It is -1 where a partition of those that were folded has not been applied so far.
+        """
+        self._run("settle_cell", (applied,), (incarnation, generation, epoch, *folded), on)
 
     def claim_lease(
         self, lease: bytes, owner: str, value: str, milliseconds: int, replace: str = ""

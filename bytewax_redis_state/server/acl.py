@@ -41,7 +41,8 @@ ROLES: tuple[Role, ...] = tuple(COMMANDS)
 """``runner`` runs flows; ``doctor`` verifies them, ``reader`` reads state: both change nothing."""
 
 _CLUSTERED = ("asking", "cluster|slots")
-_DURABLE = {"memory": (), "aof": ("waitaof",), "replicas": ("wait",)}
+_DURABLE = {"memory": (), "aof": ("waitaof",), "replicas": ()}
+_REPLICATED = ("wait",)  # sent where there are replicas: no failover is to take a start back
 
 
 def acl_rules(
@@ -63,7 +64,7 @@ def acl_rules(
     """
     commands = set(COMMANDS[role])
     if role == "runner":
-        commands.update(_DURABLE[level])
+        commands.update((*_DURABLE[level], *_REPLICATED))
     if clustered:
         commands.update(_CLUSTERED)
     return [

@@ -33,6 +33,7 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from bytewax_redis_state.config.topology import Host
+from bytewax_redis_state.keys import slot_of
 from bytewax_redis_state.server.slots import SlotTable, slot_of_command
 
 __all__ = ["ClusterClient", "ClusterPipeline"]
@@ -91,6 +92,14 @@ class ClusterClient(redis.Redis):
         """Give a client of each primary, always in the same order."""
         return [self._client(host) for host in self._slots().nodes]
 
+    def server_of(self, key: bytes) -> Any:
+        """Give a client of the primary that serves a key."""
+        return self._client(self._slots().node_of(slot_of(key)))
+
+    def by_server(self, commands: Sequence[Command]) -> list[tuple[Any, Sequence[int]]]:
+        """Tell which primary serves which commands, by their places; in order within a slot."""
+        return [(self._client(host), places) for host, places in self._grouped(commands).items()]
+
     def _slots(self) -> SlotTable:
         with self._cluster_lock:
             if self._table is None:
@@ -112,7 +121,7 @@ class ClusterClient(redis.Redis):
                     return table
         raise failure or ClusterDownError("no node of the cluster serves any slot")
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """Ask anew before the next command: a node is away, or no primary any more."""
         with self._cluster_lock:
             self._table = None
@@ -143,7 +152,7 @@ class ClusterClient(redis.Redis):
         try:
             left, keys = self._client(host).execute_command(name, inner, *args, **options)
         except _AWAY:
-            self._forget()
+            self.forget()
             raise
         return self._slots().join_cursor(host, int(left)), keys
 
@@ -170,7 +179,7 @@ class ClusterClient(redis.Redis):
                 if not _load(self._client(host), command, scripts):
                     raise
             except _AWAY:
-                self._forget()
+                self.forget()
                 raise
         raise ClusterError("the nodes of the cluster send each other the same command")
 
@@ -219,7 +228,7 @@ class ClusterClient(redis.Redis):
             except _AWAY as error:
                 failure = error
         if failure is not None:
-            self._forget()
+            self.forget()
             raise failure
         return self._redirected(commands, scripts, answers)
 
@@ -251,7 +260,7 @@ class ClusterClient(redis.Redis):
         moved = [p for p, a in enumerate(answers) if isinstance(a, (*_REDIRECTED, NoScriptError))]
         if moved and any(args[0] in _WAITS for args, _ in commands):
             # A wait would have been for a node that has done nothing.
-            self._forget()
+            self.forget()
             raise TryAgainError("a slot moved under commands that were to be waited for")
         for place in moved:
             try:
@@ -261,7 +270,7 @@ class ClusterClient(redis.Redis):
                     raise
                 answers[place] = error
         if any(isinstance(answer, _AWAY) for answer in answers):
-            self._forget()
+            self.forget()
         return answers
 
 

@@ -20,6 +20,7 @@ from redis.exceptions import (
     ConnectionError,  # noqa: A004 - redis-py's, on purpose
     RedisError,
     ResponseError,
+    TimeoutError,  # noqa: A004
 )
 from redis.sentinel import Sentinel
 
@@ -78,6 +79,25 @@ class Primary:
             self._found = (str(found[0]), int(found[1]))
             self._due = time.monotonic() + _ASK_SECONDS
             return self._found
+
+    def replicas(self) -> int:
+        """Count the replicas that the Sentinels know to be up and to follow.
+
+        One that a failover has just promoted is among them until the Sentinels name it the primary.
+        """
+        with self._lock:
+            service = self.topology.service
+            for sentinel in self._sentinel.sentinels:
+                try:
+                    found = sentinel.sentinel_slaves(service)
+                except (ConnectionError, TimeoutError):
+                    continue
+                return sum(
+                    not (r["is_sdown"] or r["is_odown"] or r["is_disconnected"])
+                    and r.get("master-link-status") == "ok"
+                    for r in found
+                )
+        raise ConnectionError(f"no Sentinel of {service!r} answers")
 
     @property
     def is_due(self) -> bool:

@@ -53,7 +53,7 @@ def test_a_manifest_is_written_while_the_counter_stands(db, scripts):
     """Rule 5i: by compare-and-set on the counter."""
     scripts.found_flow(GENERATION, MANIFEST, "one", 64, 1)
     db.set(GENERATION, "3")
-    assert scripts.write_manifest(GENERATION, MANIFEST, "one", 3, {"resume_epoch": "9"})
+    assert piped(db, scripts.write_manifest, GENERATION, MANIFEST, "one", 3, {"resume_epoch": "9"})
     assert db.hmget(MANIFEST, "generation", "resume_epoch", "shards") == [b"3", b"9", b"64"]
 
 
@@ -62,18 +62,34 @@ def test_a_manifest_of_another_generation_or_life_is_refused(db, scripts, incarn
     scripts.found_flow(GENERATION, MANIFEST, "one", 64, 1)
     db.set(GENERATION, "3")
     before = dumped(db)
-    assert not scripts.write_manifest(
-        GENERATION, MANIFEST, incarnation, generation, {"resume_epoch": "9"}
+    assert not piped(
+        db,
+        scripts.write_manifest,
+        GENERATION,
+        MANIFEST,
+        incarnation,
+        generation,
+        {"resume_epoch": "9"},
     )
     assert dumped(db) == before
+
+
+def test_the_counter_is_held_where_it_stands(db, scripts):
+    db.set(GENERATION, "3")
+    assert piped(db, scripts.hold_generation, GENERATION, 3) == 1
+    assert piped(db, scripts.hold_generation, GENERATION, 2) == 0
+    assert db.get(GENERATION) == b"3"
+    db.delete(GENERATION)
+    assert piped(db, scripts.hold_generation, GENERATION, 3) == 0
+    assert db.keys() == []
 
 
 # --- partitions ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def partition(scripts):
-    assert scripts.create_partition(JOURNAL, PROGRESS, "one", 3, 8)
+def partition(db, scripts):
+    assert piped(db, scripts.create_partition, JOURNAL, PROGRESS, "one", 3, 8)
 
 
 def entries(db: redis.Redis) -> list[tuple[bytes, dict[bytes, bytes]]]:
@@ -94,9 +110,9 @@ def test_a_partition_is_made_once(db, scripts):
     }
     assert (db.type(JOURNAL), entries(db)) == (b"stream", [])
     before = dumped(db)
-    assert not scripts.create_partition(JOURNAL, PROGRESS, "two", 3, 1)
+    assert not piped(db, scripts.create_partition, JOURNAL, PROGRESS, "two", 3, 1)
     db.delete(PROGRESS)  # half of one is not made whole either
-    assert not scripts.create_partition(JOURNAL, PROGRESS, "two", 3, 1)
+    assert not piped(db, scripts.create_partition, JOURNAL, PROGRESS, "two", 3, 1)
     assert dumped(db)[JOURNAL] == before[JOURNAL]
 
 
@@ -147,15 +163,15 @@ def test_an_append_of_another_life_or_generation_is_refused(db, scripts, other):
 def test_a_fence_and_its_reading_shut_the_partition(db, scripts):
     """Rule 5d: fence and read are one step."""
     append(scripts)
-    epoch, trimmed, time = scripts.fence_partition(JOURNAL, PROGRESS, "one", 3, 5)
-    assert (epoch, trimmed) == (9, 8)
-    assert time > 1_600_000_000
+    fence = piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "one", 3, 5)
+    assert fence[:2] == [b"9", b"8"]
+    assert int(fence[2]) > 1_600_000_000
     before = dumped(db)
     assert append(scripts, before=2, after=4) == [b"fenced", b"5"]
     assert dumped(db) == before
     # A later start reads the same again; an earlier one does not take the fence down.
-    assert scripts.fence_partition(JOURNAL, PROGRESS, "one", 3, 7) == (epoch, trimmed, time)
-    assert scripts.fence_partition(JOURNAL, PROGRESS, "one", 3, 6) == (epoch, trimmed, time)
+    assert piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "one", 3, 7) == fence
+    assert piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "one", 3, 6) == fence
     assert db.hget(PROGRESS, "fenced") == b"7"
 
 
@@ -166,15 +182,15 @@ def test_without_both_keys_there_is_neither_append_nor_progress(db, scripts, gon
     db.delete(gone)
     before = dumped(db)
     assert append(scripts) == [b"missing"]
-    assert scripts.fence_partition(JOURNAL, PROGRESS, "one", 3, 5) is None
+    assert piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "one", 3, 5) is None
     assert dumped(db) == before
 
 
 @pytest.mark.usefixtures("partition")
 def test_a_fence_of_another_life_or_generation_reads_nothing(db, scripts):
     before = dumped(db)
-    assert scripts.fence_partition(JOURNAL, PROGRESS, "two", 3, 5) is None
-    assert scripts.fence_partition(JOURNAL, PROGRESS, "one", 2, 5) is None
+    assert piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "two", 3, 5) is None
+    assert piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "one", 2, 5) is None
     assert dumped(db) == before
 
 
@@ -197,11 +213,25 @@ def test_a_trim_drops_below_and_never_goes_back(db, scripts):
 
 
 @pytest.mark.usefixtures("partition")
+def test_what_is_safe_only_grows_and_is_the_writers_to_say(db, scripts):
+    append(scripts)
+    assert piped(db, scripts.note_confirming, PROGRESS, "one", 3, 2) == 9
+    assert piped(db, scripts.note_confirming, PROGRESS, "one", 3, 99) == 0
+    assert scripts.note_safe(PROGRESS, "one", 3, 9)
+    assert scripts.note_safe(PROGRESS, "one", 3, 8)
+    assert not scripts.note_safe(PROGRESS, "two", 3, 12)
+    assert not scripts.note_safe(PROGRESS, "one", 4, 12)
+    assert not scripts.note_safe(KEYS.progress(1, 3), "one", 3, 12)
+    assert db.hget(PROGRESS, "safe") == b"9"
+    assert not db.exists(KEYS.progress(1, 3))
+
+
+@pytest.mark.usefixtures("partition")
 def test_a_trim_is_for_the_writer_only(db, scripts):
     append(scripts)
     assert scripts.trim_journal(JOURNAL, PROGRESS, "two", 3, 9) is None
     assert scripts.trim_journal(JOURNAL, PROGRESS, "one", 4, 9) is None
-    scripts.fence_partition(JOURNAL, PROGRESS, "one", 3, 5)
+    piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "one", 3, 5)
     assert scripts.trim_journal(JOURNAL, PROGRESS, "one", 3, 9) is None
     assert len(entries(db)) == 2
 
@@ -370,6 +400,18 @@ def test_a_settled_cell_forgets_partitions_and_never_goes_back(db, scripts):
     assert piped(db, scripts.settle_cell, APPLIED, "two", 3, 10) is None
     assert dumped(db) == before
     assert piped(db, scripts.settle_cell, APPLIED, "one", 3, 9) == 2  # again: a start that died
+
+
+@pytest.mark.usefixtures("cell")
+def test_a_cell_that_lost_a_fold_is_not_settled_as_if_it_had_it(db, scripts):
+    """As after a failover between the fold of a start and its settling."""
+    fold(db, scripts, [("a", b"1")], partition=0)
+    before = dumped(db)
+    assert piped(db, scripts.settle_cell, APPLIED, "one", 3, 9, folded=[0, 1]) == -1
+    assert piped(db, scripts.settle_cell, APPLIED, "one", 3, 10, folded=[0]) == -1
+    assert dumped(db) == before
+    assert piped(db, scripts.settle_cell, APPLIED, "one", 3, 9, folded=[0]) == 1
+    assert piped(db, scripts.settle_cell, APPLIED, "one", 3, 9, folded=[0, 1]) == 1  # again
 
 
 def test_a_missing_cell_is_not_settled(db, scripts):

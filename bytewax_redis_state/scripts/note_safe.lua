@@ -1,0 +1,13 @@
+-- Note below which epoch every row is on all replicas: what may be folded on another node.
+-- KEYS[1] progress
+-- ARGV[1] incarnation  ARGV[2] generation  ARGV[3] epoch
+-- Returns 1, or 0 where the partition is not the writer's.
+-- Invariant: keys are never made here; what is safe only grows.
+local have = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'fenced', 'safe')
+if have[1] ~= ARGV[1] or have[2] ~= ARGV[2] or have[3] then
+  return 0
+end
+if tonumber(have[4] or '0') < tonumber(ARGV[3]) then
+  redis.call('HSET', KEYS[1], 'safe', ARGV[3])
+end
+return 1
