@@ -230,18 +230,23 @@ class StateCodec:
         return self._seal(state_key, PICKLE, self._pickle(state_key, value), deadline)
 
     def encode_all(
-        self, states: Iterable[tuple[str, Any]], deadline: int | None = None
+        self,
+        states: Iterable[tuple[str, Any]],
+        deadline: int | None = None,
+        encode: Callable[[str, Any, int | None], bytes] | None = None,
     ) -> dict[str, bytes]:
         """Encode many states: an epoch changes thousands.
 
         :arg states: State key and value, one by one; each is taken after the one before is done.
         :arg deadline: Of all, as in :meth:`encode`.
+        :arg encode: Encodes those that hold more than scalars; by default :meth:`encode`.
         :returns: State key to what :meth:`encode` gives for it.
         :raises EncodeError: As :meth:`encode`.
         """
+        encode = encode or self.encode
         if self._stages.write_plain:
-            return seal_plain_all(self._packing, states, deadline, self.encode)
-        return {key: self.encode(key, value, deadline) for key, value in states}
+            return seal_plain_all(self._packing, states, deadline, encode)
+        return {key: encode(key, value, deadline) for key, value in states}
 
     def decode(self, state_key: str | bytes, data: bytes) -> Any:
         """Decode a state.

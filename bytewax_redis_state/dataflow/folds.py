@@ -17,8 +17,8 @@ from bytewax_redis_state.dataflow.deadlines import Lifetime
 from bytewax_redis_state.dataflow.fast_path import FastPath
 from bytewax_redis_state.dataflow.roll import Roll
 from bytewax_redis_state.dataflow.route import Pairs, pair_router
-from bytewax_redis_state.dataflow.shard import NOTHING, Items, Shard
-from bytewax_redis_state.dataflow.snapshots import state_copy
+from bytewax_redis_state.dataflow.shard import NOTHING, Items
+from bytewax_redis_state.dataflow.states import StateShard
 
 __all__ = ["FoldShard", "ReduceShard", "recognise_fold"]
 
@@ -28,7 +28,7 @@ _reduce_final: Any = op.reduce_final._op_cls  # type: ignore[attr-defined]
 _stateful: Any = op.stateful._op_cls  # type: ignore[attr-defined]
 
 
-class FoldShard(Shard):
+class FoldShard(StateShard):
     """Run the folder of ``fold_final`` on one shard's keys, on items as they come.
 
     On resume each key's accumulator is as of the last committed epoch. All are put out at the end
@@ -71,10 +71,6 @@ class FoldShard(Shard):
         except Exception as error:
             raise self.failure("builder", key) from error
 
-    def state_of(self, held: Any) -> Any:
-        """Take a key's accumulator."""
-        return state_copy(held)
-
     def on_batch(self, values: list[Pairs]) -> tuple[Iterable[Items], bool]:
         """Fold each value in.
 
@@ -83,10 +79,9 @@ class FoldShard(Shard):
         :raises BytewaxRuntimeError: If a function fails; names the user's step and the key.
         """
         for pairs in values:
-            keys = {key for key, _value in pairs}
-            self.expire_passed(keys)
+            self.expire_passed(key for key, _value in pairs)
             self._fold(pairs)
-            self._dirty |= keys
+            self._dirty.update([key for key, _value in pairs])
         return NOTHING, False
 
     def _fold(self, pairs: Pairs) -> None:

@@ -17,8 +17,8 @@ from bytewax_redis_state.dataflow.deadlines import Lifetime
 from bytewax_redis_state.dataflow.fast_path import FastPath
 from bytewax_redis_state.dataflow.roll import Roll
 from bytewax_redis_state.dataflow.route import Pairs, pair_router
-from bytewax_redis_state.dataflow.shard import NOTHING, Items, Shard
-from bytewax_redis_state.dataflow.snapshots import state_copy
+from bytewax_redis_state.dataflow.shard import NOTHING, Items
+from bytewax_redis_state.dataflow.states import StateShard
 
 __all__ = ["FlatMapShard", "MapShard", "recognise_map"]
 
@@ -28,7 +28,7 @@ _stateful_flat_map: Any = op.stateful_flat_map._op_cls  # type: ignore[attr-defi
 _stateful: Any = op.stateful._op_cls  # type: ignore[attr-defined]
 
 
-class FlatMapShard(Shard):
+class FlatMapShard(StateShard):
     """Run the mapper of ``stateful_flat_map`` on one shard's keys, on items as they come.
 
     On resume each key's state is as of the last committed epoch; it is decoded when the key's
@@ -59,10 +59,6 @@ class FlatMapShard(Shard):
         """Keep restored keys as they are encoded."""
         self._asleep.update(states)
 
-    def state_of(self, held: Any) -> Any:
-        """Take a key's state."""
-        return state_copy(held)
-
     def on_batch(self, values: list[Pairs]) -> tuple[Iterable[Items], bool]:
         """Run the mapper on each value.
 
@@ -72,15 +68,15 @@ class FlatMapShard(Shard):
         """
         items: Items = []
         for pairs in values:
-            keys = {key for key, _value in pairs}
-            self.expire_passed(keys)
-            if self._asleep:
-                self._wake(keys)
+            if self._asleep or self._lifetime is not None:
+                self._prepare({key for key, _value in pairs})
             self._map(pairs, items)
-            self._dirty |= keys
+            self._dirty.update([key for key, _value in pairs])
         return ((items,) if items else NOTHING), False
 
-    def _wake(self, keys: Iterable[str]) -> None:
+    def _prepare(self, keys: set[str]) -> None:
+        """Let what has passed its deadline expire, and decode the states that are needed."""
+        self.expire_passed(keys)
         asleep, decode = self._asleep, self._codec.decode
         for key in asleep.keys() & keys:
             self._held[key] = decode(key, asleep.pop(key))

@@ -76,32 +76,18 @@ def _split(batch: list[Any], names: list[str]) -> Iterable[tuple[str, Pairs]]:
 
 
 def _grouped(batch: list[Any], names: list[str]) -> Iterable[tuple[str, Groups]]:
-    return _parts(_group(batch), names)
-
-
-def _group(batch: list[Any]) -> Groups:
-    groups: Groups = {}
+    parts: defaultdict[int, Groups] = defaultdict(dict)
+    shards = len(names)
     for item in batch:
         key, value = item
         if type(key) is not str or type(item) is not tuple:
             raise TypeError
+        groups = parts[crc32(key.encode()) % shards]
         if key in groups:
             groups[key].append(value)
         else:
             groups[key] = [value]
-    return groups
-
-
-def _parts(groups: Groups, names: list[str]) -> Iterable[tuple[str, Groups]]:
-    parts: dict[str, Groups] = {}
-    shards = len(names)
-    for key, values in groups.items():
-        name = names[crc32(key.encode()) % shards]
-        if name in parts:
-            parts[name][key] = values
-        else:
-            parts[name] = {key: values}
-    return parts.items()
+    return [(names[shard], groups) for shard, groups in parts.items()]
 
 
 def _plain(batch: list[Any]) -> tuple[list[Any], list[Any]]:

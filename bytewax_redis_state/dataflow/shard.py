@@ -10,7 +10,7 @@ that was never there; one that owes anything has no deadline.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -67,6 +67,7 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
         self._deadlines = Deadlines()
         self._mistimed: list[str] = []
         self._restless = False
+        self._asked = False
         self._peak = _SMALL
         self._held: dict[str, Any] = {}
         self._asleep: dict[str, bytes] = {}
@@ -126,7 +127,7 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
         :returns: One list of items, or nothing.
         :raises BytewaxRuntimeError: If the user's code fails; names the user's step and the key.
         """
-        self._restless = False
+        self._restless = self._asked = False
         self._drop_passed(_DROPS)
         items = self.notified(datetime.now(timezone.utc))
         return ((items,) if items else NOTHING), False
@@ -145,7 +146,7 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
         """Tell when the shard has something to do.
 
         :returns: The soonest time of all keys, be it of a notification or to drop one, or to look
-            for a call.
+            for a call; ``None`` where it may stay as it is.
         :raises BytewaxRuntimeError: If the user's code fails; names the user's step and the key.
         """
         soonest = self.next_time()
@@ -156,6 +157,9 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
         left = self._until_drop()
         if left is None and self._longest_sleep is None:
             return soonest
+        if left is None and soonest is None and self._asked:
+            return None  # the engine keeps the time that it was given
+        self._asked = True
         now = datetime.now(timezone.utc)
         times = [] if soonest is None else [soonest]
         if left is not None:
@@ -271,28 +275,33 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
 
     def _changes(self) -> dict[str, bytes | None]:
         """Encode the keys touched in this epoch, which get their deadline now."""
-        lifetime, held = self._lifetime, self._held
-        until = lifetime.deadline() if lifetime is not None and self._dirty else None
+        lifetime, dirty, held = self._lifetime, self._dirty, self._held.keys()
+        until = lifetime.deadline() if lifetime is not None and dirty else None
         changes: dict[str, bytes | None] = {}
-        timeless: Collection[str] = self._dirty
-        if not self._dirty <= held.keys():
-            timeless = self._dirty & held.keys()
-            for key in self._dirty - held.keys():
-                changes[key] = self._asleep_or_gone(key, until)
+        touched: Set[str] = dirty
+        if not dirty <= held:
+            touched = dirty & held
+            changes = {key: self._asleep_or_gone(key, until) for key in dirty - held}
         if until is not None:
-            timed = [key for key in timeless if not self.owes(key)]
-            if len(timed) < len(timeless):
-                timeless = set(timeless).difference(timed)
-                for key in timeless:
-                    self._deadlines.drop(key)
-            else:
-                timeless = ()
-            for key in timed:
+            timeless = {key for key in touched if self.owes(key)}
+            for key in timeless:
+                self._deadlines.drop(key)
+            touched = touched - timeless if timeless else touched
+            for key in touched:
                 self._deadlines.set(key, until)
-            changes |= self._encoded(timed, until)
-        return changes | self._encoded(timeless, None)
+            changes.update(self.encoded(timeless, None))
+        changes.update(self.encoded(touched, until))
+        return changes
 
-    def _encoded(self, keys: Iterable[str], until: int | None) -> dict[str, bytes]:
+    def encoded(self, keys: Collection[str], until: int | None) -> dict[str, bytes]:
+        """Encode the states of held keys.
+
+        :arg keys: All are in ``_held``.
+        :arg until: Their deadline.
+        :returns: Key to encoded state.
+        :raises EncodeError: If a state can't be encoded.
+        :raises BytewaxRuntimeError: If the user's code fails; names the user's step and the key.
+        """
         held, state_of, key = self._held, self.state_of, ""
 
         def states() -> Iterator[tuple[str, Any]]:
@@ -326,7 +335,7 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
         for key in self._held.keys() - self._dirty:
             by_deadline.setdefault(deadline_of_key(key), []).append(key)
         for until, keys in by_deadline.items():
-            states |= self._encoded(keys, until)
+            states.update(self.encoded(keys, until))
         return states
 
     def _shrink(self) -> None:

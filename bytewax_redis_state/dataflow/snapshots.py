@@ -8,7 +8,6 @@ a state could hold the same object in two places, or an object that copies itsel
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +24,7 @@ from bytewax.operators.windowing import (
 
 from bytewax_redis_state.codec.survey import is_flat
 
-__all__ = ["snapshot_of", "state_copy", "window_snapshot"]
+__all__ = ["snapshot_of", "window_snapshot"]
 
 _OWN_WINDOWERS = (_SlidingWindowerLogic, _SessionWindowerLogic)
 
@@ -41,15 +40,6 @@ def snapshot_of(logic: StatefulBatchLogic[Any, Any, Any]) -> Any:
         if state is not None and is_flat(state):
             return state
     return logic.snapshot()
-
-
-def state_copy(state: Any) -> Any:
-    """Give a state, to be encoded at once, as Bytewax's own logics would: they copy it deeply.
-
-    :arg state: Of any type.
-    :returns: The same where a copy would be no other, else a copy.
-    """
-    return state if is_flat(state) else copy.deepcopy(state)
 
 
 def window_snapshot(logic: _WindowLogic[Any, Any, Any, Any, Any]) -> Callable[[], Any]:

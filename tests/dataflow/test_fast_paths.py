@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytewax_redis_state import shard_stateful_steps
-from bytewax_redis_state.codec.delta import pack_piece, unpack_answer, unpack_delta
+from bytewax_redis_state.codec.delta import unpack_answer, unpack_delta
 from bytewax_redis_state.codec.envelope import deadline_of
 from bytewax_redis_state.dataflow.builder import ShardBuilder
 from bytewax_redis_state.dataflow.deadlines import NEVER, Lifetime
@@ -207,11 +207,8 @@ class Ours:
 
     def resume(self, stored: dict[str, bytes]) -> None:
         self.stored = dict(stored)
-        build, names = ShardBuilder(*self.parts), [*stored]
-        build(pack_piece(0, {key: stored[key] for key in names[::2]}, more=True))
-        shard = build(pack_piece(0, {key: stored[key] for key in names[1::2]}, more=False))
-        assert isinstance(shard, Shard)
-        self.shard = shard
+        build = ShardBuilder(*self.parts)
+        self.shard = build(build.handover.leave(dict(stored)))
         self.shard.notify_at()
 
     def on_batch(self, batches: list[Batch]) -> dict[str, list[str]]:
