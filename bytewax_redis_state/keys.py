@@ -171,6 +171,11 @@ class FlowKeys:
         return _glob_literal(self._stem + b"/s") + b"*}:state:*"
 
     @cached_property
+    def shard_pattern(self) -> bytes:
+        """SCAN pattern for all that shards hold, also beside keyed state: found in less time."""
+        return _glob_literal(self._stem + b"/s") + b"*"
+
+    @cached_property
     def patterns(self) -> tuple[bytes, bytes]:
         """SCAN patterns for every key of the flow."""
         return _glob_literal(self._stem + b"}:") + b"*", _glob_literal(self._stem + b"/") + b"*"

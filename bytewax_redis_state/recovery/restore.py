@@ -161,7 +161,7 @@ class Restorer:
         """Find keys, and read them with one MGET for each cell: its keys share a hash tag."""
         cursor, found = cast(
             "tuple[int, list[bytes]]",
-            self.client.scan(cursor, match=self.keys.state_pattern, count=_SCAN_COUNT),
+            self.client.scan(cursor, match=self.keys.shard_pattern, count=_SCAN_COUNT),
         )
         wanted = [group for group in self._groups(found) if group[0] in self._prefixes]
         with self.client.pipeline(transaction=False) as pipe:
