@@ -15,7 +15,6 @@ import os
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections import deque
 from contextlib import closing, suppress
@@ -40,11 +39,13 @@ from bytewax_redis_state.recovery.journal import Entry, JournalMovedError
 from bytewax_redis_state.recovery.lease import Lease, LeaseHolder
 from bytewax_redis_state.recovery.members import MemberWatch
 from bytewax_redis_state.recovery.outbox import OutboxRow
+from bytewax_redis_state.recovery.parent import Parent
 from bytewax_redis_state.recovery.pulse import Pulse
 from bytewax_redis_state.recovery.renewal import Rebuild, renewed, was_emptied
 from bytewax_redis_state.recovery.scratch import LEAST_FREE
 from bytewax_redis_state.recovery.setup import Line, Setup
 from bytewax_redis_state.recovery.status import ReplicatorState, Status, StatusBoard
+from bytewax_redis_state.recovery.wakeup import Wakeup
 from bytewax_redis_state.server.translation import translated
 
 __all__ = ["Replicator", "main"]
@@ -52,7 +53,8 @@ __all__ = ["Replicator", "main"]
 logger = logging.getLogger(__name__)
 
 _BATCH_BYTES = 4 * 1024 * 1024
-_POLL_LEAST, _POLL_MOST = 0.002, 0.05
+_POLL_SECONDS = 0.05  # where others are waited for
+_SWITCH_SECONDS = 0.0005
 _AWAY_LEAST, _AWAY_MOST = 0.05, 1.0
 _PRUNE_SECONDS = 1.0
 _LAST_FOLD_SECONDS = 2.0  # how long to wait for the other processes' last rows
@@ -96,33 +98,6 @@ def _is_to_be_renewed(setup: Setup, error: StateError, parent: Parent) -> bool:
     return False
 
 
-class Parent:
-    """The dataflow's process, watched: the end of our input is its end, or another parent."""
-
-    def __init__(self) -> None:
-        self._pid = os.getppid()
-        self._orphaned = threading.Event()
-
-    def watch(self) -> None:
-        """Watch the input's end in a thread; the parent's ID catches inherited descriptors."""
-
-        def wait_for_end() -> None:
-            while sys.stdin.read(1):
-                pass
-            self._orphaned.set()
-
-        threading.Thread(target=wait_for_end, name="parent", daemon=True).start()
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the dataflow has ended."""
-        return self._orphaned.is_set() or os.getppid() != self._pid
-
-    def wait(self, seconds: float) -> None:
-        """Wait, but no longer than the dataflow lives."""
-        self._orphaned.wait(seconds)
-
-
 class Replicator:
     """Ships one outbox.
 
@@ -151,6 +126,7 @@ class Replicator:
         self._pruned_at = 0.0
         self._forgotten = False
         self._members = MemberWatch(setup)
+        self._wakeup = Wakeup(Path(setup.outbox).parent, parent)
         self._checkpointer = Checkpointer(setup)
         lease = Lease.from_json(setup.lease.encode())
         lease = replace(lease, beat=lease.beat + _BEATS_AHEAD, phase="running")
@@ -225,6 +201,7 @@ class Replicator:
         self._lease.stop(release=state is not ReplicatorState.EMPTIED)
         self._pulse.stop()
         self._show(state, text)
+        self._wakeup.close()
         self._outbox.close()
         return state
 
@@ -237,7 +214,7 @@ class Replicator:
             raise failure
 
     def _ship_until_orphaned(self) -> None:
-        poll, away, version = _POLL_LEAST, _AWAY_LEAST, -1
+        away, version = _AWAY_LEAST, -1
         while not self._parent.is_gone:
             self._heed_threads()
             now = self._outbox.changed()
@@ -255,9 +232,10 @@ class Replicator:
             self._look_at_rebuild()
             self._prune()
             self._say_running()
-            poll = _POLL_LEAST if moved else min(poll * 1.5, _POLL_MOST)
-            if not moved:
-                self._parent.wait(poll)
+            if moved:
+                self._wakeup.reset()
+            else:
+                self._wakeup.wait()
 
     def _say_away(self, error: ServerUnavailableError) -> None:
         if self._pulse.status.state is not ReplicatorState.AWAY:
@@ -401,7 +379,7 @@ class Replicator:
                 raise ServerUnavailableError(
                     f"Redis has not confirmed {self._setup.durability} of all rows"
                 )
-            time.sleep(_POLL_MOST)
+            time.sleep(_POLL_SECONDS)
 
     def _finish_rebuild(self, deadline: float) -> None:
         """Wait for the other processes to be whole; our own shards have no more to say."""
@@ -414,7 +392,7 @@ class Replicator:
                     "was whole again",
                     "delete the flow's keys to begin anew",
                 )
-            time.sleep(_POLL_MOST)
+            time.sleep(_POLL_SECONDS)
 
     def _fold_last(self) -> None:
         """Fold; the others, which end too, get a moment to come as far as this one.
@@ -424,7 +402,7 @@ class Replicator:
         patience = time.monotonic() + _LAST_FOLD_SECONDS
         while not self._checkpointer.checkpoint() and time.monotonic() < patience:
             self._heed_threads()
-            time.sleep(_POLL_MOST)
+            time.sleep(_POLL_SECONDS)
 
 
 def main() -> int:
@@ -440,6 +418,8 @@ def main() -> int:
         level=os.environ.get("BYTEWAX_REDIS_LOG", "WARNING"),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
+    # Shipping must not wait for a fold, which seldom lets go by itself.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     parent = Parent()
     setup = Setup.from_json(sys.stdin.readline())
     sys.path += [place for place in setup.path if place not in sys.path]
