@@ -6,7 +6,8 @@ epoch in a cell (field ``p<i>``), because the rows of sources and sinks of one c
 through several partitions; what the cell as a whole has applied is in ``epoch``.
 
 Invariant: keys, applied epoch and live count of a cell change in one script; a reader that finds a
-mark in the cell knows that a fold of more than one chunk is under way.
+mark in the cell knows that a fold of more than one chunk is under way. The mark also keeps the
+chunks of a fold together: one that follows a lost one is refused, and a late one of an older fold.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import redis
 
-from bytewax_redis_state.errors import FencedError, StateLostError
+from bytewax_redis_state.errors import FencedError, ServerUnavailableError, StateLostError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.cells import LOST_HINT, Cell
 from bytewax_redis_state.recovery.journal import Journal
@@ -53,6 +54,7 @@ class _Chunk:
     cell: Cell
     keys: Sequence[bytes]
     values: Sequence[bytes]
+    number: int
     last: bool
 
 
@@ -100,6 +102,7 @@ class Folder:
         :arg to_epoch: What every cell has applied then; committed everywhere.
         :returns: Number of state keys written or deleted.
         :raises FencedError: If another execution took over.
+        :raises ServerUnavailableError: If Redis loses its last writes meanwhile; fold again.
         :raises StateLostError: If a cell is gone, of another life, or behind ``from_epoch``.
         """
         keys = 0
@@ -111,7 +114,7 @@ class Folder:
     def _rounds(self, journal: Journal, from_epoch: int, to_epoch: int) -> Iterator[_Round]:
         """Bound the memory: a round ends with the epoch that fills it."""
         part = _Round()
-        for entry in journal.entries(from_epoch + 1, to_epoch):
+        for entry in journal.entries(from_epoch + 1, to_epoch, committed=True):
             if part.size >= _ROUND_BYTES and entry.epoch > part.to_epoch:
                 yield part
                 part = _Round()
@@ -148,6 +151,7 @@ class Folder:
                 self._partition,
                 from_epoch,
                 to_epoch,
+                chunk=chunk.number,
                 last=chunk.last,
                 offset=self._offset if cell.step in self._timed else None,
                 values=chunk.values,
@@ -170,6 +174,12 @@ class Folder:
                     f"generation {self._generation} of the flow was taken over by "
                     f"generation {verdict[1].decode()}"
                 )
+            case b"torn":
+                # Put off: what was lost is sent again, and the fold is begun anew.
+                raise ServerUnavailableError(
+                    f"shard {cell.shard} of step {cell.step!r} is in the midst of another fold, "
+                    f"up to epoch {verdict[1].decode()}: Redis has lost its last writes"
+                )
             case b"gap":
                 raise CellBehindError(
                     f"shard {cell.shard} of step {cell.step!r} has applied epoch "
@@ -186,14 +196,15 @@ class Folder:
 def _chunks(cell: Cell, changes: dict[bytes, bytes | None]) -> Iterator[_Chunk]:
     """Cut a cell's changes into pieces that don't hold up Redis; at least one, to move the cell."""
     keys, values = list(changes), list(changes.values())
-    start, end = 0, len(keys)
+    start, end, number = 0, len(keys), 1
     while True:
         size = _CHUNK_KEYS
         while size > 1 and _bytes(values[start : start + size]) > _CHUNK_BYTES:
             size //= 2
         after = start + size
-        yield _chunk(cell, keys[start:after], values[start:after], last=after >= end)
-        start = after
+        last = after >= end
+        yield _chunk(cell, keys[start:after], values[start:after], number, last=last)
+        start, number = after, number + 1
         if start >= end:
             return
 
@@ -213,9 +224,11 @@ def _bytes(values: Sequence[bytes | None]) -> int:
     return sum(map(len, filter(None, values)))
 
 
-def _chunk(cell: Cell, keys: list[bytes], values: list[bytes | None], *, last: bool) -> _Chunk:
+def _chunk(
+    cell: Cell, keys: list[bytes], values: list[bytes | None], number: int, *, last: bool
+) -> _Chunk:
     if None in values:
         deleted = [key for key, value in zip(keys, values, strict=True) if value is None]
         keys = [key for key, value in zip(keys, values, strict=True) if value is not None]
         keys += deleted
-    return _Chunk(cell, keys, [value for value in values if value is not None], last)
+    return _Chunk(cell, keys, [value for value in values if value is not None], number, last)

@@ -15,7 +15,12 @@ from typing import cast
 import redis
 
 from bytewax_redis_state.codec.delta import unpack_changes
-from bytewax_redis_state.errors import DecodeError, FencedError, StateLostError
+from bytewax_redis_state.errors import (
+    DecodeError,
+    FencedError,
+    ServerUnavailableError,
+    StateLostError,
+)
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.cells import Cell
 from bytewax_redis_state.scripts import Scripts
@@ -24,6 +29,7 @@ from bytewax_redis_state.server.replicas import confirmed
 __all__ = ["Entry", "Fence", "Journal", "JournalMovedError"]
 
 _PAGE = 256  # entries per XRANGE, at most
+_RawEntry = tuple[bytes, dict[bytes, bytes]]
 _FIRST_PAGE = 16
 _PAGE_BYTES = 4 * 1024 * 1024  # of a page, about: an entry may hold a whole cell
 
@@ -161,18 +167,26 @@ class Journal:
         )
         return None if answer is None else Fence(*map(int, answer))
 
-    def entries(self, from_epoch: int, to_epoch: int) -> Iterator[Entry]:
+    def entries(
+        self, from_epoch: int, to_epoch: int, *, committed: bool = False
+    ) -> Iterator[Entry]:
         """Read the entries of a range of epochs, both ends included, page by page.
 
+        :arg committed: Insist that all of them are there.
         :raises StateLostError: If one is damaged; names it.
+        :raises ServerUnavailableError: If Redis has lost the last of them.
         """
         start, end = f"{from_epoch}-0", f"{to_epoch}-18446744073709551615"
         count = _FIRST_PAGE
         while True:
-            page = cast(
-                "list[tuple[bytes, dict[bytes, bytes]]]",
-                self._client.xrange(self._journal, min=start, max=end, count=count),
-            )
+            # Progress once more, then the page, by one connection: what Redis has lost since the
+            # caller looked would be missing in the page, and its epoch would count as folded.
+            with self._client.pipeline(transaction=False) as pipe:
+                pipe.hget(self._progress, "epoch")
+                pipe.xrange(self._journal, min=start, max=end, count=count)
+                progress, page = cast("tuple[bytes | None, list[_RawEntry]]", tuple(pipe.execute()))
+            if committed:
+                self._require_committed(progress, to_epoch)
             size = 1
             for entry_id, fields in page:
                 size += len(fields.get(b"d", b""))
@@ -181,6 +195,18 @@ class Journal:
                 return
             start = f"({page[-1][0].decode()}"
             count = max(1, min(_PAGE, len(page) * _PAGE_BYTES // size))
+
+    def _require_committed(self, progress: bytes | None, to_epoch: int) -> None:
+        if progress is None:
+            raise StateLostError(
+                f"the progress of partition {self._partition} is missing in Redis",
+                "Redis was emptied under a running flow; start the flow again",
+            )
+        if int(progress) <= to_epoch:
+            raise ServerUnavailableError(
+                f"the journal {self._journal.decode()} ends before epoch {int(progress)}, "
+                f"not after {to_epoch}: Redis has lost its last writes"
+            )
 
     def _entry(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
         epoch, _, row = entry_id.partition(b"-")

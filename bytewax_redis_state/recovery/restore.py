@@ -82,14 +82,15 @@ class Restorer:
         :raises DecodeError: If a value fails its check; names the key.
         """
         self._marks = read_marks(self.client, self.keys, self.manifest, self.shards)
-        for cell, mark in self._marks.items():
-            self._require_place(cell, mark)
+        self._require_places(self._marks)
         self._dated = {
             cell: Counter() for cell, mark in self._marks.items() if mark.slack is not None
         }
         total = sum(mark.count for mark in self._marks.values())
         if total:
             self._read_keys(total)
+            # Once more: if Redis has lost its tail meanwhile, so have the keys.
+            self._require_places(read_marks(self.client, self.keys, self.manifest, self.shards))
         now = server_time(self.client)
         per_step: dict[str, int] = dict.fromkeys(self.manifest.steps, 0)
         for cell, mark in self._marks.items():
@@ -98,6 +99,10 @@ class Restorer:
                 self.gone[cell] = gone
             per_step[cell.step] += len(self._cells[cell])
         return per_step
+
+    def _require_places(self, marks: Mapping[Cell, CellMark]) -> None:
+        for cell, mark in marks.items():
+            self._require_place(cell, mark)
 
     def _require_place(self, cell: Cell, mark: CellMark) -> None:
         manifest = self.manifest

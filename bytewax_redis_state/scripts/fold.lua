@@ -1,15 +1,17 @@
 -- Apply a chunk of one partition's deltas to the keyed state of one cell.
 -- KEYS[1] applied  KEYS[2..] state keys: first those to set, then those to delete; none twice
 -- ARGV[1] incarnation  ARGV[2] generation  ARGV[3] partition  ARGV[4] from  ARGV[5] to
--- ARGV[6] '1' in the last chunk of the cell  ARGV[7] what a deadline's PXAT adds to it, in ms, or
--- '' where the step has no retention  ARGV[8] number to set  ARGV[9..] their envelopes
--- Returns {'ok'}, {'skip', applied}, {'gap', applied}, {'fenced', generation}, {'foreign', incarnation} or {'missing'}.
+-- ARGV[6] number of the chunk, from 1, negative in the last one of the cell  ARGV[7] what a deadline's PXAT
+-- adds to it, in ms, or '' where the step has no retention  ARGV[8] number to set  ARGV[9..] their envelopes
+-- Returns {'ok'}, {'skip', applied}, {'gap', applied}, {'torn', fold under way}, {'fenced', generation},
+-- {'foreign', incarnation} or {'missing'}.
 -- Invariant: keys, applied epoch, live count and the counts of deadlines ('d<deadline>') change
--- together; an epoch is applied from one before it. A cell that has held a deadline has 'slack', the
+-- together; an epoch is applied from one before it; the chunks of a fold are taken in their order, and
+-- none of an older fold (late, from a dead connection's buffer) once a newer one is under way. A cell that has held a deadline has 'slack', the
 -- least that was ever added to one: from then on every key's old deadline is read and counted out.
 local KEYS, ARGV, redis = KEYS, ARGV, redis  -- a local is found sooner
-local lane, mark = 'p' .. ARGV[3], 'mark' .. ARGV[3]
-local have = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', lane, 'slack')
+local lane, mark, chunk = 'p' .. ARGV[3], 'mark' .. ARGV[3], 'chunk' .. ARGV[3]
+local have = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', lane, 'slack', mark, chunk)
 if not have[1] then
   return {'missing'}
 elseif have[1] ~= ARGV[1] then
@@ -19,10 +21,13 @@ elseif have[2] ~= ARGV[2] then
 end
 local applied = math.max(tonumber(have[3]), tonumber(have[4] or '0'))
 local from, to, sets = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[8])
+local number, under_way, done = math.abs(ARGV[6]), tonumber(have[6] or '0'), tonumber(have[7] or '0')
 if applied >= to then
   return {'skip', tostring(applied)}
 elseif applied < from then
   return {'gap', tostring(applied)}
+elseif under_way > to or (number > 1 and (under_way < to or done < number - 1)) then
+  return {'torn', tostring(under_way)}
 end
 
 local byte, sub = string.byte, string.sub
@@ -121,10 +126,10 @@ for field, change in pairs(dated) do
     redis.call('HDEL', KEYS[1], name)
   end
 end
-if ARGV[6] == '1' then
+if tonumber(ARGV[6]) < 0 then
   redis.call('HSET', KEYS[1], lane, ARGV[5])
-  redis.call('HDEL', KEYS[1], mark)
-else
-  redis.call('HSET', KEYS[1], mark, ARGV[5])
+  redis.call('HDEL', KEYS[1], mark, chunk)
+elseif under_way < to or done < number then
+  redis.call('HSET', KEYS[1], mark, ARGV[5], chunk, number)
 end
 return {'ok'}

@@ -222,6 +222,7 @@ class Scripts:
         from_epoch: int,
         to_epoch: int,
         *,
+        chunk: int,
         last: bool,
         offset: int | None,
         values: Sequence[bytes],
@@ -229,11 +230,13 @@ class Scripts:
     ) -> None:
         """Fold a chunk into a cell; the pipeline's answer is the script's verdict.
 
-        ``offset`` is what PXAT adds to a deadline, in ms; ``None`` where there are no deadlines.
+        ``chunk`` counts from 1. ``offset`` is what PXAT adds to a deadline, in ms; ``None`` where
+        there are no deadlines.
         """
         keys = (applied, *state_keys)
         added: Argument = "" if offset is None else offset
-        head = (incarnation, generation, partition, from_epoch, to_epoch, int(last), added)
+        number = -chunk if last else chunk
+        head = (incarnation, generation, partition, from_epoch, to_epoch, number, added)
         self._run("fold", keys, (*head, len(values), *values), on)
 
     def renew_keys(

@@ -15,7 +15,8 @@ for i = 4, #ARGV do
   end
 end
 for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
-  if string.find(field, '^p%d') or string.find(field, '^mark%d') then
+  if string.find(field, '^p%d') or string.find(field, '^mark%d')
+    or string.find(field, '^chunk%d') then
     redis.call('HDEL', KEYS[1], field)
   end
 end

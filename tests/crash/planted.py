@@ -76,6 +76,7 @@ def progress_too_high() -> None:
 
 def rows_not_dropped() -> None:
     fold = Folder.fold
+    journal.Journal._require_committed = lambda *_: None  # type: ignore[method-assign]
 
     def fold_all(self: Any, of: journal.Journal, from_epoch: int, to_epoch: int) -> int:
         last = max((entry.epoch for entry in of.entries(from_epoch + 1, 2**62)), default=to_epoch)

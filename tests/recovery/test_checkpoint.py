@@ -10,7 +10,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bytewax_redis_state.errors import FencedError, StateLostError
+from bytewax_redis_state.errors import FencedError, ServerUnavailableError, StateLostError
 from bytewax_redis_state.keys import shard_of
 from bytewax_redis_state.recovery import checkpoint as module
 from bytewax_redis_state.server.client import Client
@@ -143,10 +143,10 @@ def test_rounds_are_bounded_by_bytes(started, monkeypatch):
     monkeypatch.setattr(module.Folder, "_apply", apply)
     for epoch in range(1, 11):
         started.commit(epoch, {"a": b"%d" % epoch * 60, "b": b"x" * 60})
-    started.folder().fold(started.journal(), 0, 12)
+    started.folder().fold(started.journal(), 0, 10)
     assert len(reached) > 3
     assert reached[0][0] == 0
-    assert reached[-1][1] == 12
+    assert reached[-1][1] == 10
     assert all(one[1] == two[0] for one, two in pairwise(reached))
     assert started.state()["a"] == b"10" * 60
 
@@ -164,12 +164,23 @@ def test_partitions_fold_apart(flow):
 
 def test_a_gap_is_lost_state_and_the_cell_is_named(started):
     """Rule 8: refuse if applied is before from."""
+    started.commit(5, {"a": b"5"})
     with pytest.raises(StateLostError, match=r"shard 0 of step 'sum' has applied epoch 0, not 3"):
         started.folder().fold(started.journal(), 3, 5)
     assert started.state() == {}
 
 
+def test_a_fold_of_what_the_journal_has_lost_is_put_off(started):
+    """Rule 9: Redis went back after the replicator had looked how far the journal reaches."""
+    started.commit(1, {"a": b"1"})
+    before = started.dump()
+    with pytest.raises(ServerUnavailableError, match="ends before epoch 2, not after 2"):
+        started.folder().fold(started.journal(), 0, 2)
+    assert started.dump() == before
+
+
 def test_a_missing_or_foreign_cell_is_lost_state(started):
+    started.commit(1, {})
     with pytest.raises(StateLostError, match="is of another life"):
         started.folder(incarnation="other").fold(started.journal(), 0, 1)
     started.client.delete(started.applied(0))
@@ -178,6 +189,7 @@ def test_a_missing_or_foreign_cell_is_lost_state(started):
 
 
 def test_an_older_generation_is_fenced(started):
+    started.commit(1, {})
     with pytest.raises(FencedError, match="generation 0 of the flow was taken over"):
         started.folder(generation=0).fold(started.journal(), 0, 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from redis.client import Pipeline
 
 from bytewax_redis_state.codec.delta import pack_delta
 from bytewax_redis_state.errors import FencedError, StateLostError
@@ -35,7 +36,7 @@ def test_pages_hide_nothing_and_repeat_nothing(started, monkeypatch):
     assert list(journal.entries(2, 3)) == given[5:15]
 
 
-def test_pages_of_large_entries_are_short(started, client, monkeypatch):
+def test_pages_of_large_entries_are_short(started, monkeypatch):
     """A replicator's memory must not hold hundreds of whole cells."""
     monkeypatch.setattr(module, "_PAGE_BYTES", 3000)
     monkeypatch.setattr(module, "_FIRST_PAGE", 2)
@@ -43,13 +44,13 @@ def test_pages_of_large_entries_are_short(started, client, monkeypatch):
     given = [Entry(1, n, CELL, pack_delta({"k": b"x" * 900})) for n in range(1, 12)]
     given += [Entry(2, n, CELL, pack_delta({"k": b"x" * 9000})) for n in range(12, 16)]
     journal.append(0, 16, given, 3)
-    real = client.xrange
+    real = Pipeline.xrange
 
     def xrange(*args, **kwargs):
         asked.append(kwargs["count"])
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(client, "xrange", xrange)
+    monkeypatch.setattr(Pipeline, "xrange", xrange)
     assert list(journal.entries(1, 2)) == given
     assert asked[:4] == [2, 3, 3, 3]
     assert asked[-2:] == [1, 1]

@@ -260,6 +260,7 @@ def fold(db, scripts, sets=(), deletes=(), *, at=(7, 9), partition=0, last=True,
         who.get("generation", 3),
         partition,
         *at,
+        chunk=who.get("chunk", 1),
         last=last,
         offset=who.get("offset"),
         values=[value for _, value in sets],
@@ -344,9 +345,45 @@ def test_chunks_are_marked_until_the_last(db, scripts):
     """Rule 8: between a begin and an end mark that readers heed."""
     assert fold(db, scripts, [("a", b"1")], last=False) == [b"ok"]
     assert db.hmget(APPLIED, "mark0", "p0") == [b"9", None]
-    assert fold(db, scripts, [("b", b"1")], last=False) == [b"ok"]
-    assert fold(db, scripts, [("c", b"1")]) == [b"ok"]
+    assert fold(db, scripts, [("b", b"1")], chunk=2, last=False) == [b"ok"]
+    assert fold(db, scripts, [("c", b"1")], chunk=3) == [b"ok"]
     assert db.hmget(APPLIED, "mark0", "p0", "count") == [None, b"9", b"3"]
+
+
+@pytest.mark.usefixtures("cell")
+def test_a_late_chunk_of_an_older_fold_changes_nothing(db, scripts):
+    """Rule 8: it comes from a dead connection's buffer when a newer fold has begun."""
+    assert fold(db, scripts, [("a", b"10")], at=(7, 10), last=False) == [b"ok"]
+    before = dumped(db)
+    assert fold(db, scripts, [("a", b"9")], at=(7, 9), last=False) == [b"torn", b"10"]
+    assert fold(db, scripts, [("b", b"9")], at=(7, 9), chunk=2) == [b"torn", b"10"]
+    assert dumped(db) == before
+    assert fold(db, scripts, [("b", b"10")], at=(7, 10), chunk=2) == [b"ok"]
+    assert [db.get(state(name)) for name in "ab"] == [b"10", b"10"]
+
+
+@pytest.mark.usefixtures("cell")
+def test_chunks_of_one_fold_may_come_twice(db, scripts):
+    """Rule 4: a fold that lost its connection is sent again, and the first one comes after all."""
+    chunks = [[("a", b"1")], [("b", b"1")], [("c", b"1")]]
+    for number in (1, 2, 1, 2, 1):
+        assert fold(db, scripts, chunks[number - 1], chunk=number, last=False) == [b"ok"]
+    assert fold(db, scripts, chunks[2], chunk=3) == [b"ok"]
+    assert fold(db, scripts, chunks[1], chunk=2, last=False) == [b"skip", b"9"]
+    assert db.hmget(APPLIED, "mark0", "chunk0", "p0", "count") == [None, None, b"9", b"3"]
+
+
+@pytest.mark.usefixtures("cell")
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_chunk_that_follows_a_lost_one_is_refused(db, scripts, lost):
+    """Rule 9: Redis goes back to before a chunk that it had acknowledged, in mid-fold."""
+    for number in range(1, lost):
+        fold(db, scripts, [(f"k{number}", b"1")], chunk=number, last=False)
+    before = dumped(db)
+    for number in range(lost + 1, 4):
+        answer = fold(db, scripts, [(f"k{number}", b"1")], chunk=number, last=number == 3)
+        assert answer[0] == b"torn"
+    assert dumped(db) == before
 
 
 @pytest.mark.usefixtures("cell")
@@ -359,7 +396,7 @@ def test_the_count_holds_however_often_chunks_are_applied(db, scripts):
         for _ in range(dice.randint(0, 2)):  # died after the first chunk, and began again
             fold(db, scripts, *chunks[0], at=(epoch - 1, epoch), last=False)
         fold(db, scripts, *chunks[0], at=(epoch - 1, epoch), last=False)
-        fold(db, scripts, *chunks[1], at=(epoch - 1, epoch))
+        fold(db, scripts, *chunks[1], at=(epoch - 1, epoch), chunk=2)
         assert count(db) == len(db.keys(KEYS.state_pattern))
 
 
@@ -496,7 +533,7 @@ def test_chunks_folded_again_count_once(db, scripts):
     at = now_ms(db)
     for _ in range(2):
         fold(db, scripts, [dated("a", at)], offset=60_000, last=False)
-    fold(db, scripts, [dated("b", at)], offset=60_000)
+    fold(db, scripts, [dated("b", at)], offset=60_000, chunk=2)
     assert (deadlines(db), count(db)) == ({at: 2}, 2)
 
 

@@ -1,0 +1,91 @@
+"""Redis goes back to an earlier moment in the midst of a start: the start is exact, or refused.
+
+As when a replica that lags takes over, or a server comes back with the tail of its file missing,
+between two commands of a start; the client connects again without a word. In a cluster one node
+may go back alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import combinations
+
+import pytest
+
+from bytewax_redis_state.errors import FencedError, ServerUnavailableError, StateLostError
+from bytewax_redis_state.recovery import takeover
+from tests.recovery.conftest import FlowInRedis
+
+STEPS = ("bumped", "fenced", "cells", "epoch", "checked", "folded", "settled", "written")
+NODES: Mapping[str, Callable[[FlowInRedis, bytes], bool]] = {
+    "all": lambda _flow, _key: True,
+    "cells": lambda _flow, key: b"/s" in key,
+    "partitions": lambda _flow, key: b"/p" in key,
+    "manifest": lambda _flow, key: b"/s" not in key and b"/p" not in key,
+}
+DELTAS = {1: {"a": b"1", "b": b"1"}, 2: {"a": b"2", "c": b"2"}}
+
+
+def go_back(flow: FlowInRedis, node: str, to: Mapping[bytes, bytes]) -> None:
+    for key in flow.all_keys():
+        if NODES[node](flow, key):
+            flow.client.delete(key)
+    for key, value in to.items():
+        if NODES[node](flow, key):
+            flow.client.restore(key, 0, value)
+
+
+@pytest.fixture
+def flow(client, namespace) -> FlowInRedis:
+    return FlowInRedis(client, namespace)
+
+
+@pytest.mark.parametrize("node", NODES)
+@pytest.mark.parametrize(("saved", "lost"), list(combinations(("before", *STEPS), 2)))
+def test_a_tail_lost_between_two_steps_of_a_start(flow, monkeypatch, saved, lost, node) -> None:
+    flow.start()
+    flow.commit(1, DELTAS[1])
+    flow.folder().fold(flow.journal(), 0, 1)
+    replica = {"before": flow.dump()}
+    flow.commit(2, DELTAS[2])
+
+    def reached(step: str) -> None:
+        if step == lost:
+            go_back(flow, node, replica[saved])
+        replica[step] = flow.dump()
+
+    monkeypatch.setattr(takeover, "reached", reached)
+    try:
+        manifest = flow.start()
+        flow.restorer().read()
+    except (FencedError, StateLostError, ServerUnavailableError):
+        return
+    assert flow.state() == whole_before(manifest.resume_epoch)
+
+
+def whole_before(epoch: int) -> dict[str, bytes]:
+    state: dict[str, bytes] = {}
+    for one in range(1, epoch):
+        state |= DELTAS.get(one, {})
+    return state
+
+
+@pytest.mark.parametrize("node", ["all", "cells"])
+def test_a_tail_lost_while_the_state_is_read(flow, monkeypatch, node) -> None:
+    """Keys and cells go back after the cells were looked at; the counts are as they were."""
+    flow.start()
+    flow.commit(1, {"a": b"1"})
+    flow.folder().fold(flow.journal(), 0, 1)
+    flow.commit(2, {"a": b"2"})
+    replica = flow.dump()
+    flow.start()
+    restorer = flow.restorer()
+    read = restorer._read_keys
+
+    def read_late(total: int) -> None:
+        go_back(flow, node, replica)
+        read(total)
+
+    monkeypatch.setattr(restorer, "_read_keys", read_late)
+    with pytest.raises(StateLostError, match="does not stand at generation 2, epoch 2"):
+        restorer.read()
