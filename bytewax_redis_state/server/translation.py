@@ -39,6 +39,22 @@ class Rule:
 
 
 _AWAY = Rule(ServerUnavailableError, "check that Redis runs there, then try again")
+_TLS_AWAY = Rule(
+    ServerUnavailableError,
+    "check that Redis runs there; where it wants client certificates, give ssl_certfile=… and "
+    "ssl_keyfile=… that it accepts",
+)
+_SERVER_CERTIFICATE = Rule(
+    ServerUnavailableError,
+    "give ssl_ca_certs=… the authority of the server's certificate, and the URL a host it is for",
+)
+_CLIENT_CERTIFICATE = Rule(
+    ServerUnavailableError,
+    "give ssl_certfile=… and ssl_keyfile=… that Redis accepts, and that have not expired",
+)
+_KEY_PAIR = Rule(ServerUnavailableError, "give ssl_keyfile=… the key of the ssl_certfile=…")
+_NO_TLS = Rule(ServerUnavailableError, "this port speaks no TLS: write the URL as redis://…")
+_NO_FILE = Rule(ServerUnavailableError, "check the path of the socket, or those of ssl_…")
 _SLOW = Rule(ServerUnavailableError, "try again; a command may have been carried out all the same")
 _LATER = Rule(ServerUnavailableError, "try again in a moment")
 _BUSY = Rule(
@@ -135,6 +151,14 @@ BY_TEXT: Mapping[str, Rule] = MappingProxyType(
         "min-replicas-to-write": _LATER,
         "no connection available": _BUSY,
         "cluster support disabled": _NO_CLUSTER,
+        "certificate_verify_failed": _SERVER_CERTIFICATE,
+        "certificate_required": _CLIENT_CERTIFICATE,
+        "alert_certificate": _CLIENT_CERTIFICATE,
+        "alert_bad_certificate": _CLIENT_CERTIFICATE,
+        "alert_unknown_ca": _CLIENT_CERTIFICATE,
+        "key_values_mismatch": _KEY_PAIR,
+        "wrong_version_number": _NO_TLS,
+        "no such file or directory": _NO_FILE,
     }
 )
 """One rule for each plain error whose text, in lower case, has to tell it apart."""
@@ -180,6 +204,8 @@ def as_ours(error: Exception, address: str) -> StateError:
     rule = _rule_of_class(type(error))
     if rule in (_REFUSED, _AWAY):
         rule = _rule_of_text(text) or rule
+    if rule is _AWAY and address.startswith("rediss") and "refused" not in text:
+        rule = _TLS_AWAY  # it ends a connection whose certificate it does not like
     return rule.error(f"Redis at {_cleaned(address)}: {text}", rule.hint)
 
 
