@@ -24,7 +24,7 @@ class FlowJob:
     :arg job: Letter of the job.
     :arg name: Unique within the job.
     :arg title: For people.
-    :arg flow: A name in ``FLOWS``.
+    :arg flow: A name of a flow.
     :arg load: What goes in, at full size.
     :arg seconds: Rival to the seconds that a run takes, about.
     :arg targets: Rival, against which one, how many times as fast at least.

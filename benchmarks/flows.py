@@ -50,11 +50,15 @@ class Tally:
     """What comes out of a flow, and when the first of it did.
 
     :arg on_first: Gets the time of the first item.
+    :arg totals: Key to last total, of each worker.
+    :arg counted: How many items came out, or were counted.
+    :arg seen: What else a flow has measured.
     """
 
     on_first: Callable[[float], None] = lambda at: None
     totals: list[dict[str, Any]] = field(default_factory=list)
     counted: int = 0
+    seen: dict[str, Any] = field(default_factory=dict)
 
     def require(self, what: str, found: float, wanted: float) -> None:
         """Compare.
@@ -155,7 +159,11 @@ def sums(load: Load, tally: Tally | None = None) -> Dataflow:
 
     tally = tally or Tally()
     flow = Dataflow("sums")
-    items = op.input("items", flow, Batches(make, load.events, load.parts))
+    return sums_of(flow, op.input("items", flow, Batches(make, load.events, load.parts)), tally)
+
+
+def sums_of(flow: Dataflow, items: op.KeyedStream[int], tally: Tally) -> Dataflow:
+    """Keep a running sum of each key's items."""
     totals = op.stateful_map("sum", items, lambda total, n: ((total or 0) + n,) * 2)
     op.output("out", totals, Taker(tally, _last_totals(tally)))
     return flow

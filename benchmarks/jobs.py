@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from benchmarks import examples, flow_jobs, resume, state_access
+from benchmarks import epochs, examples, flow_jobs, idleness, resume, state_access
 from benchmarks.contest import Contest
 
 JOBS = {
@@ -16,8 +16,10 @@ JOBS = {
     "e": "joins",
     "f": "the example flows",
     "g": "restart with up to a million keys",
+    "h": "closing an epoch in which one key changed",
     "l": "two and four workers, two processes",
     "m": "state by key, beside the embedded stores of Quix Streams and Faust",
+    "n": "processor time of an idle flow",
 }
 
 
@@ -42,7 +44,9 @@ class Extent:
             *flow_jobs.contests(self.scale, every=self.every),
             *examples.contests(self.scale),
             *resume.contests(self.scale),
+            *epochs.contests(self.scale),
             *state_access.contests(self.scale),
+            *idleness.contests(self.scale),
         )
         wanted = self.jobs or tuple(JOBS)
         return sorted((c for c in found if c.job in wanted), key=lambda contest: contest.job)
