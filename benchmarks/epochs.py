@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import bytewax.operators as op
@@ -58,7 +59,7 @@ class _Part(StatefulSourcePartition[Any, int]):
 
     def _tell(self) -> None:
         times = self._called[WARM_UP_EPOCHS:]
-        took = [1000 * (after - before) for before, after in zip(times, times[1:], strict=False)]
+        took = [1000 * (after - before) for before, after in pairwise(times)]
         self._tally.seen["median_ms"] = statistics.median(took)
         self._tally.seen["p99_ms"] = sorted(took)[int(0.99 * len(took))]
 

@@ -156,20 +156,12 @@ def _run(run: FlowRun, flow: Dataflow) -> dict[str, Any]:
         "addresses": list(run.addresses) or None,
     }
     if run.rival in (SLOW, OURS):
-        recovery = RedisRecovery(run.url, namespace=run.place, **_fast_paths(run.rival))
+        recovery = RedisRecovery(run.url, namespace=run.place, fast_paths=run.rival == OURS)
         resumed = recovery.run(flow, epoch_interval=epoch, **engine)
         return {"restored": dict(resumed.keys), "resume": resumed.seconds}
     config = RecoveryConfig(run.place, timedelta(0)) if run.rival == STOCK else None
     cli_main(flow, **engine, epoch_interval=epoch, recovery_config=config)
     return {}
-
-
-def _fast_paths(rival: str) -> dict[str, bool]:
-    from bytewax_redis_state.config import RecoverySettings
-
-    # ``fast_paths`` is a switch of this package's own; without it there is one path only.
-    known = "fast_paths" in RecoverySettings.__dataclass_fields__
-    return {"fast_paths": rival == OURS} if known else {}
 
 
 def measure(run: FlowRun, *, whole: bool) -> dict[str, Any]:

@@ -121,13 +121,15 @@ class RedisRecovery:
         session = self.session(
             flow, workers_per_process, process_id or 0, len(addresses or ()) or 1, addresses or ()
         )
+        # Not ``or``: an interval of zero is one epoch a batch.
+        interval = _EPOCH_INTERVAL if epoch_interval is None else epoch_interval
         with session:
             cli_main(  # type: ignore[no-untyped-call]
                 session.flow,
                 workers_per_process=workers_per_process,
                 process_id=process_id,
                 addresses=list(addresses) if addresses is not None else None,
-                epoch_interval=epoch_interval or _EPOCH_INTERVAL,
+                epoch_interval=interval,
                 recovery_config=session.recovery_config,
             )
         return session.resumed

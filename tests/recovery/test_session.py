@@ -361,3 +361,12 @@ def test_an_interrupt_that_the_flow_swallows_comes_again(recovery, monkeypatch):
     with pytest.raises(ReplicatorError, match="lost for good"):
         run(recovery, sums(Ticks(catch_the_first), []), sessions)
     assert swallowed == [5]
+
+
+def test_an_interval_of_zero_is_an_epoch_a_batch(redis_url):
+    recovery, out = RedisRecovery(redis_url), []
+    recovery.run(
+        sums(TestingSource(list(range(20)), batch_size=1), out), epoch_interval=timedelta(0)
+    )
+    resumed = recovery.run(sums(TestingSource([], batch_size=1), out))
+    assert resumed.epoch > 20
