@@ -25,15 +25,15 @@ from benchmarks.flows import Load, Tally, names_of, sums_of
 from benchmarks.results import Run
 from benchmarks.server import benchmark_server, emptied
 
-EPOCHS, WARM_UP_EPOCHS = 200, 20
+EPOCHS, WARM_UP_EPOCHS = 100, 20
 FILL = 10_000
 GROWTH_AT_MOST = 1.5
 _FEW = 3
 _BOUND = 300.0
 # Rival to keys to seconds a run, about.
 _SECONDS = {
-    OURS: {1_000: 2.5, 10_000: 2.5, 100_000: 5.0, 1_000_000: 20.0},
-    STOCK: {1_000: 2.0, 10_000: 4.0, 100_000: 25.0},
+    OURS: {1_000: 2.5, 10_000: 2.5, 100_000: 5.0, 1_000_000: 18.0},
+    STOCK: {1_000: 2.0, 10_000: 3.0, 100_000: 14.0},
 }
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks.contest import BOUND_SECONDS, PAIRS, Contender, Contest, times_as_fast
-from benchmarks.flow_jobs import WARM_UP
+from benchmarks.contest import BOUND_SECONDS, Contender, Contest, times_as_fast
+from benchmarks.flow_jobs import FEW, WARM_UP
 from benchmarks.flow_run import NONE, OURS, ROOT, STOCK, FlowRun, as_run, place_for, run_apart
 from benchmarks.flows import Load, WrongResultError
 from benchmarks.results import Run
@@ -89,7 +89,7 @@ def contests(scale: float) -> list[Contest]:
             example.name,
             f"the example {example.name}, {next(iter(example.settings.values())):,} events",
             partial(_contenders, example, scale),
-            {rival: (seconds, PAIRS) for rival, seconds in _SECONDS.items()},
+            {rival: (seconds, FEW) for rival, seconds in _SECONDS.items()},
             figures=[times_as_fast(OURS, STOCK), times_as_fast(OURS, NONE)],
             scale=scale,
         )

@@ -8,7 +8,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from benchmarks.contest import BOUND_SECONDS, PAIRS, Contender, Contest, times_as_fast
-from benchmarks.flow_run import NONE, OURS, SLOW, STOCK, FlowRun, as_run, place_for, run_apart
+from benchmarks.flow_run import (
+    NONE,
+    OURS,
+    RIVALS,
+    SLOW,
+    STOCK,
+    FlowRun,
+    as_run,
+    place_for,
+    run_apart,
+)
 from benchmarks.flows import Load
 from benchmarks.results import Run
 from benchmarks.server import benchmark_server, emptied
@@ -28,7 +38,7 @@ class FlowJob:
     :arg load: What goes in, at full size.
     :arg seconds: Rival to the seconds that a run takes, about.
     :arg targets: Rival, against which one, how many times as fast at least.
-    :arg few: Rivals that run fewer times by default, because they are slow.
+    :arg few: Rivals that run three times by default, because all together takes long enough.
     :arg bound: Seconds after which a run is given up.
     :arg workers: Of each process.
     :arg processes: That share the flow.
@@ -125,7 +135,7 @@ def _windows(flow: str, *, shuffled: bool, past: bool) -> FlowJob:
         load,
         seconds,
         _WINDOWED,
-        few=(NONE, STOCK) if past else (NONE, STOCK, SLOW),
+        few=RIVALS,
         notes=(_PAST_NOTE,) if past else (),
     )
 
@@ -140,7 +150,7 @@ def _spread(workers: int, processes: int) -> FlowJob:
         replace(_SUMS, events=600_000, parts=4),
         {NONE: 2.0, STOCK: 5.0, SLOW: 2.2, OURS: 1.6},
         _NO_TARGETS,
-        few=(STOCK,),
+        few=RIVALS,
         workers=workers,
         processes=processes,
     )
@@ -155,6 +165,7 @@ _ALWAYS = (
         _SUMS,
         {NONE: 5.4, STOCK: 14.6, SLOW: 6.0, OURS: 3.5},
         _against_both((2.5, 1.0), (None, 1.7)),
+        few=(STOCK,),
     ),
     FlowJob(
         "b",

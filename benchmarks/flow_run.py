@@ -11,7 +11,6 @@ import importlib.util
 import io
 import json
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -34,6 +33,7 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from benchmarks.contest import FailedRunError, TooSlowError
 from benchmarks.flows import Load, Tally, check_sums, sums
 from benchmarks.results import Run
+from benchmarks.scales import Scales
 from benchmarks.stored import require_stored_sums
 from bytewax_redis_state import RedisRecovery
 
@@ -47,12 +47,11 @@ Checked = Callable[[Load, Tally], None]
 
 def _flows() -> dict[str, tuple[Built, Checked]]:
     """Give the flows by name; here, because some are described by modules that run them."""
-    from benchmarks import epochs, event_time, idleness, joining
+    from benchmarks import epochs, event_time, joining
 
     return {
         "sums": (sums, check_sums),
         "epochs": (epochs.single_changes, check_sums),
-        "idle": (idleness.idle, idleness.check_idle),
         "count": (event_time.count, event_time.check_counts),
         "fold": (event_time.fold, event_time.check_counts),
         "sessions": (event_time.sessions, event_time.check_counts),
@@ -72,6 +71,7 @@ class FlowRun:
     :arg workers: Of each process.
     :arg process: Number of this process, where there are several.
     :arg addresses: Of all processes, where there are several.
+    :arg weighed: Whether the replicator's memory is looked at while the flow runs.
     """
 
     rival: str
@@ -82,6 +82,7 @@ class FlowRun:
     workers: int = 1
     process: int | None = None
     addresses: tuple[str, ...] = ()
+    weighed: bool = False
 
     @classmethod
     def from_json(cls, text: str) -> FlowRun:
@@ -175,24 +176,22 @@ def measure(run: FlowRun, *, whole: bool) -> dict[str, Any]:
     build, check = _flows().get(run.flow, (None, None))
     flow = _load_file(run.flow) if build is None else build(run.load, tally)
     _watch_sources(flow.substeps, begun)
-    lines = _Lines()
+    lines, scales = _Lines(), Scales()
+    if run.weighed:
+        scales.watch()
     with redirect_stdout(lines):
         told = _run(run, flow)
     ended = time.time()
     if whole and check is not None and run.process is None:
         check(run.load, tally)
-    own, others = (
-        resource.getrusage(whose).ru_maxrss / 1024
-        for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
     return {
         **told,
         **tally.seen,
         "begun": min(begun, default=ended),
         "first_out": min(first_out, default=None),
         "ended": ended,
-        "peak_mib": own,
-        "replicator_mib": others,
+        "peak_mib": scales.own,
+        "replicator_mib": scales.replicator,
         "digest": lines.digest,
         "came_out": sum(sum(totals.values()) for totals in tally.totals) + tally.counted,
     }

@@ -1,35 +1,39 @@
-"""What a flow with nothing to do costs: CPU of its process and of its replicator.
+"""Job (n): what a flow with nothing to do costs, in CPU of its process and of its replicator.
 
-``python -m benchmarks.idle [--epoch SECONDS …] [--keys N] [--seconds N] [--json FILE]``
-
-A source gives each key one item and then nothing, a minute at a time; CPU counts once the flow has
-come to rest. Beside it runs stock Bytewax without recovery: its part is not ours to save.
+A source gives each key one item and then nothing; CPU counts once the flow has come to rest. Beside
+it runs stock Bytewax without recovery: its part is not ours to save. Once each key's item is in a
+running sum, and once in a window of a past date, which stays open: stock calls those all the time.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 
 import bytewax.operators as op
+import bytewax.operators.windowing as win
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.testing import TestingSink, run_main
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.contest import Contender, Contest, median_of
+from benchmarks.event_time import PAST
+from benchmarks.flow_run import NONE, OURS, environment
+from benchmarks.results import Run
 from benchmarks.server import benchmark_server
 from bytewax_redis_state import RedisRecovery
 
 PERCENT_AT_MOST = 1.0
+KEYS, EPOCH, SECONDS = 10_000, 10.0, 10.0  # the engine's default epoch
+_FEW = 3
 _REST_SECONDS = 3.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -38,14 +42,10 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 class Idle:
     """CPU of a flow at rest, in percent of one core.
 
-    :arg rival: ``ours`` or ``without recovery``.
-    :arg epoch: Seconds between two commits.
     :arg flow: Of the flow's process.
     :arg replicator: Of the process beside it.
     """
 
-    rival: str
-    epoch: float
     flow: float
     replicator: float
 
@@ -79,6 +79,20 @@ class _Source(FixedPartitionedSource):
         return _Resting(self._keys)
 
 
+def waiting(keys: int) -> Dataflow:
+    """Build a flow with an open window of a past date for each key."""
+    flow = Dataflow("waiting")
+    items = op.map_value("at", op.input("items", flow, _Source(keys)), lambda _n: PAST)
+    # The watermark, which moves with the wall's clock, gets nowhere near a window's end.
+    clock: win.EventClock[datetime] = win.EventClock(lambda at: at, timedelta(minutes=10))
+    windower = win.TumblingWindower(timedelta(minutes=1), PAST)
+    counted = win.fold_window(
+        "minute", items, clock, windower, int, lambda n, _at: n + 1, lambda a, b: a + b
+    )
+    op.output("out", counted.down, TestingSink([]))
+    return flow
+
+
 def resting(keys: int) -> Dataflow:
     """Build a flow of running sums that has nothing to do once each key has come."""
     flow = Dataflow("resting")
@@ -88,15 +102,18 @@ def resting(keys: int) -> Dataflow:
     return flow
 
 
-def _run(rival: str, keys: int, epoch: float, url: str) -> None:
+FLOWS = {"running sums": resting, "open windows of past dates": waiting}
+
+
+def _run(rival: str, flow: Dataflow, epoch: float, url: str) -> None:
     interval = timedelta(seconds=epoch)
-    if rival == "ours":
-        with RedisRecovery(url, namespace=f"idle-{time.time_ns()}").session(resting(keys)) as run:
+    if rival == OURS:
+        with RedisRecovery(url, namespace=f"idle-{time.time_ns()}").session(flow) as run:
             print(run.replicator_pid, flush=True)
             run_main(run.flow, epoch_interval=interval, recovery_config=run.recovery_config)
     else:
         print(0, flush=True)
-        run_main(resting(keys), epoch_interval=interval)
+        run_main(flow, epoch_interval=interval)
 
 
 def _cpu(pid: int) -> float:
@@ -106,59 +123,70 @@ def _cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-def measure(rival: str, keys: int, epoch: float, seconds: float, url: str) -> Idle:
+def measure(rival: str, flow: str, keys: int, seconds: float, url: str) -> Idle:
     """Run a flow in a process of its own, and see what it uses at rest."""
-    command = [sys.executable, "-m", "benchmarks.idle", "--one", rival, "--redis", url]
-    command += ["--keys", str(keys), "--epoch", str(epoch)]
-    flow = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert flow.stdout is not None
+    command = [sys.executable, "-m", "benchmarks.idle", rival, flow, str(keys), url]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
+    assert process.stdout is not None
     try:
-        replicator = int(flow.stdout.readline())
+        replicator = int(process.stdout.readline())
         time.sleep(_REST_SECONDS)
-        pids = flow.pid, replicator
+        pids = process.pid, replicator
         before, started = [_cpu(pid) for pid in pids], time.monotonic()
         time.sleep(seconds)
         took = time.monotonic() - started
         used = [(_cpu(pid) - cpu) / took * 100 for pid, cpu in zip(pids, before, strict=True)]
-        return Idle(rival, epoch, *used)
+        return Idle(*used)
     finally:
-        flow.kill()
-        flow.wait()
-
-
-def figures(keys: int, epochs: list[float], seconds: float) -> Iterator[Idle]:
-    """Measure each length of an epoch, ours and stock in turn."""
-    with benchmark_server() as url:
-        for epoch in epochs:
-            for rival in ("ours", "without recovery"):
-                yield measure(rival, keys, epoch, seconds, url)
+        process.kill()
+        process.wait()
 
 
 def main() -> int:
-    """Measure and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.idle", description=__doc__)
-    parser.add_argument("--epoch", type=float, nargs="+", default=[10.0, 1.0])
-    parser.add_argument("--keys", type=int, default=10_000)
-    parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("--redis", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.one is not None:
-        _run(args.one, args.keys, args.epoch[0], args.redis)
-        return 0
-    found = list(figures(args.keys, args.epoch, args.seconds))
-    made = Table("epoch", "run", "flow", "replicator", "both", "expected")
-    for one in found:
-        both = one.flow + one.replicator
-        least = f"< {PERCENT_AT_MOST:.0f} %" if one.rival == "ours" else ""
-        cells = (f"{value:.2f} %" for value in (one.flow, one.replicator, both))
-        made.add_row(f"{one.epoch:g} s", one.rival, *cells, least)
-    Console().print(made)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps([asdict(one) for one in found], indent=2) + "\n")
+    """Run a flow until this process is killed: ``RIVAL FLOW KEYS URL``."""
+    rival, flow, keys, url = sys.argv[1:]
+    _run(rival, FLOWS[flow](int(keys)), EPOCH, url)
     return 0
+
+
+# -- the contest -------------------------------------------------------------------------------
+
+
+def _name(rival: str, flow: str) -> str:
+    return f"{rival}, {flow}"
+
+
+def _measured(rival: str, flow: str, scale: float, url: str) -> Run:
+    seconds = max(1.0, SECONDS * scale)
+    found = measure(rival, flow, max(10, int(KEYS * scale)), seconds, url)
+    both = found.flow + found.replicator
+    return Run(round(both, 3), {"flow": round(found.flow, 3)})
+
+
+@contextmanager
+def _contenders(scale: float) -> Iterator[list[Contender]]:
+    with benchmark_server() as url:
+        yield [
+            Contender(_name(rival, flow), partial(_measured, rival, flow, scale, url))
+            for flow in FLOWS
+            for rival in (NONE, OURS)
+        ]
+
+
+def contests(scale: float) -> list[Contest]:
+    """Give the contest."""
+    seconds = _REST_SECONDS + SECONDS + 1
+    runs = {NONE: 1, OURS: _FEW}
+    plan = {_name(rival, flow): (seconds, runs[rival]) for flow in FLOWS for rival in runs}
+    figures = [
+        median_of(_name(OURS, flow), "% of a core", at_most=PERCENT_AT_MOST) for flow in FLOWS
+    ]
+    return [
+        Contest(
+            "n", "idle", f"a flow with nothing to do, {KEYS:,} keys, epochs of {EPOCH:.0f} s: CPU",
+            partial(_contenders, scale), plan, figures, unit="%", scale=scale,
+        )
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from benchmarks import epochs, examples, flow_jobs, idleness, resume, state_access
+from benchmarks import (
+    epochs,
+    examples,
+    flow_jobs,
+    footprint,
+    idle,
+    replication,
+    resume,
+    state_access,
+)
 from benchmarks.contest import Contest
 
 JOBS = {
@@ -17,6 +26,9 @@ JOBS = {
     "f": "the example flows",
     "g": "restart with up to a million keys",
     "h": "closing an epoch in which one key changed",
+    "i": "shipping: rate of the drain, and lag",
+    "j": "folding, beside redis-benchmark",
+    "k": "bytes a key, and memory of the processes",
     "l": "two and four workers, two processes",
     "m": "state by key, beside the embedded stores of Quix Streams and Faust",
     "n": "processor time of an idle flow",
@@ -43,10 +55,12 @@ class Extent:
         found: Iterable[Contest] = (
             *flow_jobs.contests(self.scale, every=self.every),
             *examples.contests(self.scale),
-            *resume.contests(self.scale),
+            *resume.contests(self.scale, every=self.every),
             *epochs.contests(self.scale),
+            *replication.contests(self.scale),
+            *footprint.contests(self.scale),
             *state_access.contests(self.scale),
-            *idleness.contests(self.scale),
+            *idle.contests(self.scale),
         )
         wanted = self.jobs or tuple(JOBS)
         return sorted((c for c in found if c.job in wanted), key=lambda contest: contest.job)

@@ -26,7 +26,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="time flows beside Bytewax's own recovery and beside none",
         description="Run jobs by rivals in turn, on a Redis of its own (append-only, fsync every "
         "second), check each result, and print medians, spread and ratios with their targets. "
-        "All of it takes about half an hour on two idle cores; the estimate comes first.",
+        "All of it takes about three quarters of an hour on two idle cores; an estimate comes "
+        "first.",
     )
     made.add_argument(
         "--job",
@@ -51,7 +52,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--scale", type=float, metavar="F", help="share of the full size, up to 1 (default 1)"
     )
     made.add_argument(
-        "--every", action="store_true", help="also the variants that are left out by default"
+        "--every",
+        action="store_true",
+        help="also the variants that are left out by default, such as 400k keys for stock",
     )
     made.add_argument(
         "--json", type=Path, metavar="FILE", help="write the figures here, anew after each line"
