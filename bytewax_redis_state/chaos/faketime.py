@@ -1,13 +1,24 @@
-"""The clock of one process, shifted by Debian's libfaketime; monotonic clocks stay true."""
+"""The clock of one process, shifted by Debian's libfaketime; monotonic clocks stay true.
+
+libfaketime 0.9.10 can't do both: with true monotonic clocks it refuses the call that Python's sleep
+makes. So a shifted process sleeps by another call, which libfaketime leaves alone.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 __all__ = ["clock_environ", "faketime_library", "set_clock"]
 
 _PLACES = ("/usr/lib", "/usr/lib64", "/usr/local/lib")
+_SLEEP = '''"""Written by the fault harness: see bytewax_redis_state/chaos/faketime.py."""
+import select
+import time
+
+time.sleep = lambda seconds: select.select((), (), (), seconds) and None
+'''
 
 
 def faketime_library() -> Path | None:
@@ -23,7 +34,12 @@ def clock_environ(clock: Path) -> Mapping[str, str]:
     """
     library = faketime_library()
     assert library is not None
+    site = clock.with_name("site")
+    site.mkdir(exist_ok=True)
+    (site / "sitecustomize.py").write_text(_SLEEP)
+    before = os.environ.get("PYTHONPATH")
     return {
+        "PYTHONPATH": os.pathsep.join([str(site), before] if before else [str(site)]),
         "LD_PRELOAD": str(library),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
         "FAKETIME_NO_CACHE": "1",

@@ -32,6 +32,7 @@ _PAST_A_LEASE = 6.5  # seconds
 _SELDOM = 0.2  # of the stops are that long
 _FLUSH_SECONDS = 60.0
 _DAY = 24 * 3600
+_FORWARD, _BACK = 0.4, 0.6  # below which a clock is set forward, and back by a little
 _IN_STREAM = ("stream", "unshipped", "fold")
 
 
@@ -274,16 +275,21 @@ def _late_writes(scene: Scene, strike: Strike) -> None:
 
 
 def _shift_clock(scene: Scene, strike: Strike) -> None:
-    """Set a clock forward for good, or back for a while: what waits for a time then waits."""
+    """Set a clock forward, back by a second or two, or far back, which the next start finds.
+
+    Bytewax sleeps until a time by the wall clock: one that is set far back under a running source
+    makes it sleep for that long, with our state or with none.
+    """
     process = strike.target % len(scene.shifts)
-    now = scene.shifts[process]
-    if strike.size < 0.5:
-        scene.shift_clock(process, now + int(10 + strike.offset * _DAY))
-        time.sleep(strike.seconds)
-        return
-    scene.shift_clock(process, now - int(10 + strike.offset * _DAY))
+    if strike.size < _FORWARD:
+        shift = int(10 + strike.offset * _DAY)
+    elif strike.size < _BACK:
+        shift = -1 - round(strike.offset)
+    else:
+        scene.member(strike.target).kill_group()
+        shift = -int(10 + strike.offset * _DAY)
+    scene.shift_clock(process, scene.shifts[process] + shift)
     time.sleep(strike.seconds)
-    scene.shift_clock(process, now)
 
 
 def _fill_disk(scene: Scene, strike: Strike) -> None:

@@ -148,7 +148,8 @@ class Proxy:
                 assert task is not None
                 self._tasks.add(task)
                 try:
-                    await self._accept(door, reader, writer)
+                    with suppress(asyncio.CancelledError):  # by _close(), nobody else's
+                        await self._accept(door, reader, writer)
                 finally:
                     self._tasks.discard(task)
 
