@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -17,8 +18,8 @@ from bytewax_redis_state.chaos.trial import Outcome
 
 __all__ = ["Campaign", "Cell", "Report", "usable_faults"]
 
-RunTrial = Callable[[Plan, Path], Outcome]
-"""Runs a plan in a folder of its own."""
+RunTrial = Callable[[Plan, Path, threading.Event], Outcome]
+"""Runs a plan in a folder of its own, until the event says to give up."""
 
 
 def usable_faults(
@@ -158,6 +159,7 @@ class Campaign:
         self._run_trial = run_trial
         self._jobs = jobs
         self._seen = seen
+        self.given_up = threading.Event()
 
     def run(self, report: Report, only: int | None = None) -> None:
         """Run all of a report's schedule, and put the outcomes into the report.
@@ -174,11 +176,12 @@ class Campaign:
                     report.seconds = time.monotonic() - began
                     self._seen(report.outcomes[-1])
             finally:
+                self.given_up.set()  # trials that still run end at once
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _run(self, plan: Plan) -> Outcome:
         folder = self._folder / f"run-{plan.number}"
-        outcome = self._run_trial(plan, folder)
+        outcome = self._run_trial(plan, folder, self.given_up)
         if outcome.ok:
             shutil.rmtree(folder, ignore_errors=True)
         return outcome

@@ -1,7 +1,9 @@
 """The clock of one process, shifted by Debian's libfaketime; monotonic clocks stay true.
 
 libfaketime 0.9.10 can't do both: with true monotonic clocks it refuses the call that Python's sleep
-makes. So a shifted process sleeps by another call, which libfaketime leaves alone.
+makes. So a shifted process sleeps by another call, which libfaketime leaves alone. Its variant for
+programs with threads takes a lock whenever somebody looks at a clock, and an engine looks all the
+time; the plain one is used, whose threads all get the same shift.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ time.sleep = lambda seconds: select.select((), (), (), seconds) and None
 
 
 def faketime_library() -> Path | None:
-    """Find the library for programs with threads; ``None`` where it is not installed."""
-    found = (path for place in _PLACES for path in Path(place).glob("**/libfaketimeMT.so.1"))
+    """Find the library; ``None`` where it is not installed."""
+    found = (path for place in _PLACES for path in Path(place).glob("**/libfaketime.so.1"))
     return next(found, None)
 
 
@@ -42,14 +44,14 @@ def clock_environ(clock: Path) -> Mapping[str, str]:
         "PYTHONPATH": os.pathsep.join([str(site), before] if before else [str(site)]),
         "LD_PRELOAD": str(library),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_CACHE_DURATION": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "DONT_FAKE_MONOTONIC": "1",
     }
 
 
 def set_clock(clock: Path, seconds: int) -> None:
-    """Shift a clock against the true one, at once.
+    """Shift a clock against the true one, within a second.
 
     :arg clock: The file that the process reads.
     """

@@ -1,22 +1,26 @@
 """The scene of a trial: a flow's processes, their supervisor, the network and the Redis server.
 
-The supervisor does what an operator's does: when a process has ended badly, it starts all of them
-again. Invariant: whatever is waited for has a bound; a flow that does not go on is a finding.
+The supervisor does what an operator's does: it starts a process again that has ended badly, and
+leaves the others of its cluster to notice. Invariant: whatever is waited for has a bound; a flow
+that does not go on is a finding.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import redis
 
+from bytewax_redis_state.chaos import stream
 from bytewax_redis_state.chaos.cluster import Cluster
 from bytewax_redis_state.chaos.faketime import clock_environ, set_clock
 from bytewax_redis_state.chaos.flow import FLOW_ID
@@ -26,13 +30,14 @@ from bytewax_redis_state.chaos.proxy import Door, Proxy
 from bytewax_redis_state.chaos.schedule import Topology
 from bytewax_redis_state.chaos.server import Server
 from bytewax_redis_state.chaos.tide import Tide
+from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.errors import StateError
-from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.keys import FlowKeys, shard_of
 from bytewax_redis_state.recovery.cells import cells_of
 from bytewax_redis_state.recovery.cluster import read_manifest
 from bytewax_redis_state.recovery.manifest import Manifest
 
-__all__ = ["Ending", "Program", "Scene", "StuckError"]
+__all__ = ["Ending", "GivenUpError", "Program", "Scene", "StuckError"]
 
 _MODULE_FLOW = "bytewax_redis_state.chaos.flow:flow"
 _RATE = 400  # events of each source a second
@@ -42,7 +47,10 @@ _END_SECONDS = 60.0  # for the others to end, when one has
 _RECOVERY_SECONDS = 100.0
 _POLL = 0.01
 _MOST_STARTS_IN_VAIN = 25
-_PAUSE_BETWEEN_STARTS = 0.3
+
+
+class GivenUpError(Exception):
+    """The campaign was interrupted."""
 
 
 class StuckError(Exception):
@@ -79,6 +87,10 @@ def _error_line(said: str) -> str:
     return lines[-1].strip()[:300] if lines else ""
 
 
+def _ending(process: int, member: Member) -> Ending:
+    return Ending(process, member.wait(), _error_line(member.err))
+
+
 class Scene:
     """Everything that a fault can strike.
 
@@ -87,6 +99,7 @@ class Scene:
     :arg server: Started; the scene's alone.
     :arg program: What runs the flow.
     :arg shifted: Whether clocks are to be shifted.
+    :arg given_up: Set when the trial is not to go on.
     """
 
     def __init__(
@@ -98,6 +111,7 @@ class Scene:
         program: Program,
         *,
         shifted: bool = False,
+        given_up: threading.Event | None = None,
     ) -> None:
         self.topology = topology
         self.folder = folder
@@ -106,17 +120,19 @@ class Scene:
         self.cluster = Cluster()
         self.starts = 0
         self.endings: list[Ending] = []
-        self.resume_seconds: list[float] = []
         self.proxy = Proxy(server.host, server.port, topology.processes)
         self.shifts = [0] * topology.processes
         folder.mkdir(parents=True, exist_ok=True)
         self.scratch = folder / "scratch"
         self.scratch.mkdir(exist_ok=True)
-        self.tide = Tide(folder / "limit", _RATE)
+        self.tide = Tide(folder / "limit", _RATE, self._position)
         self._program = program
         self._shifted = shifted
+        self._given_up = given_up or threading.Event()
         self._client = redis.Redis(host=server.host, port=server.port, socket_timeout=3)
-        self._started_at = 0.0
+        # The tide's own: it asks from its thread.
+        self._tide_client = redis.Redis(host=server.host, port=server.port, socket_timeout=3)
+        self._codec = Codec()
         self._in_vain = 0
         self._clusters: list[Cluster] = []
 
@@ -144,13 +160,13 @@ class Scene:
                 member.kill_group()
         self.proxy.stop()
         self._client.close()
+        self._tide_client.close()
 
     def start(self, *, take_over: bool = False) -> None:
         """Start all processes of the flow."""
         shared = self._addresses()
         self.cluster = Cluster()
         self._clusters.append(self.cluster)
-        self._started_at = time.monotonic()
         for process in range(self.topology.processes):
             folder = self.folder / f"start-{self.starts}-{process}"
             own = [*shared, "-i", process] if shared else []
@@ -174,7 +190,9 @@ class Scene:
     def _scratch_of(self, process: int) -> Path:
         return self.scratch / str(process)
 
-    def _member(self, process: int, options: list[object], folder: Path, at_step: str) -> Member:
+    def _member(
+        self, process: int, options: list[object], folder: Path, at_step: str = ""
+    ) -> Member:
         environ = {k: v for k, v in os.environ.items() if not k.startswith("BYTEWAX_")}
         environ["CHAOS_LIMIT"] = str(self.tide.path)
         environ["CHAOS_OUT"] = str(self.out / folder.name)
@@ -191,21 +209,21 @@ class Scene:
     # -- supervising --------------------------------------------------------------------------
 
     def tend(self) -> bool:
-        """Do what a supervisor does, once.
+        """Do what a supervisor does, once: start each process again that has ended badly.
 
         :returns: Whether all processes have ended well.
         """
-        codes = [member.popen.poll() for member in self.cluster.members]
-        if all(code == 0 for code in codes):
-            return True
-        if any(codes):  # one has ended, and not well
-            self.end_of(self.cluster)
-            self._in_vain += 1
-            if self._in_vain > _MOST_STARTS_IN_VAIN:
-                raise StuckError(f"{self._in_vain} starts in vain:\n{self.last_words}")
-            time.sleep(_PAUSE_BETWEEN_STARTS)
-            self.start()
-        return False
+        if self._given_up.is_set():
+            raise GivenUpError
+        for process, member in enumerate(self.cluster.members):
+            if member.popen.poll():
+                self.endings.append(_ending(process, member))
+                self._in_vain += 1
+                if self._in_vain > _MOST_STARTS_IN_VAIN * self.topology.processes:
+                    raise StuckError(f"{self._in_vain} starts in vain:\n{self.last_words}")
+                self.starts += 1
+                self.cluster.restart(process)
+        return all(member.popen.poll() == 0 for member in self.cluster.members)
 
     def end_of(self, cluster: Cluster, seconds: float = _END_SECONDS) -> None:
         """Wait until all processes of a start have ended, and note how.
@@ -220,10 +238,7 @@ class Scene:
                     f"{cluster.said}"
                 )
             time.sleep(_POLL)
-        self.endings += [
-            Ending(process, member.wait(), _error_line(member.err))
-            for process, member in enumerate(cluster.members)
-        ]
+        self.endings += [_ending(process, each) for process, each in enumerate(cluster.members)]
 
     def tend_until(
         self, condition: Callable[[], object], what: str, seconds: float = _RECOVERY_SECONDS
@@ -302,6 +317,19 @@ class Scene:
             return min(int(self._client.hget(name, "epoch") or 0) for name in names)
         except (redis.RedisError, OSError):
             return 0
+
+    def _position(self) -> int:
+        """Tell how far the flow had read at its last checkpoint; 0 where that can't be read."""
+        parts = [str(part) for part in range(stream.PARTS)]
+        names = [self.keys.state("entries", shard_of(part, _SHARDS), part) for part in parts]
+        found = cast("list[bytes | None]", self._tide_client.mget(names))
+        bound = self._codec.bind(
+            namespace=self.keys.namespace, flow_id=self.keys.flow_id, step="entries"
+        )
+        return min(
+            bound.decode(part, value) if value is not None else 0
+            for part, value in zip(parts, found, strict=True)
+        )
 
     def backlog(self) -> int:
         """Give the outbox rows that Redis does not have yet, of all processes."""

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -90,6 +91,8 @@ class Trial:
     :arg plan: What.
     :arg folder: For all files; made here.
     :arg program: What runs the flow.
+    :arg faults: The kinds that the plan names.
+    :arg given_up: Set when the trial is not to go on.
     """
 
     def __init__(
@@ -98,13 +101,16 @@ class Trial:
         folder: Path,
         namespace: str,
         program: Program,
+        *,
         faults: Mapping[str, Fault] = FAULTS,
+        given_up: threading.Event | None = None,
     ) -> None:
         self._plan = plan
         self._folder = folder
         self._namespace = namespace
         self._program = program
         self._faults = faults
+        self._given_up = given_up
         self._outcome = Outcome(plan)
         self._began = time.monotonic()
 
@@ -112,6 +118,7 @@ class Trial:
         """Run it.
 
         :returns: What was found; nothing that the flow does is raised.
+        :raises GivenUpError: If it was not to go on.
         """
         kinds = {strike.kind for strike in self._plan.strikes}
         with ExitStack() as stack:
@@ -128,6 +135,7 @@ class Trial:
                 self._namespace,
                 self._program,
                 shifted="clock" in kinds,
+                given_up=self._given_up,
             )
             stack.callback(scene.close)
             try:

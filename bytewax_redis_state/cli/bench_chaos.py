@@ -14,6 +14,7 @@ import tempfile
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 
 from rich import box
@@ -130,8 +131,8 @@ def _prepared(args: argparse.Namespace) -> Report:
     return Report(schedule, "ours", left_out)
 
 
-def _run_trial(plan: Plan, folder: Path, *, namespace: str) -> Outcome:
-    return Trial(plan, folder, namespace, Program()).run()
+def _run_trial(plan: Plan, folder: Path, given_up: Event, *, namespace: str) -> Outcome:
+    return Trial(plan, folder, namespace, Program(), given_up=given_up).run()
 
 
 class _Account:
