@@ -31,6 +31,7 @@ _DISK_BYTES = 128 * 1024 * 1024
 _PAST_A_LEASE = 6.5  # seconds
 _SELDOM = 0.2  # of the stops are that long
 _FLUSH_SECONDS = 60.0
+_WAKES_IN_START = 0.5
 _DAY = 24 * 3600
 _FORWARD, _BACK = 0.4, 0.6  # below which a clock is set forward, and back by a little
 _IN_STREAM = ("stream", "unshipped", "fold")
@@ -126,14 +127,18 @@ def _stop_all(scene: Scene, strike: Strike) -> None:
 
 
 def _take_over(scene: Scene, strike: Strike) -> None:
-    """Start the flow again while it runs, or sleeps; what sleeps wakes when it is taken over."""
+    """Start the flow again while it runs, or sleeps; who sleeps wakes in mid-start, or later."""
     old = scene.cluster
     sleepers = _sleepers(scene, strike)
     _signal_all(sleepers, signal.SIGSTOP)
     try:
         scene.start(take_over=True)
-        scene.tend_until(lambda: scene.cluster.has_resumed, "the flow is taken over")
-        time.sleep(strike.seconds / 4)
+        if strike.offset < _WAKES_IN_START:
+            scene.tend_until(scene.has_claimed, "the flow is being taken over")
+            time.sleep(strike.offset)
+        else:
+            scene.tend_until(lambda: scene.cluster.has_resumed, "the flow is taken over")
+            time.sleep(strike.seconds / 4)
     finally:
         _signal_all(sleepers, signal.SIGCONT)
     scene.end_of(old)

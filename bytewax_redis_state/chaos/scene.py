@@ -367,13 +367,13 @@ class Scene:
         return bool(first != last)
 
     @contextmanager
-    def lag(self, seconds: float = _LAG) -> Iterator[None]:
-        """Slow the network down, so that what takes no time takes some."""
-        self.proxy.delay(self.proxy.doors, seconds)
+    def lag(self, doors: list[Door], seconds: float = _LAG) -> Iterator[None]:
+        """Slow some of the network down, so that what takes no time takes some."""
+        self.proxy.delay(doors, seconds)
         try:
             yield
         finally:
-            self.proxy.delay(self.proxy.doors, 0.0)
+            self.proxy.delay(doors, 0.0)
 
     # -- whom to strike -----------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +30,7 @@ __all__ = ["Outcome", "Struck", "Trial"]
 _MOMENT_SECONDS = 5.0  # to wait for a moment, before it strikes all the same
 _START_LAG = 0.004
 _IN_EPOCH, _IN_START = 0.15, 1.2  # seconds
+_ALL_LAG = 0.25
 _LOSSES = ("lost", "missing", "no manifest")
 
 
@@ -160,8 +161,7 @@ class Trial:
     # -- striking -----------------------------------------------------------------------------
 
     def _strike(self, scene: Scene, strike: Strike, follower: Strike | None) -> None:
-        lag = {"start": _START_LAG, "stream": 0.0}.get(strike.moment)
-        with scene.lag() if lag is None else scene.lag(lag):
+        with self._lag(scene, strike):
             self._await_moment(scene, strike)
             backlog, folding, starting = self._look(scene)
             at = time.monotonic()
@@ -171,14 +171,22 @@ class Trial:
         if follower is None or follower.moment != "start":
             scene.await_commits()
             recovery = round(time.monotonic() - at, 2)
-            if self._server_copies(scene):
+            if any(each.kind == "lost-tail" for each in self._plan.strikes):
                 scene.server.remember(EARLIER_COPY)
         after = round(at - self._began, 2)
         struck = Struck(strike.kind, after, backlog, folding, starting, recovery)
         self._outcome.struck.append(struck)
 
-    def _server_copies(self, scene: Scene) -> bool:
-        return any(strike.kind == "lost-tail" for strike in self._plan.strikes)
+    def _lag(self, scene: Scene, strike: Strike) -> AbstractContextManager[None]:
+        """Stretch the moment; mostly of one process, so that one has shipped less than the others.
+
+        A start has to be as slow everywhere: its processes wait for each other.
+        """
+        if strike.moment == "stream":
+            return nullcontext()
+        if strike.moment == "start":
+            return scene.lag(scene.doors(0, all_of_them=True), _START_LAG)
+        return scene.lag(scene.doors(strike.target, all_of_them=strike.offset < _ALL_LAG))
 
     def _look(self, scene: Scene) -> tuple[int, bool, bool]:
         starting = scene.is_starting()

@@ -1,7 +1,8 @@
 """Bugs and faults that a test plants in a run: a checker that can't fail proves nothing.
 
-Only ``doomed_run.py`` imports this, in the processes that it starts. A bug takes away one of the
-rules that keep state right; a fault is what the rule is there for, and must do no harm alone.
+Only ``doomed_run.py`` imports this, in processes that the crash tests and the fault harness's tests
+start. A bug takes away one of the rules that keep state right; a fault is what the rule is there
+for, and must do no harm alone.
 
 ======================  =========================================================================
 fault                   what it does
@@ -20,15 +21,18 @@ bug                     what it takes away
 ``rows-not-dropped``    a start folds all that a journal holds, not what is before the resume epoch
 ``folds-not-compared``  a fold asks neither whether it was applied nor whether one is missing;
                         with ``late-folds``
+``margin-ignored``      a row leaves the outbox as soon as Redis has it, and a replicator that is to
+                        go back behind what has left goes on from there
 ======================  =========================================================================
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
-from bytewax_redis_state.recovery import journal, takeover
+from bytewax_redis_state.recovery import journal, replicator, takeover
 from bytewax_redis_state.recovery.checkpoint import Folder
 from bytewax_redis_state.recovery.checkpointer import Checkpointer
 from bytewax_redis_state.recovery.lease import LeaseHolder
@@ -124,6 +128,13 @@ def folds_not_compared() -> None:
     late_folds()
 
 
+def margin_ignored() -> None:
+    if "bytewax_redis_state.recovery.session" in sys.modules:  # not in the replicator's process
+        session = sys.modules["bytewax_redis_state.recovery.session"]
+        session.MARGIN_SECONDS = 0.0  # type: ignore[attr-defined]
+    replicator.Replicator._require_rows = lambda self: None  # type: ignore[method-assign]
+
+
 _BUGS: dict[str, Callable[[], None]] = {
     "": lambda: None,
     "lease-unheeded": lease_unheeded,
@@ -132,6 +143,7 @@ _BUGS: dict[str, Callable[[], None]] = {
     "rows-not-dropped": rows_not_dropped,
     "late-folds": late_folds,
     "folds-not-compared": folds_not_compared,
+    "margin-ignored": margin_ignored,
 }
 
 

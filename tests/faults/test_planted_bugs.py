@@ -1,0 +1,67 @@
+"""The harness can fail: with a bug of ``tests/crash/planted.py`` its runs are not right.
+
+Each bug has a schedule that its rule is there for; the same schedule without the bug is right.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import pytest
+
+from bytewax_redis_state.chaos.campaign import Campaign, Report
+from bytewax_redis_state.chaos.faults import FAULTS
+from bytewax_redis_state.chaos.scene import Program
+from bytewax_redis_state.chaos.schedule import make_schedule
+from bytewax_redis_state.chaos.trial import Trial
+from tests.crash.cluster import RUNNER
+
+pytestmark = [pytest.mark.long, pytest.mark.crash, pytest.mark.timeout(900)]
+
+SCHEDULES = {
+    "no-fence": ("take-over", "1-worker", 5),
+    "progress-too-high": ("kill-all", "2-processes", 4),
+    "rows-not-dropped": ("kill-all", "2-processes", 4),
+    "folds-not-compared": ("kill-all", "1-worker", 3),
+    "margin-ignored": ("lost-tail", "1-worker", 4),
+}
+"""Bug to kind of fault, topology, and faults of one run."""
+RUNS = 5
+
+
+def struck(tmp_path, bug: str, runs: int) -> Report:
+    """Run a bug's schedule until it is not right; with the bug, or with none."""
+    kind, topology, per_trial = SCHEDULES[bug.removeprefix("not ")]
+    moments = [moment for moment in FAULTS[kind].moments if moment not in ("stream", "start")]
+    schedule = make_schedule(1, runs * per_trial, [topology], {kind: moments}, per_trial=per_trial)
+    report = Report(schedule, "ours", {})
+    planted = "" if bug.startswith("not ") else bug
+    program = Program((sys.executable, str(RUNNER)), {"CRASH_BUG": planted, "CRASH_AT_STEP": ""})
+
+    def run_trial(plan, folder, given_up: threading.Event):
+        return Trial(plan, folder, "planted", program, given_up=given_up).run()
+
+    for plan in schedule.plans:
+        Campaign(tmp_path, run_trial, jobs=1, seen=lambda outcome: None).run(report, plan.number)
+        if report.bad:
+            break
+    return report
+
+
+@pytest.mark.parametrize("bug", SCHEDULES)
+def test_a_planted_bug_is_reported(tmp_path, bug, record_property):
+    report = struck(tmp_path, bug, RUNS)
+    assert not report.ok
+    bad = report.bad[0]
+    record_property("runs until it was seen", len(report.outcomes))
+    print(
+        bug, len(report.outcomes), [line[:200] for line in (*bad.wrong, *bad.findings, bad.stuck)]
+    )
+    assert bad.wrong or bad.findings
+
+
+@pytest.mark.parametrize("bug", SCHEDULES)
+def test_the_same_schedule_without_the_bug_is_right(tmp_path, bug):
+    report = struck(tmp_path, f"not {bug}", 1)
+    assert report.ok, report.bad

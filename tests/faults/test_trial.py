@@ -1,0 +1,98 @@
+"""A trial strikes a real flow and judges what it left; its report has everything in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from bytewax_redis_state.chaos.campaign import Campaign, Report, usable_faults
+from bytewax_redis_state.chaos.faults import FAULTS
+from bytewax_redis_state.chaos.schedule import make_schedule
+from bytewax_redis_state.chaos.trial import Outcome, Struck
+
+pytestmark = pytest.mark.timeout(240)
+COMMAND = [sys.executable, "-c", "from bytewax_redis_state.cli import main; exit(main())"]
+
+
+def bench(*options: str) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, "bench", "chaos", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+
+
+def test_a_struck_flow_is_right_and_the_report_says_how_it_was_struck(tmp_path):
+    file = tmp_path / "report.json"
+    kinds = ("--fault", "kill-all", "--fault", "kill-redis")
+    place = ("--topology", "1-worker", "--json", str(file))
+    done = bench("--faults", "2", "--seed", "5", *kinds, *place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "run 0, 1-worker" in done.stderr
+    assert "0 wrong answers, 0 with findings, 0 stuck" in done.stdout
+    report = json.loads(file.read_text())
+    assert (report["seed"], report["ok"], report["rival"]) == (5, True, "ours")
+    assert report["totals"]["runs"] == 1
+    assert report["totals"]["faults"] == 2
+    (run,) = report["runs"]
+    assert {strike["kind"] for strike in run["plan"]["strikes"]} == {"kill-all", "kill-redis"}
+    assert [struck["kind"] for struck in run["struck"]] == [
+        strike["kind"] for strike in run["plan"]["strikes"]
+    ]
+    assert run["starts"] >= 2
+    assert run["compared"] > 1000
+    assert any(ending["code"] == -9 for ending in run["endings"])
+
+
+def test_a_wrong_answer_is_told_with_the_way_to_replay_it(tmp_path):
+    kinds = {"cut": FAULTS["cut"].moments}
+    report = Report(make_schedule(3, 12, ["1-worker"], kinds), "ours", {})
+
+    def judged(plan, folder, given_up):
+        struck = [Struck("cut", 1.0, plan.number, True, False, 2.0)] * 6
+        return Outcome(plan, struck, wrong=["state of balance: 1 of 9 wrong"] * plan.number)
+
+    Campaign(tmp_path, judged, jobs=2, seen=lambda outcome: None).run(report)
+    assert not report.ok
+    assert [outcome.plan.number for outcome in report.bad] == [1]
+    assert report.totals() == {
+        "runs": 2,
+        "faults": 12,
+        "unshipped": 6,
+        "mid_fold": 12,
+        "mid_start": 0,
+        "values_compared": 0,
+        "wrong_answers": 1,
+        "findings": 0,
+        "stuck": 0,
+    }
+    cell = report.table()["cut"]["1-worker"]
+    assert (cell.runs, cell.faults, cell.bad) == (2, 12, 1)
+
+
+def test_what_this_machine_lacks_is_left_out_and_said(monkeypatch):
+    monkeypatch.setattr("bytewax_redis_state.chaos.faults.faketime_library", lambda: None)
+    usable, left_out = usable_faults([], own_server=True)
+    assert "clock" not in usable
+    assert "libfaketime" in left_out["clock"]
+    assert not os.environ.get("CI") or "disk" in usable
+
+
+def test_in_ci_no_kind_of_fault_is_left_out():
+    if not os.environ.get("CI"):
+        pytest.skip("only CI has to have everything")
+    assert usable_faults([], own_server=True)[1] == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--faults", "0"), "--faults is 0"),
+        (("--faults", "12", "--run", "2"), "--run is 2, and the schedule has 2 runs"),
+    ],
+)
+def test_options_without_sense_are_refused(options, words):
+    done = bench(*options)
+    assert done.returncode == 2
+    assert words in done.stderr
