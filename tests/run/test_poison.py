@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 
 from bytewax_redis_state.codec.envelope import PICKLE, seal
 from bytewax_redis_state.keys import shard_of
+
+from .conftest import environment
 
 FAST = ("-s", "0.1", "--checkpoint-interval", "0.2")
 
@@ -37,3 +41,41 @@ def test_a_planted_pickle_runs_nothing_without_pickle(run, sums, tmp_path):
     # So it would have been, had pickle been allowed: the test would notice.
     run(*FAST, ITEMS="60")
     assert ran.exists()
+
+
+LAZY = """
+import os
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.testing import TestingSource, TestingSink
+flow = Dataflow("numbers")
+items = op.input("in", flow, TestingSource([("k", n) for n in range(int(os.environ["ITEMS"]))]))
+def add(total, number):
+    from colours import Point  # loaded when the first item comes, not when state is read
+    return Point((total.x if total else 0) + number), total
+op.output("out", op.stateful_map("sum", items, add), TestingSink([]))
+"""
+
+
+def test_a_class_of_a_module_that_is_not_loaded_has_to_be_allowed(redis_url, tmp_path):
+    (tmp_path / "lazy.py").write_text(LAZY)
+    classes = "from dataclasses import dataclass\n@dataclass\nclass Point:\n    x: int\n"
+    (tmp_path / "colours.py").write_text(classes)
+
+    def run(*options: str, items: str):
+        command = [sys.executable, "-m", "bytewax_redis_state.run", "lazy:flow", *FAST]
+        return subprocess.run(
+            [*command, "--redis", redis_url, "--no-pickle", *options],
+            cwd=tmp_path,
+            env=environment(ITEMS=items),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert run(items="5").returncode == 0
+    refused = run(items="9")
+    assert refused.returncode == 2
+    assert "module 'colours' is neither loaded nor in allow_imports" in refused.stderr
+    allowed = run("--allow-import", "colours", items="9")
+    assert allowed.returncode == 0, allowed.stderr
