@@ -18,7 +18,7 @@ from typing import cast
 
 import redis
 
-from bytewax_redis_state.errors import FlowRunningError, JoinTimeoutError
+from bytewax_redis_state.errors import FencedError, FlowRunningError, JoinTimeoutError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.lease import Lease
 from bytewax_redis_state.recovery.manifest import Manifest
@@ -27,6 +27,7 @@ __all__ = [
     "ClusterShape",
     "missing_members",
     "read_manifest",
+    "taken_over",
     "wait_for_coordinator",
     "wait_for_manifest",
     "wait_for_members",
@@ -90,6 +91,18 @@ def missing_members(client: redis.Redis, keys: FlowKeys, generation: int) -> lis
         for process, member in enumerate(manifest.processes)
         if process not in held or held[process].id != member
     ]
+
+
+def taken_over(client: redis.Redis, keys: FlowKeys, own: Lease) -> FencedError | None:
+    """Tell a start that failed whether it did because another one took the flow over.
+
+    :arg own: The lease that the start claimed.
+    :returns: An error that says who holds it now; ``None`` where it is still its own, or free.
+    """
+    holder = _leases(client, keys, range(own.process, own.process + 1)).get(own.process)
+    if holder is None or holder.id == own.id:
+        return None
+    return FencedError(f"the flow was taken over by {holder.whereabouts}")
 
 
 def wait_for_coordinator(

@@ -32,10 +32,20 @@ from bytewax_redis_state.dataflow.retention import lifetimes
 from bytewax_redis_state.dataflow.rewrite import shard_stateful_steps
 from bytewax_redis_state.dataflow.roll import Roll
 from bytewax_redis_state.dataflow.steps import StateStep, listed_partitions, state_steps
-from bytewax_redis_state.errors import ConfigError, StateError
+from bytewax_redis_state.errors import (
+    ConfigError,
+    FencedError,
+    JoinTimeoutError,
+    StateError,
+    StateLostError,
+)
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.backpressure import Backpressure, default_lag
-from bytewax_redis_state.recovery.cluster import ClusterShape, wait_for_coordinator
+from bytewax_redis_state.recovery.cluster import (
+    ClusterShape,
+    taken_over,
+    wait_for_coordinator,
+)
 from bytewax_redis_state.recovery.lease import Lease, LeaseHolder, claim, this_owner
 from bytewax_redis_state.recovery.manifest import Manifest
 from bytewax_redis_state.recovery.outbox import part_file, require_sqlite
@@ -168,9 +178,12 @@ class Session:
         started = time.monotonic()
         lease = self._claim(client, steps, resume.parts)
         reached("claimed")
-        manifest = resume.start(lease)
-        self._require_own(manifest, lease)
-        keys, expired, restorer = resume.restore(manifest, self._codec, self._handover)
+        try:
+            manifest = resume.start(lease)
+            self._require_own(manifest, lease)
+            keys, expired, restorer = resume.restore(manifest, self._codec, self._handover)
+        except (FencedError, StateLostError, JoinTimeoutError) as error:
+            raise taken_over(client, self._keys, lease) or error from None
         resume.make_outbox(scratch, manifest, restorer)
         seconds = time.monotonic() - started
         self.resumed = Resumed(manifest.resume_epoch, keys, seconds, manifest.generation, expired)

@@ -1,0 +1,70 @@
+"""What a paused process writes once it goes on: seen by holding the one that took over still.
+
+The execution that takes over is stopped before its engine starts, when its replicators already
+work: then nothing but leases changes in Redis, whoever else is alive.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from tests.crash.cluster import Cluster, wait_until
+from tests.crash.job import Job
+
+LEASE_SECONDS = 5.0
+TAKEN_OVER = ("was taken over by", "has been taken over by")
+
+
+def is_paused(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return stat[stat.rindex(")") + 2] == "T"
+
+
+def dumped(job: Job) -> dict[bytes, bytes]:
+    """Everything that Redis holds of the flow, but for leases."""
+    leases = job.keys.lease(0)[:-1]
+    found = {key for p in job.keys.patterns for key in job.client.scan_iter(match=p, count=10_000)}
+    return {key: job.client.dump(key) for key in found if not key.startswith(leases)}
+
+
+def outlive_lease(job: Job, process: int) -> None:
+    """Wait until nobody holds the lease of a process any more."""
+    wait_until(lambda: not job.client.exists(job.keys.lease(process)), "the lease expires", 30)
+
+
+def take_over_and_wake(
+    job: Job,
+    old: Cluster,
+    asleep: Iterable[int],
+    processes: int = 1,
+    *,
+    take_over: bool = False,
+    then: Callable[[], None] = lambda: None,
+) -> None:
+    """Take the flow over, wake who slept, and see that nobody of the old execution writes.
+
+    :arg asleep: Process IDs.
+    :arg take_over: Where others of the old execution are awake, and hold their leases.
+    """
+    held = dict.fromkeys(range(processes), "stop:shipping")
+    new = job.start(processes, quick=True, take_over=take_over, at_step=held, join_timeout=60)
+    wait_until(lambda: all(m.is_stopped for m in new.members) or not new.alive, "it takes over")
+    assert new.alive, new.said
+    before = dumped(job)
+    for pid in asleep:
+        old[0].send(signal.SIGCONT, to=pid)
+    codes = old.wait()
+    then()
+    for member in old.members:
+        member.wait_for_group()
+    assert dumped(job) == before
+    assert codes == [2] * len(codes), old.said
+    for member in old.members:
+        assert any(text in member.err for text in TAKEN_OVER), old.said
+    for member in new.members:
+        member.send(signal.SIGCONT)
+    job.wait_for_end(new)
+    assert job.differences() == []
+    assert job.litter() == []
