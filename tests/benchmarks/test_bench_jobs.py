@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from bytewax.testing import run_main
@@ -197,6 +198,41 @@ def test_the_command_prints_a_table_and_writes_the_file(tmp_path, capfd):
     (line,) = json.loads(path.read_text())["lines"]
     assert list(line["runs"]) == list(RIVALS)
     assert all(run["value"] > 0 for runs in line["runs"].values() for run in runs)
+
+
+def test_an_interrupted_benchmark_keeps_the_lines_that_it_has_and_leaves_nothing_running(
+    tmp_path, eventually
+):
+    path = tmp_path / "results.json"
+    # Job (a) is over soon; (h) rests for a second in each run.
+    command = [SCRIPT, "bench", "jobs", *TINY, "--job", "a", "--job", "h", "--into", path]
+    mark = f"BENCH_MARK={uuid4()}"
+    running = subprocess.Popen(
+        command,
+        env={**os.environ, "BENCH_MARK": mark.partition("=")[2]},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    eventually(path.exists)
+    assert marked(mark)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    assert [line["job"] for line in json.loads(path.read_text())["lines"]] == ["a"]
+    eventually(lambda: not marked(mark))
+
+
+def marked(mark):
+    """Processes with this in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark.encode() in path.read_bytes():
+                found.append(path.parent.name)
+        except OSError:
+            continue
+    return found
 
 
 @pytest.mark.long
