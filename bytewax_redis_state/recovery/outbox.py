@@ -14,6 +14,7 @@ Beside it, because ``sqlite3`` has no other user: reading a partition of stock B
 
 from __future__ import annotations
 
+import logging
 import pickle
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -39,6 +40,8 @@ __all__ = [
     "prepare",
     "require_sqlite",
 ]
+
+logger = logging.getLogger(__name__)
 
 _OLDEST_SQLITE = (3, 37)  # STRICT tables, as Bytewax makes them
 _BUSY_SECONDS = 4.0  # the engine panics after waiting 5 s for a lock, so nobody here holds one long
@@ -180,6 +183,17 @@ def _as_damage(path: Path) -> Iterator[None]:
             f"the outbox {path} can't be read: {error}",
             "start the flow again: it resumes from what Redis has",
         ) from error
+
+
+@contextmanager
+def _put_off_if_busy() -> Iterator[None]:
+    """Leave for later what the engine, always at it on a busy machine, leaves no time for."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):
+            raise
+        logger.debug("outbox busy")
 
 
 def prepare(
@@ -344,19 +358,24 @@ class Outbox:
             (pruned,) = self._db.execute("SELECT pruned FROM stamp").fetchone()
             return int(pruned)
 
-    def forget_restored(self) -> None:
+    def forget_restored(self) -> bool:
         """Delete the restored rows, which the engine has loaded once it commits an epoch.
 
+        :returns: Whether all are gone; else the engine was writing all the time.
         :raises ScratchError: If the disk is full.
         """
-        with _as_scratch_error(self._path):
+        with _as_scratch_error(self._path), _put_off_if_busy():
             while self._db.execute(
-                "DELETE FROM snaps WHERE rowid IN (SELECT rowid FROM snaps LIMIT 4)"
+                "DELETE FROM snaps WHERE rowid IN (SELECT rowid FROM snaps LIMIT 100)"
             ).rowcount:
                 pass
+            return True
+        return False
 
     def prune(self, up_to: int) -> int:
         """Delete rows that Redis has had for longer than the margin, in short transactions.
+
+        What the engine leaves no time for goes with the next call.
 
         :arg up_to: Id of the last row to delete; last rows of sources and sinks stay.
         :returns: Number of rows deleted.
@@ -364,7 +383,7 @@ class Outbox:
         """
         marks = ", ".join("?" for _ in self._keep_last)
         deleted = 0
-        with _as_scratch_error(self._path):
+        with _as_scratch_error(self._path), _put_off_if_busy():
             # First: who finds rows gone must find it said.
             self._db.execute("UPDATE stamp SET pruned = max(pruned, ?)", (up_to,))
             while True:
@@ -379,7 +398,8 @@ class Outbox:
                 ).rowcount
                 deleted += chunk
                 if chunk < _DELETE_CHUNK:
-                    return deleted
+                    break
+        return deleted
 
 
 class StillPartition:

@@ -124,6 +124,7 @@ class Replicator:
         self._require_rows()
         self._acked: deque[tuple[float, int]] = deque()
         self._pruned_at = 0.0
+        self._committed = False  # any epoch
         self._forgotten = False
         self._members = MemberWatch(setup)
         self._wakeup = Wakeup(Path(setup.outbox).parent, parent)
@@ -220,7 +221,7 @@ class Replicator:
             now = self._outbox.changed()
             try:
                 moved = now != version and self._ship()
-                if not self._forgotten:  # no epoch is committed yet
+                if not self._committed:
                     self._members.look(self._line)
             except ServerUnavailableError as error:
                 self._say_away(error)
@@ -255,9 +256,7 @@ class Replicator:
         mark = self._outbox.commit_mark()
         if mark is None:
             return False
-        if not self._forgotten:
-            self._outbox.forget_restored()
-            self._forgotten = True
+        self._committed = True
         rows = self._outbox.rows(self._row, mark, _BATCH_BYTES)
         if not rows:
             return False
@@ -326,6 +325,8 @@ class Replicator:
         if now < self._pruned_at + _PRUNE_SECONDS:
             return
         self._pruned_at = now
+        if self._committed and not self._forgotten:
+            self._forgotten = self._outbox.forget_restored()
         if self._rebuild is not None and not self._rebuild.is_done:
             return  # one that is started anew has to find the answers
         up_to = 0
@@ -421,7 +422,10 @@ def main() -> int:
     # Shipping must not wait for a fold, which seldom lets go by itself.
     sys.setswitchinterval(_SWITCH_SECONDS)
     parent = Parent()
-    setup = Setup.from_json(sys.stdin.readline())
+    line = sys.stdin.readline()
+    if not line:
+        return 1  # the start failed before there was anything to ship
+    setup = Setup.from_json(line)
     sys.path += [place for place in setup.path if place not in sys.path]
     parent.watch()
     with closing(setup.open_outbox()) as outbox:

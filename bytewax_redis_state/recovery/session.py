@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -57,7 +58,7 @@ from bytewax_redis_state.recovery.setup import Setup
 from bytewax_redis_state.recovery.status import Status
 from bytewax_redis_state.recovery.takeover import reached
 from bytewax_redis_state.recovery.vitals import Vitals, enter
-from bytewax_redis_state.recovery.watchdog import Watchdog
+from bytewax_redis_state.recovery.watchdog import Watchdog, spawn
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import connect
 from bytewax_redis_state.server.credentials import name_of
@@ -107,6 +108,7 @@ class Session:
         self._keys = FlowKeys(settings.namespace, flow.flow_id)
         self._stack = ExitStack()
         self._watchdog: Watchdog | None = None
+        self._spare: subprocess.Popen[bytes] | None = None
         self._gate = Gate()
         self._roll = Roll()
         self._handover = Handover()
@@ -178,6 +180,9 @@ class Session:
         started = time.monotonic()
         lease = self._claim(client, steps, resume.parts)
         reached("claimed")
+        # It takes as long to come up as a hundred thousand keys to read.
+        self._spare = spawn(scratch.lock)
+        self._stack.callback(self._end_spare)
         try:
             manifest = resume.start(lease)
             self._require_own(manifest, lease)
@@ -188,6 +193,12 @@ class Session:
         seconds = time.monotonic() - started
         self.resumed = Resumed(manifest.resume_epoch, keys, seconds, manifest.generation, expired)
         return manifest
+
+    def _end_spare(self) -> None:
+        """End what has not become a replicator; one that has, has ended."""
+        if self._spare is not None:
+            self._spare.kill()
+            self._spare.wait()
 
     def _claim(
         self, client: redis.Redis, steps: Sequence[StateStep], parts: Mapping[str, list[str]]
@@ -278,7 +289,7 @@ class Session:
         self._folder = scratch.folder
         max_lag = self._settings.max_lag or default_lag(scratch.folder)
         self._backpressure = Backpressure(self._gate, scratch.folder, max_lag, self._reporter.warn)
-        self._watchdog = Watchdog(setup, scratch.lock, self._fail, self._heed)
+        self._watchdog = Watchdog(setup, scratch.lock, self._fail, self._heed, self._spare)
         self._stack.callback(self._watchdog.kill)
         self._watchdog.start()
         # From here on the replicator renews the lease.

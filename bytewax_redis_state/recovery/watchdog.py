@@ -21,13 +21,31 @@ from bytewax_redis_state.errors import FencedError, ReplicatorError, StateError,
 from bytewax_redis_state.recovery.setup import Setup
 from bytewax_redis_state.recovery.status import ReplicatorState, Status, StatusBoard
 
-__all__ = ["Watchdog"]
+__all__ = ["Watchdog", "spawn"]
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05
 _START_SECONDS = 30.0
 _RESTARTS, _RESTART_WINDOW = 5, 60.0
+
+
+def spawn(lock: int) -> subprocess.Popen[bytes]:
+    """Start a replicator, which waits for its setup.
+
+    :arg lock: Descriptor that keeps the scratch folder locked; the replicator gets it too.
+    :returns: The process; it ends when its input does.
+    """
+    # It ignores Ctrl-C as soon as it runs; until then the signals wait, inherited as blocked.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "bytewax_redis_state.recovery.replicator"],
+            stdin=subprocess.PIPE,
+            pass_fds=(lock,),
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Watchdog:
@@ -38,6 +56,7 @@ class Watchdog:
     :arg on_failure: Gets the error when the replicator is lost for good, or the flow has to stop;
         called once, in a thread.
     :arg heed: Gets the replicator's status all the time; gives an error where the flow has to stop.
+    :arg spare: A process from :func:`spawn` to begin with.
     """
 
     def __init__(
@@ -46,6 +65,7 @@ class Watchdog:
         lock: int,
         on_failure: Callable[[StateError], None],
         heed: Callable[[Status], StateError | None],
+        spare: subprocess.Popen[bytes] | None = None,
     ) -> None:
         self._setup = setup
         self._lock_fd = lock
@@ -56,7 +76,7 @@ class Watchdog:
         self.restarts = 0
         self._disarmed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self._process = self._spawn()
+        self._process = self._brief(spare or spawn(lock))
 
     @property
     def pid(self) -> int:
@@ -68,17 +88,7 @@ class Watchdog:
         """What the replicator shows."""
         return self._board.read()
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        # It ignores Ctrl-C as soon as it runs; until then the signals wait, inherited as blocked.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "bytewax_redis_state.recovery.replicator"],
-                stdin=subprocess.PIPE,
-                pass_fds=(self._lock_fd,),
-            )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    def _brief(self, process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
         assert process.stdin is not None
         with suppress(BrokenPipeError):  # died at once: whoever waits for it will see
             process.stdin.write(self._setup.to_json().encode() + b"\n")
@@ -136,7 +146,7 @@ class Watchdog:
         self._deaths.append(now)
         self.restarts += 1
         logger.warning("replicator died code=%s, restarting it", code)
-        self._process = self._spawn()
+        self._process = self._brief(spawn(self._lock_fd))
         return None
 
     def disarm(self) -> None:

@@ -140,6 +140,24 @@ def test_restored_rows_are_the_engines_and_are_forgotten_later(path):
     assert db.execute("SELECT count(*) FROM snaps").fetchone() == (0,)
 
 
+def test_what_a_busy_engine_leaves_no_time_for_is_put_off(path, monkeypatch):
+    """A machine under load: a replicator that died of it would be restarted for nothing."""
+    made(path, [("keyed", "s0.0", b"ticket")])
+    engine = Engine(path)
+    engine.snap(5, "s0.0", b"1")
+    engine.commit(5)
+    monkeypatch.setattr(module, "_BUSY_SECONDS", 0.1)
+    box = opened(path)
+    engine.db.execute("BEGIN IMMEDIATE")
+    assert not box.forget_restored()
+    assert box.prune(1) == 0
+    assert box.pruned == 0
+    engine.db.execute("COMMIT")
+    assert box.forget_restored()
+    assert box.prune(1) == 1
+    assert engine.db.execute("SELECT count(*) FROM snaps").fetchone() == (0,)
+
+
 def test_only_one_file_of_the_cluster_gets_the_execution(path):
     """Rule 2: exactly one row of executions."""
     prepare(path, STAMP, execution=None, resume_epoch=5, restored=())

@@ -23,10 +23,11 @@ from bytewax.testing import TestingSink, TestingSource, run_main
 
 from bytewax_redis_state import RedisRecovery
 from bytewax_redis_state.codec import Codec
-from bytewax_redis_state.errors import ConfigError, ReplicatorError, StateLostError
+from bytewax_redis_state.errors import ConfigError, DecodeError, ReplicatorError, StateLostError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery import session as session_module
 from bytewax_redis_state.recovery.cluster import read_manifest
+from bytewax_redis_state.recovery.watchdog import spawn
 
 EPOCH = timedelta(milliseconds=50)
 KEYS = FlowKeys("bytewax", "sums")
@@ -370,3 +371,27 @@ def test_an_interval_of_zero_is_an_epoch_a_batch(redis_url):
     )
     resumed = recovery.run(sums(TestingSource([], batch_size=1), out))
     assert resumed.epoch > 20
+
+
+# --- the replicator that comes up while state is read --------------------------------------------
+
+
+def test_a_start_that_fails_leaves_no_process_behind(recovery, client):
+    """The replicator comes up while state is read; without a start it has nothing to do."""
+    run(recovery, sums(TestingSource(range(10)), []))
+    key = next(client.scan_iter(KEYS.state_pattern))
+    client.setrange(key, 6, b"\xff")
+    session = recovery.session(sums(TestingSource(range(20)), []))
+    with pytest.raises(DecodeError), session:
+        raise AssertionError("it must not start")
+    assert session._spare is not None
+    assert session._spare.returncode is not None
+
+
+def test_a_replicator_that_gets_no_setup_ends(tmp_path):
+    """So it is where its dataflow is killed while it starts."""
+    lock = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
+    process = spawn(lock)
+    process.stdin.close()
+    assert process.wait(60) == 1
+    os.close(lock)
