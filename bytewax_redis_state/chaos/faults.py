@@ -137,7 +137,7 @@ def _take_over(scene: Scene, strike: Strike) -> None:
             scene.tend_until(scene.has_claimed, "the flow is being taken over")
             time.sleep(strike.offset)
         else:
-            scene.tend_until(lambda: scene.cluster.has_resumed, "the flow is taken over")
+            scene.tend_until(scene.has_started, "the flow is taken over")
             time.sleep(strike.seconds / 4)
     finally:
         _signal_all(sleepers, signal.SIGCONT)

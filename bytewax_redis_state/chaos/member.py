@@ -92,6 +92,7 @@ class Member:
         self, command: Sequence[object], environ: Mapping[str, str], folder: Path, scratch: Path
     ) -> None:
         folder.mkdir(parents=True)
+        self.folder = folder
         self.scratch = scratch
         self._out, self._err = folder / "stdout", folder / "stderr"
         with self._out.open("wb") as out, self._err.open("wb") as err:

@@ -179,6 +179,7 @@ class Scene:
         return [] if count == 1 else ["-a", ";".join(free_addresses(count))]
 
     def _options(self, process: int) -> list[object]:
+        """Give the options of a process, but for its place in the cluster."""
         url = f"redis://127.0.0.1:{self.proxy.doors[process].port}/0"
         return [
             *("--redis", url, "--namespace", self.keys.namespace, "-s", _EPOCH_SECONDS),
@@ -256,12 +257,13 @@ class Scene:
 
     @property
     def last_words(self) -> str:
-        """The end of what each process of the newest start has said."""
-        return self.cluster.said[-3000:]
+        """Why the last processes ended, and the end of what those have said that live."""
+        errors = [f"process {e.process}: {e.error}" for e in self.endings[-3:] if e.error]
+        return "\n".join([*errors, self.cluster.said[-3000:]])
 
     def await_commits(self, count: int = 2) -> None:
         """Supervise until all processes run and so many epochs more are committed."""
-        self.tend_until(lambda: self.cluster.has_resumed, "the flow starts")
+        self.tend_until(self.has_started, "the flow starts")
         seen, left = self.progress(), count
 
         def committed() -> bool:
@@ -269,7 +271,7 @@ class Scene:
             now = self.progress()
             left -= now > seen
             seen = now
-            return left <= 0 and self.cluster.has_resumed and self.cluster.alive
+            return left <= 0 and self.has_started() and self.cluster.alive
 
         self.tend_until(committed, f"{count} epochs are committed")
         self._in_vain = 0
@@ -339,7 +341,11 @@ class Scene:
     def is_starting(self) -> bool:
         """Tell whether a start is under way."""
         members = self.cluster.members
-        return any(member.alive for member in members) and not self.cluster.has_resumed
+        return any(member.alive for member in members) and not self.has_started()
+
+    def has_started(self) -> bool:
+        """Tell whether the engines of all processes are about to run, or do."""
+        return self.cluster.has_resumed
 
     def has_claimed(self) -> bool:
         """Tell whether the start that is under way has reached Redis."""

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bytewax_redis_state.chaos.answer import differences, right_answer
+from bytewax_redis_state.chaos.answer import Answer, differences, right_answer
 from bytewax_redis_state.chaos.faults import EARLIER_COPY, FAULTS, Fault, small_disk
 from bytewax_redis_state.chaos.harvest import harvest
 from bytewax_redis_state.chaos.scene import Ending, Program, Scene, StuckError
@@ -96,6 +96,8 @@ class Trial:
     :arg given_up: Set when the trial is not to go on.
     """
 
+    scene_class: type[Scene] = Scene
+
     def __init__(
         self,
         plan: Plan,
@@ -128,9 +130,8 @@ class Trial:
             server = Server(self._folder / "redis")
             stack.callback(server.stop)
             server.start()
-            topology = TOPOLOGIES[self._plan.topology]
-            scene = Scene(
-                topology,
+            scene = self.scene_class(
+                TOPOLOGIES[self._plan.topology],
                 self._folder,
                 server,
                 self._namespace,
@@ -143,6 +144,7 @@ class Trial:
                 self._run(scene)
             except (StuckError, TimeoutError) as error:
                 self._outcome.stuck = str(error)
+                self._outcome.findings += self._unfounded_losses(scene)
             self._outcome.starts = scene.starts
             self._outcome.endings = scene.endings
         self._outcome.seconds = round(time.monotonic() - self._began, 1)
@@ -221,20 +223,23 @@ class Trial:
     # -- judging ------------------------------------------------------------------------------
 
     def _judge(self, scene: Scene) -> None:
-        with scene.server.client() as client:
-            if verify(client, scene.keys).entries:  # what came last is in the journal still
-                scene.run_again()
-            try:
-                found = harvest(client, scene.keys, scene.out)
-                checked = verify(client, scene.keys)
-            except StateError as error:
-                self._outcome.findings.append(str(error))
-                return
+        try:
+            found = self._harvest(scene)
+        except StateError as error:
+            self._outcome.findings.append(str(error))
+            return
         right = right_answer(self._outcome.limit)
         self._outcome.compared = right.values
         self._outcome.wrong = differences(found, right)
-        self._outcome.findings += [f.what for f in checked.findings if f.severity == "error"]
         self._outcome.findings += self._unfounded_losses(scene)
+
+    def _harvest(self, scene: Scene) -> Answer:
+        with scene.server.client() as client:
+            if verify(client, scene.keys).entries:  # what came last is in the journal still
+                scene.run_again()
+            checked = verify(client, scene.keys)
+            self._outcome.findings += [f.what for f in checked.findings if f.severity == "error"]
+            return harvest(client, scene.keys, scene.out)
 
     def _unfounded_losses(self, scene: Scene) -> list[str]:
         """Find complaints of losses where nothing was taken from Redis."""

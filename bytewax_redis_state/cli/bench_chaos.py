@@ -26,6 +26,7 @@ from bytewax_redis_state.chaos.campaign import Campaign, Report, usable_faults
 from bytewax_redis_state.chaos.faults import FAULTS
 from bytewax_redis_state.chaos.scene import Program
 from bytewax_redis_state.chaos.schedule import TOPOLOGIES, Plan, make_schedule
+from bytewax_redis_state.chaos.stock import STOCK, StockTrial
 from bytewax_redis_state.chaos.trial import Outcome, Trial
 from bytewax_redis_state.errors import ConfigError
 
@@ -79,6 +80,12 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     made.add_argument(
         "--jobs", type=int, metavar="N", help="runs at a time (default: one for two CPUs)"
     )
+    made.add_argument(
+        "--rival",
+        choices=("stock",),
+        help="strike Bytewax's own recovery instead, with the faults that it can be struck with: "
+        "give the same --seed and --fault to both",
+    )
     made.add_argument("--json", type=Path, metavar="FILE", help="write all that was seen here")
     made.add_argument(
         "--keep", type=Path, metavar="DIR", help="keep the files of runs that went wrong here"
@@ -100,7 +107,8 @@ def chaos(args: argparse.Namespace) -> int:
             stack.enter_context(tempfile.TemporaryDirectory(prefix="bytewax-chaos-"))
         )
         account = stack.enter_context(_Account(report, args.run))
-        run_trial = partial(_run_trial, namespace=f"chaos-{report.schedule.seed}")
+        namespace = f"chaos-{report.schedule.seed}"
+        run_trial = partial(_run_trial, namespace=namespace, rival=report.rival)
         jobs = args.jobs or max(1, (os.cpu_count() or 2) // 2)
         Campaign(folder, run_trial, jobs=jobs, seen=account.seen).run(report, args.run)
     if args.json:
@@ -117,7 +125,7 @@ def _require_sense(args: argparse.Namespace) -> None:
 
 
 def _prepared(args: argparse.Namespace) -> Report:
-    usable, left_out = usable_faults(args.fault or (), own_server=True)
+    usable, left_out = usable_faults(args.fault or (), own_server=True, stock=args.rival == "stock")
     if not usable:
         raise ConfigError("no fault can be had here", "; ".join(left_out.values()))
     seed = random.randrange(_SEEDS) if args.seed is None else args.seed
@@ -128,10 +136,12 @@ def _prepared(args: argparse.Namespace) -> Report:
             f"--run is {args.run}, and the schedule has {len(schedule.plans)} runs",
             "count from 0, and give --faults, --fault and --topology as they were",
         )
-    return Report(schedule, "ours", left_out)
+    return Report(schedule, args.rival or "ours", left_out)
 
 
-def _run_trial(plan: Plan, folder: Path, given_up: Event, *, namespace: str) -> Outcome:
+def _run_trial(plan: Plan, folder: Path, given_up: Event, *, namespace: str, rival: str) -> Outcome:
+    if rival == "stock":
+        return StockTrial(plan, folder, namespace, STOCK, given_up=given_up).run()
     return Trial(plan, folder, namespace, Program(), given_up=given_up).run()
 
 
@@ -193,7 +203,8 @@ def _render(report: Report) -> None:
     console = Console(highlight=False)
     rows = report.table()
     topologies = [t for t in TOPOLOGIES if any(t in row for row in rows.values())]
-    table = Table(box=box.SIMPLE_HEAD, title=f"seed {report.schedule.seed}: faults (runs, bad)")
+    title = f"{report.rival}, seed {report.schedule.seed}: faults (runs, runs that were not right)"
+    table = Table(box=box.SIMPLE_HEAD, title=title)
     table.add_column("fault")
     for topology in topologies:
         table.add_column(topology, justify="right")

@@ -1,0 +1,89 @@
+"""The same flow under the same faults with Bytewax's own recovery, where it can be struck so.
+
+Its recovery files are on a disk that no fault touches: stock has no answer to their loss.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from bytewax.recovery import init_db_dir
+
+from bytewax_redis_state.chaos.answer import Answer
+from bytewax_redis_state.chaos.harvest import harvest_stock
+from bytewax_redis_state.chaos.member import Member
+from bytewax_redis_state.chaos.scene import Program, Scene
+from bytewax_redis_state.chaos.trial import Trial
+from bytewax_redis_state.recovery.manifest import Manifest
+
+__all__ = ["STOCK", "StockScene", "StockTrial"]
+
+STOCK = Program((sys.executable, "-m", "bytewax.run"))
+"""What runs the flow."""
+
+_EPOCH = timedelta(seconds=1)  # the least that its command line takes
+
+
+class StockScene(Scene):
+    """A scene whose flow keeps its state in recovery files; its Redis server stands idle."""
+
+    @property
+    def store(self) -> Path:
+        """The recovery files."""
+        return self.folder / "store"
+
+    def open(self) -> None:
+        """Make the files, and start everything."""
+        self.store.mkdir()
+        init_db_dir(str(self.store), self.topology.processes)  # type: ignore[no-untyped-call]
+        super().open()
+
+    def _options(self, process: int) -> list[object]:
+        epoch = int(_EPOCH.total_seconds())
+        return ["-r", self.store, "-s", epoch, "-b", 0, "-w", self.topology.workers]
+
+    def manifest(self) -> Manifest | None:
+        """There is none."""
+        return None
+
+    def progress(self) -> int:
+        """Tell how much was put out: a sign of life, whatever is committed."""
+        return sum(path.stat().st_size for path in self.out.rglob("*.txt"))
+
+    def _position(self) -> int:
+        return self.tide.limit
+
+    def backlog(self) -> int:
+        """There is none: rows are where they will stay."""
+        return 0
+
+    def has_started(self) -> bool:
+        """Tell whether somebody of the newest start has put something out."""
+        return any(map(self._puts_out, self.cluster.members)) and self.cluster.alive
+
+    def _puts_out(self, member: Member) -> bool:
+        folder = self.out / member.folder.name
+        return any(path.stat().st_size for path in folder.glob("*.txt"))
+
+    def has_claimed(self) -> bool:
+        """Tell whether a start is under way, as far as that can be seen."""
+        return self.is_starting()
+
+    def await_commits(self, count: int = 2) -> None:
+        """Supervise until the flow goes on, and some epochs more have had the time to close."""
+        super().await_commits(count)
+        deadline = time.monotonic() + count * _EPOCH.total_seconds()
+        self.tend_until(lambda: time.monotonic() > deadline, "epochs close")
+
+
+class StockTrial(Trial):
+    """A trial of stock recovery."""
+
+    scene_class = StockScene
+
+    def _harvest(self, scene: Scene) -> Answer:
+        assert isinstance(scene, StockScene)
+        return harvest_stock(scene.store, scene.out)
