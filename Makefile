@@ -18,7 +18,7 @@ help:
 	@echo "make soak          hammer one namespace of the state backend for a minute"
 	@echo "make chaos         strike a flow with 300 faults, compare what it leaves: FAULTS=, SEED="
 	@echo "make lint          ruff and mypy"
-	@echo "make planted-bugs  show that the crash tests fail when the code is wrong"
+	@echo "make planted-bugs  show that the crash tests and the fault harness fail when the code is wrong"
 	@echo "make fuzz          random bytes for all that reads bytes, FUZZ_SECONDS=60 each"
 	@echo "make bench         every job, stock and ours in turn: about 45 minutes; BENCH='--quick' is short"
 	@echo "make bench-page    the page and the plots of docs/benchmarks, from its results.json"
@@ -54,7 +54,8 @@ lint: $(READY)
 	$(BIN)/mypy
 
 planted-bugs: $(READY)
-	$(BIN)/python -m pytest -v tests/crash/test_planted_bugs.py
+	$(BIN)/python -m pytest -v -m 'long or not long' tests/crash/test_planted_bugs.py \
+		tests/faults/test_planted_bugs.py
 
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= $(shell sed -n 's/^    "\([a-z]*\)": .*/\1/p' tests/fuzz/targets.py | sort -u)
