@@ -19,11 +19,12 @@ from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 from bytewax_redis_state import shard_stateful_steps
 from bytewax_redis_state.dataflow.ends import unwatched_ends
 from bytewax_redis_state.dataflow.placement import shard_name
-from bytewax_redis_state.dataflow.route import router, unroute
+from bytewax_redis_state.dataflow.route import pair_router, router, unroute
 from bytewax_redis_state.dataflow.steps import state_steps
 
 from .catalog import catalog, twice
 from .connectors import CountingSink, NumbersSource, PlainCodec, StatelessSource, call_log
+from .test_returns import ITEMS
 
 
 def tree(steps: Iterable[Operator]) -> list[Any]:
@@ -113,6 +114,20 @@ def test_a_batch_goes_out_once_per_shard_and_comes_back_whole() -> None:
         ("c", 3),
     ]
     assert list(router(8, 3)([])) == []
+
+
+@pytest.mark.parametrize("item", ITEMS.values(), ids=ITEMS.keys())
+def test_shards_that_take_items_as_they_are_get_the_same_ones(item: Any) -> None:
+    batch = [("a", 0), item, ("b", 2), ("a", 3)]
+    grouped, paired = (list(route(3, 1)(batch)) for route in (router, pair_router))
+    if grouped == [item]:
+        assert paired == [item], "left to the engine, which refuses it"
+        return
+    for (name, groups), (pair_name, pairs) in zip(sorted(grouped), sorted(paired), strict=True):
+        assert name == pair_name
+        assert groups == {key: [v for k, v in pairs if k == key] for key, _value in pairs}
+        assert {type(pair) for pair in pairs} == {tuple}
+        assert {type(key) for key, _value in pairs} == {str}
 
 
 def test_streams_that_end_without_state_are_watched_once() -> None:
