@@ -308,6 +308,8 @@ def play(name: str, rounds: Any, *, timed: bool) -> None:
             deltas = [ours.close(call if "call" in then else None) for ours in pair]
             assert deltas[0] == deltas[1]
             assert pair[1].stored.keys() == own.logics.keys()
+            if "call" in then:
+                assert deltas[1].keys() == own.logics.keys() | changed.keys()
             found = {key: decoded(key, deltas[1][key]) for key in changed}
             assert repr(found) == repr(changed)
             timed_keys = {k: deadline_of(data) for k, data in pair[1].stored.items()}

@@ -21,6 +21,7 @@ from bytewax_redis_state.codec.delta import unpack_delta
 from bytewax_redis_state.dataflow.builder import ShardBuilder
 from bytewax_redis_state.dataflow.logics import ShardLogic
 from bytewax_redis_state.dataflow.placement import shard_name, worker_of
+from bytewax_redis_state.dataflow.roll import Roll
 from bytewax_redis_state.errors import DecodeError, EncodeError
 
 from .connectors import PlainCodec
@@ -299,6 +300,15 @@ def test_an_encode_error_passes_as_it_is() -> None:
     shard.on_batch([{"a": [1]}])
     with pytest.raises(EncodeError, match="'a'"):
         shard.snapshot()
+
+
+def test_a_shard_that_may_be_called_asks_for_its_next_look_once_until_it_has_come() -> None:
+    shard = ShardLogic("flow.sum", Summing, PlainCodec(), roll=Roll())
+    assert shard.notify_at() is not None
+    shard.on_batch([{"a": [2]}])
+    assert shard.notify_at() is None, "the engine keeps the time that it has"
+    shard.on_notify()
+    assert shard.notify_at() is not None
 
 
 def test_a_timer_in_the_far_future_keeps_the_others() -> None:
