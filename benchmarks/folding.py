@@ -104,6 +104,8 @@ class Bench:
             entry = Entry(epoch, self._row + 1, Cell("sum", shard), delta)
             self._journal.append(self._row, self._row + 1, [entry], None)
             self._row += 1
+        self._journal.append(self._row, self._row + 1, [], epoch + 1)
+        self._row += 1
         started = time.monotonic()
         folded = self._folder.fold(self._journal, epoch - 1, epoch)
         seconds = time.monotonic() - started
