@@ -33,11 +33,13 @@ class Timers:
         if queued is None or at < queued:
             self._queued[key] = at
             heappush(self._heap, (at, key))
+            # Each time that is moved earlier leaves an entry behind.
+            self._rebuild_if_stale()
 
     def drop(self, key: str) -> None:
         """Forget the time of a key, if it has one."""
-        if self._times.pop(key, None) and len(self._heap) > 2 * len(self._times) + _STALE:
-            self._rebuild()
+        if self._times.pop(key, None):
+            self._rebuild_if_stale()
 
     def next(self) -> datetime | None:
         """Tell the soonest time of all keys."""
@@ -72,6 +74,10 @@ class Timers:
         else:
             self._queued[key] = later
             heappush(self._heap, (later, key))
+
+    def _rebuild_if_stale(self) -> None:
+        if len(self._heap) > 2 * len(self._times) + _STALE:
+            self._rebuild()
 
     def _rebuild(self) -> None:
         self._times = dict(self._times)  # a copy is as large as it need be

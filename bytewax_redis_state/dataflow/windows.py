@@ -23,12 +23,21 @@ from bytewax.operators.windowing import (
 
 from bytewax_redis_state.dataflow.snapshots import window_snapshot
 
-__all__ = ["PatientWindow"]
+__all__ = ["PatientWindow", "patience"]
 
 _TICK = timedelta(microseconds=1)
 _FIRST_DELAY = timedelta(milliseconds=1)
 _LAST_DELAY = timedelta(milliseconds=50)
 _DOUBLINGS = 6
+
+
+def patience(fruitless: int) -> timedelta:
+    """Tell how long to wait where a clock can't be foretold.
+
+    :arg fruitless: How many notifications in a row were in vain; at least one.
+    :returns: Longer each time, up to a limit.
+    """
+    return min(_FIRST_DELAY * (1 << min(fruitless - 1, _DOUBLINGS)), _LAST_DELAY)
 
 
 class PatientWindow(StatefulBatchLogic[Any, Any, Any]):
@@ -98,8 +107,7 @@ class PatientWindow(StatefulBatchLogic[Any, Any, Any]):
             return reached
         if not self._fruitless:
             return wish
-        delay = _FIRST_DELAY * (1 << min(self._fruitless - 1, _DOUBLINGS))
-        return now + min(delay, _LAST_DELAY)
+        return now + patience(self._fruitless)
 
     def _reached_at(self) -> datetime | None:
         """Foretell the system time at which the watermark lets the next thing happen."""

@@ -1,0 +1,136 @@
+"""What a fast window step does: its clock, its windows and its fold, read from the step tree.
+
+Invariant: every expression on times is Bytewax's own, so that zones, overflows and mistakes of the
+user come out as there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import bytewax.operators.windowing as win
+from bytewax.dataflow import Operator
+from bytewax.operators import _get_system_utc, _identity
+
+__all__ = ["COUNT", "FOLD", "REDUCE", "Span", "WindowRules", "rules_of"]
+
+COUNT, FOLD, REDUCE = range(3)
+"""How a window's state takes a value: one more, by the folder, by the reducer."""
+
+Span = tuple[datetime, datetime]
+"""When a window opens, and when it closes."""
+
+_ZERO = timedelta(0)
+_SPANS = 10_000
+_WINDOWERS = (win.TumblingWindower, win.SlidingWindower)
+_op_of: Callable[[Any], Any] = lambda function: function._op_cls  # noqa: E731
+_window, _fold_window = _op_of(win.window), _op_of(win.fold_window)
+_count_window, _reduce_window = _op_of(win.count_window), _op_of(win.reduce_window)
+
+
+@dataclass(frozen=True)
+class WindowRules:
+    """The configuration of one window step.
+
+    :arg timestamp_of: Of a value.
+    :arg wait: For how long the watermark stays behind.
+    :arg now: The system's time, as the step's clock has it.
+    :arg to_system: From a close time to when to wake up for it.
+    :arg length: Of a window.
+    :arg offset: From one window's start to the next one's.
+    :arg align_to: Where window 0 starts.
+    :arg ordered: Whether values wait for the watermark, to be taken in the order of their times.
+    :arg kind: How a state takes a value.
+    :arg build: Makes the state of a new window; unused in :data:`REDUCE`.
+    :arg fold: Folder or reducer; unused in :data:`COUNT`.
+    """
+
+    timestamp_of: Callable[[Any], datetime]
+    wait: timedelta
+    now: Callable[[], datetime]
+    to_system: Callable[[datetime], datetime | None]
+    length: timedelta
+    offset: timedelta
+    align_to: datetime
+    ordered: bool
+    kind: int
+    build: Callable[[], Any]
+    fold: Callable[[Any, Any], Any]
+
+    @property
+    def is_foreseen(self) -> bool:
+        """Whether it can be told when the watermark gets where."""
+        return (
+            self.now is _get_system_utc
+            and self.to_system is _identity
+            and self.align_to.tzinfo is timezone.utc
+        )
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a value may be in several windows."""
+        return self.offset != self.length
+
+    def windows_at(self, timestamp: datetime) -> Sequence[int]:
+        """Give the IDs of the windows that a time is in."""
+        since = timestamp - self.align_to
+        return range((since - self.length) // self.offset + 1, since // self.offset + 1)
+
+    def span(self, window_id: int) -> Span:
+        """Give a window's times."""
+        opens = self.align_to + self.offset * window_id
+        return opens, opens + self.length
+
+
+class Spans(dict[int, Span]):
+    """The spans of the windows met lately: keys have the same ones."""
+
+    def __init__(self, rules: WindowRules) -> None:
+        self._rules = rules
+
+    def __missing__(self, window_id: int) -> Span:
+        if len(self) >= _SPANS:
+            self.clear()
+        span = self[window_id] = self._rules.span(window_id)
+        return span
+
+
+def rules_of(path: Sequence[Operator]) -> WindowRules | None:
+    """Recognise the windows of an event clock that fold values, and have a fixed length.
+
+    :arg path: The operators around a core step, outermost first, and the step itself.
+    :returns: ``None`` where it is something else, or of the user's own classes.
+    """
+    kinds = [type(step) for step in path[:-1]]
+    if kinds[-2:] != [_fold_window, _window]:
+        return None
+    step: Any = path[-3]
+    clock, windower = step.clock, step.windower
+    if type(clock) is not win.EventClock or type(windower) not in _WINDOWERS:
+        return None
+    length = windower.length
+    offset = windower.offset if type(windower) is win.SlidingWindower else length
+    if type(length) is not timedelta or type(offset) is not timedelta or offset <= _ZERO:
+        return None
+    kind, fold = FOLD, step.folder
+    if kinds[-3:-2] == [_count_window]:
+        kind = COUNT
+    elif kinds[-3:-2] == [_reduce_window]:
+        outer: Any = path[-4]
+        kind, fold = REDUCE, outer.reducer
+    return WindowRules(
+        timestamp_of=clock.ts_getter,
+        wait=clock.wait_for_system_duration,
+        now=clock.now_getter,
+        to_system=clock.to_system_utc,
+        length=length,
+        offset=offset,
+        align_to=windower.align_to,
+        ordered=step.ordered,
+        kind=kind,
+        build=step.builder,
+        fold=fold,
+    )
