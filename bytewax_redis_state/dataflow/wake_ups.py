@@ -36,6 +36,7 @@ class WakeUps:
         self._timers = Timers()
         self._aside: set[str] = set()
         self._soonest_aside = NEVER
+        self._put_off: set[str] = set()
         self.moved: set[str] = set()
         """Keys whose time may be another one since they were last asked."""
         self.key = ""
@@ -44,6 +45,7 @@ class WakeUps:
     def drop(self, key: str) -> None:
         """Forget the time of a key."""
         self._timers.drop(key)
+        self._put_off.discard(key)
 
     def next(self, held: Mapping[str, KeyWindows]) -> datetime | None:
         """Ask the keys that have moved.
@@ -55,12 +57,14 @@ class WakeUps:
             self.key = key
             windows = held.get(key)
             wish = None if windows is None else self._wish(windows)
-            # As in the engine, None leaves an earlier time as it is.
-            if windows is None or wish is None:
+            if windows is None:
+                continue
+            if wish is None:
+                self._stop_putting_off(key)
                 continue
             at = self._foretold(windows, wish)
             if at is None:
-                self._timers.set(key, self._guess(windows, wish))
+                self._timers.set(key, self._guess(key, windows, wish))
             else:
                 self._aside.add(key)
                 if at < self._soonest_aside:
@@ -85,6 +89,7 @@ class WakeUps:
             self._soonest_aside = NEVER
         # A timer can be too early by now, where a value has closed what it was for.
         due = self._timers.pop_due(now)
+        self._put_off.difference_update(due)
         return [key for key in due if not self._is_early(key, now, held)]
 
     def _set(self, key: str, held: Mapping[str, KeyWindows]) -> datetime | None:
@@ -114,25 +119,28 @@ class WakeUps:
 
     def _foretold(self, windows: KeyWindows, wish: datetime) -> datetime | None:
         """Foretell when the next thing happens; ``None`` where that can't be."""
-        reached = self._reached(windows) if self._passes_on else None
-        return None if reached is None else max(wish, reached)
-
-    def _reached(self, windows: KeyWindows) -> datetime | None:
-        """Foretell the system time at which the watermark lets the next thing happen."""
         # Other zones add by the wall clock, which jumps.
         if not (self._reads_system and isinstance(windows.base.tzinfo, timezone)):
             return None
         try:
-            return windows.since + (windows.next - windows.base)
+            return max(wish, windows.since + (windows.next - windows.base))
         except OverflowError:
             return NEVER
 
-    def _guess(self, windows: KeyWindows, wish: datetime) -> datetime:
+    def _guess(self, key: str, windows: KeyWindows, wish: datetime) -> datetime:
         """Name the time asked for, or, where it has passed in vain, a little later each time."""
         now = _get_system_utc()
+        self._put_off.discard(key)
         if wish > now:
             return wish
-        reached = self._reached(windows)
-        if reached is not None and reached > now:
-            return reached
-        return now + patience(windows.vain) if windows.vain else wish
+        if not windows.vain:
+            return wish
+        self._put_off.add(key)
+        return now + patience(windows.vain)
+
+    def _stop_putting_off(self, key: str) -> None:
+        # As in the engine, None leaves an earlier time as it is. Where we have put that off, the
+        # engine would have been done with it by now.
+        if key in self._put_off:
+            self._put_off.discard(key)
+            self._timers.set(key, _get_system_utc())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any
 
 import bytewax.operators.windowing as win
@@ -61,15 +61,6 @@ class WindowRules:
     fold: Callable[[Any, Any], Any]
 
     @property
-    def is_foreseen(self) -> bool:
-        """Whether it can be told when the watermark gets where."""
-        return (
-            self.now is _get_system_utc
-            and self.to_system is _identity
-            and self.align_to.tzinfo is timezone.utc
-        )
-
-    @property
     def overlaps(self) -> bool:
         """Whether a value may be in several windows."""
         return self.offset != self.length
@@ -113,7 +104,13 @@ def rules_of(path: Sequence[Operator]) -> WindowRules | None:
         return None
     length = windower.length
     offset = windower.offset if type(windower) is win.SlidingWindower else length
-    if type(length) is not timedelta or type(offset) is not timedelta or offset <= _ZERO:
+    if clock.now_getter is _get_system_utc and clock.to_system_utc is not _identity:
+        return None  # when Bytewax would wake up can't be told without being asked each time
+    if (
+        type(length) is not timedelta
+        or type(offset) is not timedelta
+        or not _ZERO < offset <= length
+    ):
         return None
     kind, fold = FOLD, step.folder
     if kinds[-3:-2] == [_count_window]:

@@ -55,6 +55,7 @@ class PatientWindow(StatefulBatchLogic[Any, Any, Any]):
             logic.windower
         ) in (_SlidingWindowerLogic, _SessionWindowerLogic)
         self._fruitless = 0
+        self._put_off = False
         self.changed = True
         self.on_batch = logic.on_batch  # type: ignore[method-assign]
         self.snapshot = window_snapshot(logic)  # type: ignore[method-assign]
@@ -74,6 +75,7 @@ class PatientWindow(StatefulBatchLogic[Any, Any, Any]):
 
     def on_notify(self) -> tuple[Iterable[Any], bool]:
         """Close what can be closed; ``changed`` says whether the state is another one now."""
+        self._put_off = False
         return self._watched(self._logic.on_notify)
 
     def on_eof(self) -> tuple[Iterable[Any], bool]:
@@ -97,17 +99,24 @@ class PatientWindow(StatefulBatchLogic[Any, Any, Any]):
             got there. If the clock can't be foretold, a little later each time in vain.
         """
         wish: datetime | None = self._logic.notify_at()
-        if wish is None or wish.tzinfo is None:
-            return wish
         now = _get_system_utc()
-        if wish > now:
+        put_off, self._put_off = self._put_off, False
+        if wish is None and put_off:
+            # As in the engine, None leaves an earlier time as it is. Where we have put that off,
+            # the engine would have been done with it by now.
+            return now
+        if wish is None or wish.tzinfo is None or wish > now:
             return wish
+        at = self._later_than(now)
+        self._put_off = at is not None
+        return wish if at is None else at
+
+    def _later_than(self, now: datetime) -> datetime | None:
+        """Tell until when to put off what has passed; ``None`` for not at all."""
         reached = self._reached_at()
         if reached is not None and reached > now:
             return reached
-        if not self._fruitless:
-            return wish
-        return now + patience(self._fruitless)
+        return now + patience(self._fruitless) if self._fruitless else None
 
     def _reached_at(self) -> datetime | None:
         """Foretell the system time at which the watermark lets the next thing happen."""
