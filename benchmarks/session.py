@@ -19,6 +19,7 @@ from benchmarks.jobs import JOBS, Extent
 from benchmarks.machine import describe
 from benchmarks.results import Line, Results, Run
 from benchmarks.rows import HEAD, number, rows, title_of
+from bytewax_redis_state.errors import StateError
 
 
 class Account:
@@ -110,7 +111,7 @@ def run(extent: Extent, *, json: Path | None = None, into: Path | None = None) -
         for contest in contests:
             try:
                 line = hold(contest, extent.pairs, account)
-            except (FailedRunError, WrongResultError) as error:
+            except (FailedRunError, WrongResultError, StateError) as error:
                 account.failed(error)
                 wrong += 1
                 continue
