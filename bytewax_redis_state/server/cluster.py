@@ -148,6 +148,8 @@ class ClusterClient(redis.Redis):
         return self._routed((args, options), ())
 
     def _scan(self, name: str, cursor: int, *args: Any, **options: Any) -> Any:
+        if int(cursor) == 0:
+            self.forget()  # a node that has taken over since must not be left out
         host, inner = self._slots().split_cursor(int(cursor))
         try:
             left, keys = self._client(host).execute_command(name, inner, *args, **options)

@@ -1,0 +1,154 @@
+"""Failovers and moving slots under running flows: no answer is wrong, and the pause is told.
+
+Each strike hits a flow in mid-stream, which has to go on by itself; then the whole flow is killed,
+its scratch is lost, and it is resumed to its end and compared with an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from bytewax_redis_state.keys import slot_of
+from tests.crash.job import Job
+from tests.crash.known import Clicks, Known, Ledger
+from tests.servers.cluster import ClusterGroup
+from tests.servers.node import ServerNode
+from tests.servers.sentinel import SentinelGroup
+
+from .conftest import MakeJob, Tell
+from .pauses import Pauses
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(280)]
+
+Group = ClusterGroup | SentinelGroup
+Strike = Callable[[Group, Job, int], None]
+
+ONE, TWO_PROCESSES = (1, 1), (2, 1)
+
+
+def kill_primary(group: SentinelGroup, _job: Job, _generation: int) -> None:
+    before = group.primary
+    before.kill()
+    group.wait_failed_over(before)
+
+
+def order_failover(group: SentinelGroup, _job: Job, _generation: int) -> None:
+    before = group.primary
+    group.fail_over()
+    group.wait_failed_over(before)
+
+
+def home_of_journal(group: ClusterGroup, job: Job, generation: int) -> ServerNode:
+    return group.primary_of(job.keys.journal(0, generation))
+
+
+def kill_node(group: ClusterGroup, job: Job, generation: int) -> None:
+    """Kill the node that has the first journal."""
+    node = home_of_journal(group, job, generation)
+    node.kill()
+    group.wait_failed_over(node, slot_of(job.keys.journal(0, generation)))
+
+
+def kill_node_of_cells(group: ClusterGroup, job: Job, generation: int) -> None:
+    """Kill a node that has cells, and no journal of the first partition."""
+    home = home_of_journal(group, job, generation)
+    name = job.known.sources[0]
+    shard = next(
+        shard for shard in range(64) if group.primary_of(job.keys.applied(name, shard)) is not home
+    )
+    node = group.primary_of(job.keys.applied(name, shard))
+    node.kill()
+    group.wait_failed_over(node, slot_of(job.keys.applied(name, shard)))
+
+
+def order_node_failover(group: ClusterGroup, job: Job, generation: int) -> None:
+    group.fail_over(home_of_journal(group, job, generation))
+
+
+def move_all(group: ClusterGroup, job: Job, generation: int) -> None:
+    """Move the slots of the manifest, of the journals and of every shard to another node."""
+    keys = [job.keys.manifest, *(job.keys.journal(p, generation) for p in range(2))]
+    keys += [job.keys.applied(job.known.sources[0], shard) for shard in range(64)]
+    primaries = sorted({group.primary_of(key) for key in keys}, key=lambda node: node.port)
+    for key in keys:
+        here = primaries.index(group.primary_of(key))
+        group.move_slot(slot_of(key), primaries[(here + 1) % len(primaries)])
+
+
+def strike_and_compare(
+    group: Group, job: Job, shape: tuple[int, int], strikes: list[Strike], tell: Tell
+) -> None:
+    cluster = job.start(*shape)
+    resumed = job.reach_midstream(cluster)
+    with Pauses(job, resumed.generation, shape[0]) as pauses:
+        pauses.wait_epochs(2)
+        quiet, pauses.longest = pauses.longest, 0.0
+        for strike in strikes:
+            strike(group, job, resumed.generation)
+            pauses.wait_epochs(5)
+    assert cluster.alive, cluster.said
+    cluster.kill_groups()
+    cluster.lose_scratch()
+    tell(f"longest pause {pauses.longest:.2f} s (before: {quiet:.2f} s)")
+    job.finish(*shape, after=resumed)
+    assert job.differences() == []
+    assert job.litter() == []
+
+
+def in_short(strikes: list[Strike], name: str) -> object:
+    return pytest.param(strikes, "redis-7.0", ONE, Clicks(160_000), id=name)
+
+
+def at_length(*strikes: Strike) -> list[object]:
+    return [
+        pytest.param(
+            [strike],
+            flavour,
+            shape,
+            known,
+            id=f"{strike.__name__}-{flavour}-{shape[0]} processes-{known.flow_id}",
+            marks=pytest.mark.long,
+        )
+        for strike in strikes
+        for flavour in ("redis-7.0", "valkey-8")
+        for shape, known in ((ONE, Clicks(160_000)), (TWO_PROCESSES, Ledger(30_000)))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("strikes", "flavour", "shape", "known"),
+    [in_short([kill_primary], "kill"), *at_length(kill_primary, order_failover)],
+)
+def test_after_a_failover_of_the_primary_that_sentinels_watch_all_is_exact(
+    start_group: Callable[..., Group],
+    make_job: MakeJob,
+    tell: Tell,
+    strikes: list[Strike],
+    flavour: str,
+    shape: tuple[int, int],
+    known: Known,
+) -> None:
+    group = start_group("sentinel", flavour, replicas=1)
+    strike_and_compare(group, make_job(group.url, known), shape, strikes, tell)
+
+
+@pytest.mark.parametrize(
+    ("strikes", "flavour", "shape", "known"),
+    [
+        in_short([move_all, kill_node], "move and kill"),
+        *at_length(kill_node, kill_node_of_cells, order_node_failover, move_all),
+    ],
+)
+def test_after_a_failover_or_a_move_of_slots_of_a_cluster_all_is_exact(
+    start_group: Callable[..., Group],
+    make_job: MakeJob,
+    tell: Tell,
+    strikes: list[Strike],
+    flavour: str,
+    shape: tuple[int, int],
+    known: Known,
+) -> None:
+    group = start_group("cluster", flavour)
+    strike_and_compare(group, make_job(group.url, known), shape, strikes, tell)

@@ -1,0 +1,130 @@
+"""Rule 9: one node of a cluster goes back while the others stay, and nothing is lost.
+
+Its replica is held up while the flow runs on, the primary is killed, and the replica takes over
+without the last writes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from bytewax_redis_state.keys import slot_of
+from tests.crash.cluster import Cluster, wait_until
+from tests.crash.job import Job
+from tests.crash.known import Clicks
+from tests.servers.cluster import ClusterGroup
+from tests.servers.node import ServerNode
+
+from .conftest import MakeJob
+from .pauses import Pauses
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(280)]
+
+HELD_SECONDS = 3.0
+
+
+@pytest.fixture
+def group(start_group: Callable[..., ClusterGroup]) -> ClusterGroup:
+    # A replica is held up for longer than its node may be silent, and is to take over all the same.
+    return start_group("cluster", node_timeout=3000)
+
+
+def lose_tail(
+    group: ClusterGroup, node: ServerNode, slot: int, meanwhile: Callable[[], None]
+) -> None:
+    """Let a node's replica take over without what happened meanwhile."""
+    (replica,) = group.replicas_of(node)
+    replica.hold()
+    try:
+        meanwhile()
+    finally:
+        node.kill()
+        replica.go_on()
+    group.wait_failed_over(node, slot)
+
+
+def home_of_journal(group: ClusterGroup, job: Job, generation: int) -> ServerNode:
+    return group.primary_of(job.keys.journal(0, generation))
+
+
+def keys_of_cells(group: ClusterGroup, job: Job, node: ServerNode) -> list[bytes]:
+    keys = [job.keys.applied("total", shard) for shard in range(64)]
+    return [key for key in keys if group.primary_of(key) is node]
+
+
+def applied(job: Job, key: bytes) -> int:
+    return int(job.client.hget(key, "p0") or 0)
+
+
+def started(job: Job) -> tuple[Cluster, int]:
+    cluster = job.start(checkpoint=0.3)
+    return cluster, job.reach_midstream(cluster).generation
+
+
+def test_a_journal_that_lost_its_tail_together_with_the_flow_is_resumed_before_it(
+    group: ClusterGroup, make_job: MakeJob
+) -> None:
+    """Nothing was folded elsewhere that this journal's replica did not have."""
+    job = make_job(group.url, Clicks(160_000))
+    cluster, generation = started(job)
+    resumed = cluster.wait_resumed()
+    node = home_of_journal(group, job, generation)
+    key = job.keys.journal(0, generation)
+    epochs = []
+
+    def meanwhile() -> None:
+        epochs.append(job.progress())
+        time.sleep(HELD_SECONDS)
+        epochs.append(job.progress())
+        cluster.kill_groups()
+        cluster.lose_scratch()
+
+    lose_tail(group, node, slot_of(key), meanwhile)
+    assert epochs[1] > epochs[0] + 5
+    assert job.partition_epochs(generation, 1)[0] < epochs[1], "no tail was lost"
+    job.finish(after=resumed)
+    assert job.differences() == []
+    assert job.litter() == []
+
+
+def test_cells_that_lost_their_last_folds_are_folded_anew_under_the_flow_and_at_a_start(
+    group: ClusterGroup, make_job: MakeJob
+) -> None:
+    """The journal keeps what was folded for a margin."""
+    job = make_job(group.url, Clicks(160_000))
+    cluster, generation = started(job)
+    resumed = cluster.wait_resumed()
+    home = home_of_journal(group, job, generation)
+    nodes = [n for n in group.nodes if n.role == "master" and n is not home]
+
+    def lose_folds(node: ServerNode, then: Callable[[], None]) -> None:
+        key = keys_of_cells(group, job, node)[0]
+        before = applied(job, key)
+
+        def meanwhile() -> None:
+            wait_until(lambda: applied(job, key) > before + 5, "the cell is folded on")
+            then()
+
+        lose_tail(group, node, slot_of(key), meanwhile)
+        back = applied(job, key)
+        others = [n for n in group.nodes if n.role == "master" and n.alive]
+        most = max(applied(job, k) for n in others for k in keys_of_cells(group, job, n)[:1])
+        assert back < most, "no fold was lost"
+
+    lose_folds(nodes[0], lambda: None)
+    with Pauses(job, generation, 1) as pauses:
+        pauses.wait_epochs(10)
+    assert cluster.alive, cluster.said
+    wait_until(lambda: "folded anew" in cluster.said, "cells were folded anew")
+
+    def end() -> None:
+        cluster.kill_groups()
+        cluster.lose_scratch()
+
+    lose_folds(nodes[1], end)
+    job.finish(after=resumed)
+    assert job.differences() == []
+    assert job.litter() == []
