@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 from bytewax_redis_state.backend.checkpoint_file import CheckpointInfo
 from bytewax_redis_state.backend.checkpoint_place import CheckpointFile
 from bytewax_redis_state.backend.checkpointed import Checkpointed
+from bytewax_redis_state.backend.cluster_wire import AsyncClusterWire
 from bytewax_redis_state.backend.driver import AsyncDriver, Patience
 from bytewax_redis_state.backend.health import Health, HealthOperations, MemoryUsage
 from bytewax_redis_state.backend.lock import LOCK_TTL, AsyncLock, LockOperations
@@ -33,6 +34,7 @@ __all__ = ["AsyncStateBackend"]
 
 
 _Result = TypeVar("_Result")
+_AnyWire = AsyncWire | AsyncClusterWire
 
 
 class AsyncStateBackend:
@@ -58,15 +60,16 @@ class AsyncStateBackend:
         self._health = health
         self._meter = meter
         self._checkpoints = checkpoints
-        self._wires: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncWire] = WeakKeyDictionary()
+        self._wires: WeakKeyDictionary[asyncio.AbstractEventLoop, _AnyWire] = WeakKeyDictionary()
         self._driver = AsyncDriver(self._wire, patience)
 
-    def _wire(self) -> AsyncWire:
+    def _wire(self) -> _AnyWire:
         loop = asyncio.get_running_loop()
         try:
             return self._wires[loop]
         except KeyError:
-            wire = self._wires[loop] = AsyncWire(self._config, self._name)
+            make = AsyncClusterWire if self._config.cluster_mode else AsyncWire
+            wire = self._wires[loop] = make(self._config, self._name)
             return wire
 
     async def get(self, key: Key, default: Any = None) -> Any:

@@ -27,9 +27,11 @@ from tenacity import (
     stop_before_delay,
 )
 
+from bytewax_redis_state.backend.cluster_wire import AsyncClusterWire, ClusterWire
 from bytewax_redis_state.backend.operation import Command, Operation, Pause
 from bytewax_redis_state.backend.statistics import Meter
-from bytewax_redis_state.backend.wire import AsyncWire, TripError, Wire
+from bytewax_redis_state.backend.trip import TripError
+from bytewax_redis_state.backend.wire import AsyncWire, Wire
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ServerUnavailableError, StateError, UnknownOutcomeError
 from bytewax_redis_state.scripts.state_scripts import with_source
@@ -164,7 +166,7 @@ class Driver:
     :arg patience: Says when to try again.
     """
 
-    def __init__(self, wire: Wire, patience: Patience) -> None:
+    def __init__(self, wire: Wire | ClusterWire, patience: Patience) -> None:
         self._wire = wire
         self._patience = patience
 
@@ -240,7 +242,9 @@ class AsyncDriver:
     :arg patience: Says when to try again.
     """
 
-    def __init__(self, wire: Callable[[], AsyncWire], patience: Patience) -> None:
+    def __init__(
+        self, wire: Callable[[], AsyncWire | AsyncClusterWire], patience: Patience
+    ) -> None:
         self._wire = wire
         self._patience = patience
 

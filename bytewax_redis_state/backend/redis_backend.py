@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from bytewax_redis_state.backend.aio import AsyncStateBackend
+from bytewax_redis_state.backend.cluster_wire import ClusterWire
 from bytewax_redis_state.backend.driver import Driver, Patience
 from bytewax_redis_state.backend.health import Health, HealthOperations, MemoryUsage
 from bytewax_redis_state.backend.interface import StateBackend
@@ -21,11 +22,12 @@ from bytewax_redis_state.backend.operations import Operations, Versioned
 from bytewax_redis_state.backend.region import RedisRegion, Region
 from bytewax_redis_state.backend.statistics import Meter, RedisStats
 from bytewax_redis_state.backend.transaction import Draft, RedisTransaction
+from bytewax_redis_state.backend.trip import TripError
 from bytewax_redis_state.backend.values import Key, Values
-from bytewax_redis_state.backend.wire import TripError, Wire
+from bytewax_redis_state.backend.wire import Wire
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.config import RedisConfig
-from bytewax_redis_state.errors import ConfigError
+from bytewax_redis_state.errors import ConfigError, ServerUnfitError
 from bytewax_redis_state.keys import PrefixKeys
 from bytewax_redis_state.server.client import Client, connect
 from bytewax_redis_state.server.probe import ServerInfo
@@ -85,7 +87,7 @@ class RedisStateBackend(StateBackend):
         self._health = HealthOperations(self._operations, config.address)
         self._patience = Patience(config, self._meter, slow)
         name = connection_name(self.keys.prefix)
-        self._wire = Wire(config, name)
+        self._wire = ClusterWire(config, name) if config.cluster_mode else Wire(config, name)
         self._driver = Driver(self._wire, self._patience)
         self._open(allow_overlap=allow_overlap)
         self.aio = AsyncStateBackend(
@@ -244,7 +246,16 @@ class RedisStateBackend(StateBackend):
 
     @contextmanager
     def region(self) -> Iterator[Region]:
-        """Open all keys, over a connection of their own: they are read ahead of the replies."""
+        """Open all keys, over a connection of their own: they are read ahead of the replies.
+
+        :raises ServerUnfitError: If the server is a cluster.
+        """
+        if self.config.cluster_mode:
+            raise ServerUnfitError(
+                f"checkpoints of a state backend on a cluster ({self.config.address}) are not "
+                "supported yet",
+                "keep what is to be checkpointed on a single server, or behind Sentinels",
+            )
         client = connect(self.config)
         try:
             yield RedisRegion(client, self.keys.prefix)

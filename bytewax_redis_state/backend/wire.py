@@ -31,7 +31,9 @@ from redis.exceptions import (
 )
 
 from bytewax_redis_state.backend.operation import Command
+from bytewax_redis_state.backend.trip import TripError
 from bytewax_redis_state.config import RedisConfig
+from bytewax_redis_state.config.topology import Host
 from bytewax_redis_state.server.client import connection_options
 from bytewax_redis_state.server.sentinel import (
     AsyncPrimaryConnection,
@@ -40,7 +42,7 @@ from bytewax_redis_state.server.sentinel import (
     PrimaryTLSConnection,
 )
 
-__all__ = ["AsyncWire", "TripError", "Wire"]
+__all__ = ["AsyncWire", "Wire"]
 
 _ASYNC_CLASSES = {
     redis.SSLConnection: async_connection.SSLConnection,
@@ -49,19 +51,6 @@ _ASYNC_CLASSES = {
     PrimaryTLSConnection: AsyncPrimaryTLSConnection,
 }
 _FAILURES = (RedisError, OSError)
-
-
-class TripError(Exception):
-    """A trip came to nothing.
-
-    :arg cause: What redis-py said.
-    :arg sent: Whether the server may have carried the commands out.
-    """
-
-    def __init__(self, cause: Exception, *, sent: bool) -> None:
-        super().__init__(cause)
-        self.cause = cause
-        self.sent = sent
 
 
 def _full_pool(config: RedisConfig) -> TripError:
@@ -81,10 +70,11 @@ class Wire:
 
     :arg config: Where Redis is.
     :arg name: What ``CLIENT LIST`` shows.
+    :arg host: Which node of a cluster; ``None`` for a single server.
     """
 
-    def __init__(self, config: RedisConfig, name: str) -> None:
-        options = connection_options(config) | {"client_name": name}
+    def __init__(self, config: RedisConfig, name: str, host: Host | None = None) -> None:
+        options = connection_options(config, host) | {"client_name": name}
         kind: Callable[..., Any] = options.pop("connection_class", redis.Connection)
         self._make: Callable[[], Any] = partial(kind, **options)
         self._config = config
@@ -117,10 +107,29 @@ class Wire:
         :returns: One reply each; where the server refused one, its error.
         :raises TripError: If there is no full set of replies.
         """
+        return self.finish(self.begin(commands), len(commands))
+
+    def begin(self, commands: Sequence[Command]) -> Any:
+        """Send what goes out in a trip.
+
+        :returns: For :meth:`finish`, which must follow.
+        :raises TripError: If it can't be sent.
+        """
         connection = self._take()
         try:
             connection.send_packed_command(_pack(connection, commands), check_health=False)
-            return [self._read(connection) for _ in commands]
+        except BaseException as error:
+            connection.disconnect()
+            self._give_back(connection)
+            if isinstance(error, _FAILURES):
+                raise TripError(error, sent=True) from error
+            raise
+        return connection
+
+    def finish(self, connection: Any, count: int) -> list[Any]:
+        """Receive the replies of a trip; as :meth:`exchange`."""
+        try:
+            return [self._read(connection) for _ in range(count)]
         except BusyLoadingError as error:
             connection.disconnect()
             raise TripError(error, sent=False) from error
@@ -207,10 +216,11 @@ class AsyncWire:
 
     :arg config: Where Redis is.
     :arg name: What ``CLIENT LIST`` shows.
+    :arg host: Which node of a cluster; ``None`` for a single server.
     """
 
-    def __init__(self, config: RedisConfig, name: str) -> None:
-        options = connection_options(config) | {
+    def __init__(self, config: RedisConfig, name: str, host: Host | None = None) -> None:
+        options = connection_options(config, host) | {
             "client_name": name,
             "retry": AsyncRetry(NoBackoff(), 0),
         }

@@ -14,16 +14,24 @@ from uuid import uuid4
 import pytest
 
 from bytewax_redis_state import MemoryStateBackend, RedisConfig, RedisStateBackend
+from tests.servers.cluster import ClusterGroup
 
 KINDS = (
     "redis",
     "valkey",
     "aio",
+    "cluster",
+    pytest.param("cluster-aio", marks=pytest.mark.long),
     "memory",
     "memory-aio",
     pytest.param("container", marks=pytest.mark.container),
 )
-URLS = {"valkey": "valkey_url", "container": "container_redis_url"}
+URLS = {
+    "valkey": "valkey_url",
+    "cluster": "cluster_url",
+    "cluster-aio": "cluster_url",
+    "container": "container_redis_url",
+}
 
 
 class Blocking:
@@ -94,6 +102,12 @@ def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.start()
     yield server.url
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def cluster_url(shared_cluster: ClusterGroup) -> str:
+    """A cluster of three nodes."""
+    return shared_cluster.url
 
 
 @pytest.fixture

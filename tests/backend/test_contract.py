@@ -515,17 +515,18 @@ def test_a_lock_and_a_value_may_have_one_name_and_clear_leaves_locks(store):
 
 
 def test_a_transaction_writes_at_its_end(store):
-    store.batch_put({"a": 10, "b": {"n": 1}, "c": "x"})
+    a, b, c, d, e = (f"{{t}}{name}" for name in "abcde")  # a cluster wants a common tag
+    store.batch_put({a: 10, b: {"n": 1}, c: "x"})
     with store.transaction() as tx:
-        tx.put("a", tx.get("a") - 3)
-        tx.put("b", (1,), ttl=MINUTE)
-        tx.delete("c")
-        tx.put("d", None)
-        assert (tx.get("a"), tx.get("b"), tx.get("c", 7), tx.get("d", 7)) == (7, (1,), 7, None)
-        assert (tx.contains("d"), tx.contains("c"), tx.contains("e")) == (True, False, False)
-        assert store.batch_get("abcd") == {"a": 10, "b": {"n": 1}, "c": "x"}
-    assert store.batch_get("abcd") == {"a": 7, "b": (1,), "d": None}
-    assert_left(store, "b", MINUTE)
+        tx.put(a, tx.get(a) - 3)
+        tx.put(b, (1,), ttl=MINUTE)
+        tx.delete(c)
+        tx.put(d, None)
+        assert (tx.get(a), tx.get(b), tx.get(c, 7), tx.get(d, 7)) == (7, (1,), 7, None)
+        assert (tx.contains(d), tx.contains(c), tx.contains(e)) == (True, False, False)
+        assert store.batch_get([a, b, c, d]) == {a: 10, b: {"n": 1}, c: "x"}
+    assert store.batch_get([a, b, c, d]) == {a: 7, b: (1,), d: None}
+    assert_left(store, b, MINUTE)
 
 
 def test_a_transaction_that_raises_writes_nothing(store):
@@ -536,21 +537,21 @@ def test_a_transaction_that_raises_writes_nothing(store):
 
 
 CHANGES = {
-    "changed": lambda store: store.put("read", 2),
-    "deleted": lambda store: store.delete("read"),
-    "made": lambda store: store.put("absent", 1),
+    "changed": lambda store: store.put("{t}read", 2),
+    "deleted": lambda store: store.delete("{t}read"),
+    "made": lambda store: store.put("{t}absent", 1),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_transaction_fails_if_what_it_read_has_changed(store, change):
-    store.put("read", 1)
+    store.put("{t}read", 1)
     with pytest.raises(ConflictError, match=r"read|absent"), store.transaction() as tx:  # noqa: PT012
-        tx.get("read")
-        tx.get("absent")
-        tx.put("written", 1)
+        tx.get("{t}read")
+        tx.get("{t}absent")
+        tx.put("{t}written", 1)
         change(store)
-    assert not store.contains("written")
+    assert not store.contains("{t}written")
 
 
 def test_writes_that_were_not_read_do_not_conflict(store):

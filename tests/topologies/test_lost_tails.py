@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from bytewax_redis_state.keys import slot_of
+from bytewax_redis_state.keys import hash_tag_of, slot_of
 from tests.crash.cluster import Cluster
 from tests.crash.job import Job
 from tests.crash.known import Clicks
@@ -33,17 +33,19 @@ def group(start_group: Callable[..., ClusterGroup]) -> ClusterGroup:
 
 
 def lose_tail(
-    group: ClusterGroup, node: ServerNode, slot: int, meanwhile: Callable[[], None]
+    group: ClusterGroup, node: ServerNode, key: bytes, meanwhile: Callable[[], None]
 ) -> None:
-    """Let a node's replica take over without what happened meanwhile."""
+    """Let the replica of a key's node take over without what happened meanwhile."""
     (replica,) = group.replicas_of(node)
     replica.hold()
     try:
+        # The kernel would keep what is sent to the replica, and it would read it later: fill that.
+        node.client.set(b"filling:{%b}" % hash_tag_of(key), bytes(8 << 20))
         meanwhile()
     finally:
         node.kill()
         replica.go_on()
-    group.wait_failed_over(node, slot)
+    group.wait_failed_over(node, slot_of(key))
 
 
 def home_of_journal(group: ClusterGroup, job: Job, generation: int) -> ServerNode:
@@ -82,7 +84,7 @@ def test_a_journal_that_lost_its_tail_together_with_the_flow_is_resumed_before_i
         cluster.kill_groups()
         cluster.lose_scratch()
 
-    lose_tail(group, node, slot_of(key), meanwhile)
+    lose_tail(group, node, key, meanwhile)
     assert epochs[1] > epochs[0] + 5
     left = wait_until(lambda: job.partition_epochs(generation, 1), "the journal is there")
     assert left[0] < epochs[1], "no tail was lost"
@@ -109,7 +111,7 @@ def test_cells_that_lost_their_last_folds_are_folded_anew_under_the_flow_and_at_
             wait_until(lambda: applied(job, key) > before + 5, "the cell is folded on")
             then()
 
-        lose_tail(group, node, slot_of(key), meanwhile)
+        lose_tail(group, node, key, meanwhile)
         if cluster.alive:  # then they may have been folded anew by now
             return
         back = applied(job, key)
