@@ -1,8 +1,9 @@
 """The checkpointer: folds a partition's journal every interval, beside the shipping of rows.
 
-On a cluster a failover takes one node back while the others stay. So there it folds only what is
-on the replicas of the journals' nodes, and leaves the journal as it is for a margin after the fold:
-a cell whose node went back is folded anew.
+A failover takes a server back, and on a cluster only one of several; what was read before it and
+what is written after it don't fit together. So where one is possible only what all replicas have is
+folded, and the journal stays as it is for a margin after the fold: a cell that went back is folded
+anew.
 
 Invariant: it folds up to the least progress of all partitions, so nothing enters the keyed state
 that a crash could still undo.
@@ -27,7 +28,6 @@ from bytewax_redis_state.recovery.cells import cells_of
 from bytewax_redis_state.recovery.checkpoint import CellBehindError, Folder
 from bytewax_redis_state.recovery.setup import Line, Setup
 from bytewax_redis_state.recovery.takeover import sweep
-from bytewax_redis_state.server.client import is_spread
 from bytewax_redis_state.server.translation import translated
 
 __all__ = ["Checkpointer"]
@@ -65,7 +65,6 @@ class Checkpointer:
             timed=setup.timed,
             offset=setup.offset,
         )
-        self._spread = is_spread(self._line.client)
         self._folds: deque[tuple[float, int]] = deque()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
@@ -81,7 +80,7 @@ class Checkpointer:
                 f"the progress of partition {partition} is missing in Redis",
                 "Redis was emptied under a running flow; start the flow again",
             )
-        foldable = (safe or trimmed) if self._spread else epoch
+        foldable = (safe or trimmed) if self._setup.guarded else epoch
         return _Progress(int(epoch), int(trimmed), int(foldable))
 
     def checkpoint(self) -> bool:
@@ -94,7 +93,7 @@ class Checkpointer:
             own, target = found[self._setup.partition], min(part.foldable for part in found)
             # Asked each time: one server that has lost its tail has lost folds, too.
             folded = own.trimmed - 1
-            self.applied = max(self.applied, folded) if self._spread else folded
+            self.applied = max(self.applied, folded) if self._setup.guarded else folded
             if target - 1 > self.applied:
                 self._fold(own.trimmed, target)
                 self.applied = target - 1
@@ -113,7 +112,7 @@ class Checkpointer:
             self._fold(trimmed, target)
 
     def _trim(self, trimmed: int) -> None:
-        kept_since = time.monotonic() - (self._setup.margin if self._spread else 0.0)
+        kept_since = time.monotonic() - (self._setup.margin if self._setup.guarded else 0.0)
         below = trimmed
         while self._folds and self._folds[0][0] <= kept_since:
             below = self._folds.popleft()[1]

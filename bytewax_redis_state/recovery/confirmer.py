@@ -2,9 +2,8 @@
 
 It writes and waits on a connection of its own, so that shipping waits for no disk and no replica:
 replication and the append-only file keep the order of writes, so what confirms a later write
-confirms all rows before it. On a cluster it also learns what may be folded: what all replicas of
-the journal's node have. Invariant: a row counts as confirmed only after a write that followed it
-was.
+confirms all rows before it. Where a failover is possible it also learns what may be folded: what
+all replicas have. Invariant: a row counts as confirmed only after a write that followed it was.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from collections.abc import Callable
 from bytewax_redis_state.config.durability import Durability
 from bytewax_redis_state.errors import ServerUnavailableError, StateError
 from bytewax_redis_state.recovery.setup import Line, Setup
-from bytewax_redis_state.server.client import is_spread
 from bytewax_redis_state.server.replicas import replicas_in_step, server_of
 from bytewax_redis_state.server.translation import translated
 
@@ -52,8 +50,8 @@ class Confirmer:
         return self._shipped() if self._durability.level == "memory" else self._row
 
     def start(self) -> None:
-        """Begin to ask, unless an acknowledgement is all that is wanted, of one server."""
-        if self._durability.level != "memory" or self._setup.redis.topology.kind == "cluster":
+        """Begin to ask, unless an acknowledgement is all that is wanted."""
+        if self._durability.level != "memory" or self._setup.guarded:
             self._thread.start()
 
     def stop(self) -> None:
@@ -87,8 +85,8 @@ class Confirmer:
     def _ask(self, line: Line, row: int) -> bool:
         setup, level = self._setup, self._durability
         with translated(line.address):
-            # Where another node may fold what this one says, its replicas must have it first.
-            in_step = self._replicas_in_step(line) if is_spread(line.client) else 0
+            # What is folded must be on all replicas: one that takes over would lack it for good.
+            in_step = self._replicas_in_step(line) if setup.guarded else 0
             wanted = max(level.replicas, in_step)
             with line.client.pipeline(transaction=False) as pipe:
                 # In one trip: a connection that was made anew in between would wait for nothing.
@@ -101,7 +99,7 @@ class Confirmer:
                     pipe.waitaof(1, 0, _WAIT_MILLISECONDS)
                 epoch, *answers = pipe.execute()
             count = int(answers[0]) if wanted else 0
-            if epoch and count >= in_step and is_spread(line.client):
+            if epoch and count >= in_step and setup.guarded:
                 line.scripts.note_safe(self._progress, setup.incarnation, setup.generation, epoch)
         if not epoch:
             return False  # shipping finds out why

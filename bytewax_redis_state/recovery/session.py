@@ -64,6 +64,7 @@ from bytewax_redis_state.server.client import connect
 from bytewax_redis_state.server.credentials import name_of
 from bytewax_redis_state.server.embedded import start_embedded
 from bytewax_redis_state.server.probe import probe_all, require_durability, require_fit
+from bytewax_redis_state.server.replicas import may_go_back
 from bytewax_redis_state.server.translation import translated
 
 __all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "MARGIN_SECONDS", "Session"]
@@ -161,8 +162,11 @@ class Session:
             )
             manifest = self._resume(resume, client, steps, scratch)
             clock = FlowClock(resume.flow_time(manifest))
+            guarded = may_go_back(client)
         self._shard(manifest, clock)
-        self._start_replicator(config, scratch, manifest, resume.engine_steps(manifest))
+        self._start_replicator(
+            config, scratch, manifest, resume.engine_steps(manifest), guarded=guarded
+        )
         self.recovery_config = RecoveryConfig(  # type: ignore[no-untyped-call]
             str(scratch.folder), timedelta(0)
         )
@@ -256,6 +260,8 @@ class Session:
         scratch: Scratch,
         manifest: Manifest,
         steps: Mapping[str, tuple[str, str]],
+        *,
+        guarded: bool,
     ) -> None:
         assert self._holder is not None
         partition = self._shape.process_id
@@ -285,6 +291,7 @@ class Session:
             lease=replace(self._holder.lease, phase="running").to_json(),
             manifest=manifest.to_fields(),
             stamp=(manifest.incarnation, manifest.generation),
+            guarded=guarded,
         )
         self._folder = scratch.folder
         max_lag = self._settings.max_lag or default_lag(scratch.folder)

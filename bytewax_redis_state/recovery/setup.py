@@ -36,6 +36,7 @@ class Setup:
     :arg lease: As the parent last wrote it.
     :arg manifest: Fields of the manifest that the flow started from.
     :arg stamp: Incarnation and generation that the outbox is stamped with.
+    :arg guarded: Whether a failover may take back what Redis has acknowledged.
     :arg call: Number of the call for all that the shards hold: the generation that the flow was
         founded anew with, 0 where it was not.
     """
@@ -65,6 +66,7 @@ class Setup:
     lease: str
     manifest: Mapping[str, str]
     stamp: Sequence[Any]
+    guarded: bool = False
     call: int = 0
 
     def renewed(self, renewal: Renewal) -> Setup:

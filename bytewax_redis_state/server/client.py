@@ -34,7 +34,6 @@ __all__ = [
     "address_of",
     "connect",
     "connection_options",
-    "is_spread",
     "open_minimum",
     "server_time",
     "servers_of",
@@ -156,14 +155,6 @@ def servers_of(client: Client) -> list[redis.Redis]:
     :arg client: As ``connect`` made it.
     """
     return client.primaries() if isinstance(client, ClusterClient) else [client]
-
-
-def is_spread(client: Client) -> bool:
-    """Tell whether keys are on several servers, of which one may go back and others not.
-
-    :arg client: As ``connect`` made it.
-    """
-    return isinstance(client, ClusterClient)
 
 
 def address_of(client: Client) -> str:

@@ -13,14 +13,19 @@ from typing import Any, cast
 
 import redis
 from redis.client import Pipeline
-from redis.exceptions import AskError, NoScriptError, TryAgainError
+from redis.exceptions import (
+    AskError,
+    ConnectionError,  # noqa: A004 - redis-py's, on purpose
+    NoScriptError,
+    TryAgainError,
+)
 
 from bytewax_redis_state.errors import ServerUnavailableError
 from bytewax_redis_state.server.client import Client, address_of
 from bytewax_redis_state.server.cluster import ClusterClient, Command
 from bytewax_redis_state.server.sentinel import Primary
 
-__all__ = ["confirmed", "replicas_in_step", "server_of"]
+__all__ = ["confirmed", "may_go_back", "replicas_in_step", "server_of"]
 
 _PATIENCE = 30.0
 _WAIT_MILLISECONDS = 1000
@@ -46,7 +51,26 @@ def replicas_in_step(server: redis.Redis) -> int:
     replicas = (info[f"slave{n}"] for n in range(int(info.get("connected_slaves", 0))))
     followers = [replica for replica in replicas if replica.get("state") == "online"]
     # One that is being promoted follows no more, but must not be left out.
-    return max(len(followers), 0 if primary is None else primary.replicas())
+    return max(len(followers), 0 if primary is None else _known_to_sentinels(primary))
+
+
+def _known_to_sentinels(primary: Primary) -> int:
+    try:
+        return primary.replicas()
+    except ConnectionError:  # who can't be asked orders no failover
+        return 0
+
+
+def may_go_back(client: Client) -> bool:
+    """Tell whether a failover may take back what a server has acknowledged.
+
+    :arg client: As ``connect`` made it.
+    :returns: Whether it is of a cluster, of a primary that Sentinels watch, or of a server that has
+        replicas now.
+    """
+    if isinstance(client, ClusterClient) or "primary" in client.connection_pool.connection_kwargs:
+        return True
+    return replicas_in_step(client) > 0
 
 
 def confirmed(client: Client, fill: Callable[[Any], object]) -> list[Any]:

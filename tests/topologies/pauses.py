@@ -11,6 +11,7 @@ from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.server.client import connect
 from bytewax_redis_state.server.translation import translated
+from tests.crash.cluster import Cluster
 from tests.crash.job import Job
 from tests.servers.node import wait_until
 
@@ -22,11 +23,13 @@ class Pauses:
     """Watch a job's progress in a thread, as a context manager.
 
     :arg job: Has started.
+    :arg cluster: Its processes.
     :arg generation: That runs.
     :arg partitions: How many it has.
     """
 
-    def __init__(self, job: Job, generation: int, partitions: int) -> None:
+    def __init__(self, job: Job, cluster: Cluster, generation: int, partitions: int) -> None:
+        self._cluster = cluster
         self._keys = [job.keys.progress(p, generation) for p in range(partitions)]
         self._config = RedisConfig(
             url=job.url,
@@ -51,7 +54,8 @@ class Pauses:
         """Wait until so many more epochs have reached the journal."""
         wait_until(lambda: self.epoch, "an epoch is in the journal", seconds)
         goal = self.epoch + count
-        wait_until(lambda: self.epoch >= goal, f"epoch {goal} is in the journal", seconds)
+        wait_until(lambda: self.epoch >= goal or not self._cluster.alive, f"epoch {goal}", seconds)
+        assert self._cluster.alive, self._cluster.said
 
     def _watch(self) -> None:
         client, since = None, time.monotonic()

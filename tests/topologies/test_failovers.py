@@ -82,7 +82,7 @@ def strike_and_compare(
 ) -> None:
     cluster = job.start(*shape)
     resumed = job.reach_midstream(cluster)
-    with Pauses(job, resumed.generation, shape[0]) as pauses:
+    with Pauses(job, cluster, resumed.generation, shape[0]) as pauses:
         pauses.wait_epochs(2)
         quiet, pauses.longest = pauses.longest, 0.0
         for strike in strikes:

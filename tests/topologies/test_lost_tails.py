@@ -120,7 +120,7 @@ def test_cells_that_lost_their_last_folds_are_folded_anew_under_the_flow_and_at_
         assert back < most, "no fold was lost"
 
     lose_folds(nodes[0], lambda: None)
-    with Pauses(job, generation, 1) as pauses:
+    with Pauses(job, cluster, generation, 1) as pauses:
         pauses.wait_epochs(10)
     assert cluster.alive, cluster.said
     wait_until(lambda: "folded anew" in cluster.said, "cells were folded anew")
