@@ -19,9 +19,8 @@ from tests.servers.cluster import ClusterGroup
 from tests.servers.node import ServerNode, wait_until
 
 from .conftest import MakeJob
-from .pauses import Pauses
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.crash, pytest.mark.long, pytest.mark.timeout(280)]
 
 HELD_SECONDS = 3.0
 
@@ -52,15 +51,6 @@ def home_of_journal(group: ClusterGroup, job: Job, generation: int) -> ServerNod
     return group.primary_of(job.keys.journal(0, generation))
 
 
-def keys_of_cells(group: ClusterGroup, job: Job, node: ServerNode) -> list[bytes]:
-    keys = [job.keys.applied("total", shard) for shard in range(64)]
-    return [key for key in keys if group.primary_of(key) is node]
-
-
-def applied(job: Job, key: bytes) -> int:
-    return int(wait_until(lambda: job.client.hget(key, "p0"), "the cell is there"))
-
-
 def started(job: Job) -> tuple[Cluster, int]:
     cluster = job.start(checkpoint=0.3)
     return cluster, job.reach_midstream(cluster).generation
@@ -88,48 +78,6 @@ def test_a_journal_that_lost_its_tail_together_with_the_flow_is_resumed_before_i
     assert epochs[1] > epochs[0] + 5
     left = wait_until(lambda: job.partition_epochs(generation, 1), "the journal is there")
     assert left[0] < epochs[1], "no tail was lost"
-    job.finish(after=resumed)
-    assert job.differences() == []
-    assert job.litter() == []
-
-
-def test_cells_that_lost_their_last_folds_are_folded_anew_under_the_flow_and_at_a_start(
-    group: ClusterGroup, make_job: MakeJob
-) -> None:
-    """The journal keeps what was folded for a margin."""
-    job = make_job(group.url, Clicks(160_000))
-    cluster, generation = started(job)
-    resumed = cluster.wait_resumed()
-    home = home_of_journal(group, job, generation)
-    nodes = [n for n in group.nodes if n.role == "master" and n is not home]
-
-    def lose_folds(node: ServerNode, then: Callable[[], None]) -> None:
-        key = keys_of_cells(group, job, node)[0]
-        before = applied(job, key)
-
-        def meanwhile() -> None:
-            wait_until(lambda: applied(job, key) > before + 5, "the cell is folded on")
-            then()
-
-        lose_tail(group, node, key, meanwhile)
-        if cluster.alive:  # then they may have been folded anew by now
-            return
-        back = applied(job, key)
-        others = [n for n in group.nodes if n.role == "master" and n.alive]
-        most = max(applied(job, k) for n in others for k in keys_of_cells(group, job, n)[:1])
-        assert back < most, "no fold was lost"
-
-    lose_folds(nodes[0], lambda: None)
-    with Pauses(job, cluster, generation, 1) as pauses:
-        pauses.wait_epochs(10)
-    assert cluster.alive, cluster.said
-    wait_until(lambda: "folded anew" in cluster.said, "cells were folded anew")
-
-    def end() -> None:
-        cluster.kill_groups()
-        cluster.lose_scratch()
-
-    lose_folds(nodes[1], end)
     job.finish(after=resumed)
     assert job.differences() == []
     assert job.litter() == []
