@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 __all__ = ["MOMENTS", "TOPOLOGIES", "Plan", "Schedule", "Strike", "Topology", "make_schedule"]
 
@@ -106,20 +107,38 @@ def make_schedule(
     :arg per_trial: How many faults strike one flow.
     """
     source = random.Random(f"{seed} {faults} {topologies} {sorted(kinds)} {per_trial}")
-    order = _shuffled_for_ever(sorted(kinds), source)
+    rounds = _Rounds(sorted(kinds), source)
+    orders = [rounds.begun_at(n / len(topologies)) for n in range(len(topologies))]
     plans: list[Plan] = []
     while faults > 0:
-        count = min(per_trial, faults)
-        chosen = [next(order) for _ in range(count)]
+        place = len(plans) % len(topologies)
+        size = min(per_trial, faults)
+        chosen = [next(orders[place]) for _ in range(size)]
         strikes = tuple(_strike(kind, kinds[kind], source) for kind in chosen)
-        plans.append(Plan(len(plans), topologies[len(plans) % len(topologies)], strikes))
-        faults -= count
+        plans.append(Plan(len(plans), topologies[place], strikes))
+        faults -= size
     return Schedule(seed, tuple(plans))
 
 
-def _shuffled_for_ever(kinds: Sequence[str], source: random.Random) -> Iterator[str]:
-    while True:
-        yield from source.sample(kinds, len(kinds))
+class _Rounds:
+    """Rounds of all kinds, each in another order; every topology goes through them all.
+
+    They begin at different places of a round, so that few faults have all kinds, too.
+    """
+
+    def __init__(self, kinds: Sequence[str], source: random.Random) -> None:
+        self._kinds = kinds
+        self._source = source
+        self._rounds: list[list[str]] = []
+
+    def begun_at(self, share: float) -> Iterator[str]:
+        """Go through the rounds for ever, beginning so far into each."""
+        start = int(share * len(self._kinds))
+        for number in count():
+            if number == len(self._rounds):
+                self._rounds.append(self._source.sample(self._kinds, len(self._kinds)))
+            a_round = self._rounds[number]
+            yield from a_round[start:] + a_round[:start]
 
 
 def _strike(kind: str, moments: Sequence[str], source: random.Random) -> Strike:
