@@ -83,12 +83,17 @@ class Checkpointer:
         foldable = (safe or trimmed) if self._setup.guarded else epoch
         return _Progress(int(epoch), int(trimmed), int(foldable))
 
+    def _run_id(self) -> str:
+        """Ask which run of the server this is; of more than one, trims come a margin later."""
+        return "" if self._setup.guarded else str(self._line.client.info("server")["run_id"])
+
     def checkpoint(self) -> bool:
         """Fold up to the least progress of all partitions, then trim the journal.
 
         :returns: Whether the journal is folded to its end; else another partition is behind.
         """
         with translated(self._line.address):
+            run_id = self._run_id()
             found = [self._progress(partition) for partition in range(self._setup.partitions)]
             own, target = found[self._setup.partition], min(part.foldable for part in found)
             # Asked each time: one server that has lost its tail has lost folds, too.
@@ -98,7 +103,7 @@ class Checkpointer:
                 self._fold(own.trimmed, target)
                 self.applied = target - 1
                 self._folds.append((time.monotonic(), target))
-            self._trim(own.trimmed)
+            self._trim(own.trimmed, run_id)
             return own.epoch == target
 
     def _fold(self, trimmed: int, target: int) -> None:
@@ -106,18 +111,21 @@ class Checkpointer:
             self._folder.fold(self._journal, self.applied, target - 1)
         except CellBehindError as behind:
             if self.applied == trimmed - 1:
+                if self._progress(self._setup.partition).trimmed < trimmed:  # since it was asked
+                    raise ServerUnavailableError("Redis went back under a fold") from behind
                 raise StateLostError(behind.message, behind.hint) from behind
             logger.warning("cells went back, folded anew epoch=%d why=%s", trimmed, behind.message)
             self.applied = trimmed - 1
+            self._folds.clear()
             self._fold(trimmed, target)
 
-    def _trim(self, trimmed: int) -> None:
+    def _trim(self, trimmed: int, run_id: str) -> None:
         kept_since = time.monotonic() - (self._setup.margin if self._setup.guarded else 0.0)
         below = trimmed
         while self._folds and self._folds[0][0] <= kept_since:
             below = self._folds.popleft()[1]
         if below > trimmed:
-            self._journal.trim(below)
+            self._journal.trim(below, run_id)
 
     def start(self) -> None:
         """Begin to fold every interval."""

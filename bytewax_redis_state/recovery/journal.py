@@ -221,15 +221,17 @@ class Journal:
             ) from error
         return Entry(int(epoch), int(row), cell, fields[b"d"], changes)
 
-    def trim(self, below: int) -> None:
+    def trim(self, below: int, run_id: str = "") -> None:
         """Drop what every cell has applied.
 
         :arg below: First epoch that stays.
+        :arg run_id: Of the server before the fold: one that was started since then may have lost
+            the fold, and drops nothing.
         :raises FencedError: If the partition is no longer the caller's.
         :raises StateLostError: If its keys are gone.
         """
         trimmed = self._scripts.trim_journal(
-            self._journal, self._progress, self._incarnation, self._generation, below
+            self._journal, self._progress, self._incarnation, self._generation, below, run_id
         )
         if trimmed is None:
             raise FencedError(f"generation {self._generation} of the flow was taken over")

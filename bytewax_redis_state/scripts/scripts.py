@@ -184,10 +184,16 @@ class Scripts:
         return answer
 
     def trim_journal(
-        self, journal: bytes, progress: bytes, incarnation: str, generation: int, epoch: int
+        self,
+        journal: bytes,
+        progress: bytes,
+        incarnation: str,
+        generation: int,
+        epoch: int,
+        run_id: str = "",
     ) -> int | None:
         """Trim below an epoch; returns what is trimmed, None if it is fenced, -1 if it is gone."""
-        args = (incarnation, generation, epoch)
+        args = (incarnation, generation, epoch, run_id)
         answer = self._run("trim_journal", (journal, progress), args, None)
         return None if answer is None else int(answer)
 

@@ -1,6 +1,7 @@
 -- Drop journal entries below an epoch that every cell has applied.
 -- KEYS[1] journal  KEYS[2] progress
 -- ARGV[1] incarnation  ARGV[2] generation  ARGV[3] epoch that stays
+-- ARGV[4] run ID of the server before the fold, or '': another one may have lost the fold
 -- Returns the epoch below which the journal is trimmed, nil where the partition is not the writer's,
 -- or -1 where its keys are missing.
 -- Invariant: trimmed only grows, and never passes what the writer says is folded.
@@ -9,6 +10,9 @@ if not have[1] then
   return '-1'
 elseif have[1] ~= ARGV[1] or have[2] ~= ARGV[2] or have[4] then
   return nil
+end
+if ARGV[4] ~= '' and not string.find(redis.call('INFO', 'server'), ARGV[4], 1, true) then
+  return have[3]
 end
 if tonumber(have[3]) < tonumber(ARGV[3]) then
   redis.call('XTRIM', KEYS[1], 'MINID', ARGV[3] .. '-0')
