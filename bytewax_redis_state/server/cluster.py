@@ -126,6 +126,12 @@ class ClusterClient(redis.Redis):
         with self._cluster_lock:
             self._table = None
 
+    def heed(self, answers: Sequence[Any]) -> None:
+        """Learn from refusals where slots are; a node may be the last to hear of a move."""
+        for answer in answers:
+            if isinstance(answer, MovedError):
+                self._move(answer, self._seeds[0])
+
     def _move(self, error: MovedError, asked: Host) -> None:
         host = Host(error.host or asked.name, int(error.port))
         with self._cluster_lock:

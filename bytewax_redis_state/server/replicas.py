@@ -111,7 +111,7 @@ def _tried(client: Client, pipe: Any) -> list[Any] | None:
             return None
         if any(isinstance(answer, _ELSEWHERE) for answer in found):
             if isinstance(client, ClusterClient):
-                client.forget()
+                client.heed(found)
             return None
         for place, answer in zip(places, found, strict=True):
             answers[place] = answer
