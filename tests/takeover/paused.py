@@ -52,6 +52,7 @@ def take_over_and_wake(
     new = job.start(processes, quick=True, take_over=take_over, at_step=held, join_timeout=60)
     wait_until(lambda: all(m.is_stopped for m in new.members) or not new.alive, "it takes over")
     assert new.alive, new.said
+    wait_until(lambda: job.litter() == [], "its replicator has swept what dead starts have left")
     before = dumped(job)
     for pid in asleep:
         old[0].send(signal.SIGCONT, to=pid)
