@@ -31,7 +31,7 @@ COMMANDS: Mapping[Role, tuple[str, ...]] = MappingProxyType(
             *("del", "getrange", "hdel", "hget", "hincrby", "hkeys", "hmget", "hset"),
             *("incrby", "mset", "pexpireat", "set", "unlink", "xadd", "xdel", "xtrim"),
         ),
-        "doctor": (*_CONNECTION, *_READING, "dbsize", "pttl", "xinfo|stream"),
+        "doctor": (*_CONNECTION, *_READING, "dbsize", "hget", "pttl", "xinfo|stream"),
         "reader": (*_CONNECTION, "get", "hgetall", "mget", "scan"),
     }
 )
