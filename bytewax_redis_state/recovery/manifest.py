@@ -145,7 +145,8 @@ class Manifest:
             parts={_text(n): _texts(parts) for n, parts in json.loads(text["parts"]).items()},
             versions=dict(json.loads(text["versions"])),
             retention={_text(name): _number(str(kept)) for name, kept in retention.items()},
-            downtime=_number(text["downtime"]),
+            # Any whole number: only its difference to Redis's clock counts.
+            downtime=_number(text["downtime"], least=-(2**63)),
             allowance=_number(text["allowance"]),
             renewing=bool(text["renewing"]),
             time=_number(text["time"]),

@@ -65,8 +65,8 @@ def doom(at: str) -> None:
 def _then(
     method: Callable[..., Any], reached: Callable[[str], None], phase: str
 ) -> Callable[..., Any]:
-    def wrapped(*args: Any) -> Any:
-        result = method(*args)
+    def wrapped(*args: Any, **named: Any) -> Any:
+        result = method(*args, **named)
         reached(phase)
         return result
 

@@ -36,7 +36,7 @@ def start_both(job: Job, processes: int, seed: int, **settings: bool) -> list[Cl
 def test_one_of_two_runs_and_the_other_is_refused(
     make_job: MakeJob, processes: int, seed: int
 ) -> None:
-    job = make_job(Clicks(60_000))
+    job = make_job(Clicks(200_000))  # runs for longer than the other needs to be refused
     codes = [cluster.wait(90) for cluster in start_both(job, processes, seed)]
     said = "\n".join(cluster.said for cluster in job._clusters)
     assert sorted(codes) == [[0] * processes, [2] * processes], said
