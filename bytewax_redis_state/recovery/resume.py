@@ -25,6 +25,7 @@ from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.cluster import (
     ClusterShape,
     read_manifest,
+    taken_over,
     wait_for_manifest,
     wait_for_members,
 )
@@ -126,6 +127,11 @@ class Resume:
         manifest = known_or_founded(
             self._client, scripts, self._keys, os.urandom(16).hex(), self._settings.shards
         )
+        # Paused until here, it would have read its successor's manifest, and taken that one over.
+        # Paused from here on, it has an older one, which is compared after the bump.
+        lost = taken_over(self._client, self._keys, lease)
+        if lost is not None:
+            raise lost
         plan = plan_start(manifest, self._steps, parts, self._settings, self._lifetimes)
         require_partitions(self._client, self._keys, plan, manifest.shards)
         ids = [member.id for member in members]
