@@ -14,6 +14,7 @@ from bytewax_redis_state.codec.envelope import MSGPACK, MSGPACK_TUPLE, plain_sta
 from bytewax_redis_state.codec.packing import Packing
 from bytewax_redis_state.codec.shapes import LEAVES
 from bytewax_redis_state.codec.survey import is_flat
+from bytewax_redis_state.codec.windows import Windows, pack_windows
 
 __all__ = ["seal_plain_all"]
 
@@ -37,11 +38,15 @@ def seal_plain_all(
     pack = packing.flat_packer()
     for key, value in states:
         kind = type(value)
-        if not (kind in LEAVES or is_flat(value)):
+        is_windows = kind is Windows and LEAVES.issuperset(map(type, value.fields))
+        if not (kind in LEAVES or is_windows or is_flat(value)):
             sealed[key] = encode(key, value, deadline)
             continue
         try:
-            payload = pack([*value] if kind is tuple else value)
+            if is_windows:
+                payload = pack_windows(value, pack)
+            else:
+                payload = pack([*value] if kind is tuple else value)
         except Exception:  # noqa: BLE001 - encode() knows another way, or what to say
             pack = packing.flat_packer()
             sealed[key] = encode(key, value, deadline)

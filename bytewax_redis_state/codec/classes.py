@@ -241,6 +241,13 @@ class Classes:
             )
         return tuple.__new__(cls, values)
 
+    def find(self, module_name: str, qualname: str) -> Any:
+        """Find a class of this name.
+
+        :raises DecodeError: If its module is not loaded and may not be.
+        """
+        return _find(self._module(module_name, qualname), qualname)
+
     def _split(self, code: int, data: bytes) -> tuple[Any, tuple[str, ...], bytes]:
         end = 1 + data[0]
         name = data[1:end]

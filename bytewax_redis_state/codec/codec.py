@@ -225,6 +225,7 @@ class StateCodec:
                 return self._seal(state_key, MSGPACK_TUPLE, payload, deadline)
             return self._seal(state_key, MSGPACK, self._packing.pack(value), deadline)
         except Unfit as unfit:
+            value = self._packing.whole(value)
             if not self.codec.allow_pickle:
                 raise self._unfit_error(state_key, value, unfit) from None
         return self._seal(state_key, PICKLE, self._pickle(state_key, value), deadline)

@@ -24,8 +24,9 @@ from bytewax_redis_state.codec.classes import (
     Unfit,
     shape_of,
 )
-from bytewax_redis_state.codec.shapes import BYTEARRAY, READERS, SHAPES
+from bytewax_redis_state.codec.shapes import BYTEARRAY, READERS, SHAPES, extension
 from bytewax_redis_state.codec.survey import is_flat, survey
+from bytewax_redis_state.codec.windows import SHAPE, WINDOWS, Windows, WindowsReader
 from bytewax_redis_state.errors import DecodeError
 
 __all__ = ["Packing"]
@@ -34,10 +35,6 @@ __all__ = ["Packing"]
 # deeper already. Lists and dicts need no level.
 _LEVELS = 64
 _KEPT_BYTES = 1024 * 1024
-
-
-# ExtType's own constructor checks its arguments, which costs more than all the rest.
-_extension: Callable[[tuple[int, bytes]], Any] = partial(tuple.__new__, msgpack.ExtType)
 
 
 class _Shapes(dict[type, Shape | None]):
@@ -54,7 +51,7 @@ def _without_bytearrays(value: Any) -> Any:
         return [_without_bytearrays(part) for part in value]
     if kind is dict:
         return {key: _without_bytearrays(part) for key, part in value.items()}
-    return _extension((BYTEARRAY, bytes(value))) if kind is bytearray else value
+    return extension((BYTEARRAY, bytes(value))) if kind is bytearray else value
 
 
 class _Level:
@@ -107,7 +104,7 @@ class _Level:
         shape = self._shapes[type(value)]
         if shape is None:
             raise Unfit(value, "is of a foreign class")
-        return _extension((shape.code, shape.write(value, self._pack_inner)))
+        return extension((shape.code, shape.write(value, self._pack_inner)))
 
 
 class Packing:
@@ -117,13 +114,15 @@ class Packing:
     """
 
     def __init__(self, classes: Classes) -> None:
-        self._shapes = _Shapes(SHAPES)
+        self._shapes = _Shapes({**SHAPES, Windows: SHAPE})
         self._plain = _Level(self._shapes)
         self._lowering = _Level(self._shapes, _without_bytearrays)
+        self._windows = WindowsReader(classes)
         self._readers = dict(READERS) | {
             ENUM: classes.read_enum,
             DATACLASS: classes.read_dataclass,
             NAMEDTUPLE: classes.read_namedtuple,
+            WINDOWS: self._windows,
         }
         self.unpack: Callable[[bytes], Any] = partial(
             msgpack.unpackb, raw=False, strict_map_key=False, ext_hook=self._read_extension
@@ -164,6 +163,10 @@ class Packing:
     def unpack_tuple(self, data: bytes) -> tuple[Any, ...]:
         """Read what :meth:`pack_tuple` made."""
         return tuple(cast("list[Any]", self.unpack(data)))
+
+    def whole(self, value: Any) -> Any:
+        """Give what is read where a value was packed; windows are handed over short."""
+        return self._windows.whole(value) if type(value) is Windows else value
 
     def _read_extension(self, code: int, data: bytes) -> Any:
         reader = self._readers.get(code)

@@ -23,6 +23,7 @@ code   type              data
 16     complex           array of two floats
 17     timezone          array of its offset and its name, if it has one
 18     ZoneInfo          its key
+19     see ``windows``   kind and array
 32-34  see ``classes``   length and name of the class, then name or fields
 =====  ================  ===========================================================
 
@@ -36,16 +37,24 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
+from functools import partial
 from itertools import chain
 from typing import Any
 from uuid import UUID, SafeUUID
 from zoneinfo import ZoneInfo
 
+import msgpack
+
 from bytewax_redis_state.codec.classes import Pack, Shape, Unfit, Unpack
 
-__all__ = ["BYTEARRAY", "LEAVES", "READERS", "SHAPES", "TUPLE"]
+__all__ = ["BYTEARRAY", "LEAVES", "READERS", "SHAPES", "TUPLE", "extension"]
 
 TUPLE, BYTEARRAY = 1, 3
+
+# ExtType's own constructor checks its arguments, which costs more than all the rest.
+extension: Callable[[tuple[int, bytes]], Any] = partial(tuple.__new__, msgpack.ExtType)
+"""Make what msgpack writes as an extension: of its code and its data."""
+
 _MICROSECOND = timedelta(microseconds=1)
 _FACTORIES: Mapping[str, Any] = {
     kind.__name__: kind

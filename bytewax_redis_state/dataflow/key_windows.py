@@ -7,7 +7,7 @@ the same calls, and :func:`windows_of_snapshot` takes whatever that gives.
 from __future__ import annotations
 
 from copy import deepcopy
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from bytewax.operators.windowing import (
@@ -19,14 +19,18 @@ from bytewax.operators.windowing import (
     _WindowSnapshot,
 )
 
+from bytewax_redis_state.codec.shapes import LEAVES
 from bytewax_redis_state.codec.survey import is_flat
-from bytewax_redis_state.dataflow.window_rules import REDUCE, Span, Spans, WindowRules
+from bytewax_redis_state.codec.windows import FIXED, Windows, microseconds
+from bytewax_redis_state.dataflow.spans import Spans
+from bytewax_redis_state.dataflow.window_rules import REDUCE, Span, WindowRules
 
 __all__ = ["NEVER", "KeyWindows", "snapshot_of_windows", "windows_of_snapshot"]
 
 NEVER = UTC_MAX
 """A watermark that only the end of input reaches."""
 
+_UTC = timezone.utc
 Queue = list[tuple[Any, datetime]]
 
 
@@ -81,12 +85,19 @@ class KeyWindows:
 
 
 def snapshot_of_windows(held: KeyWindows, spans: Spans) -> Any:
-    """Make the snapshot that Bytewax's own logic would make.
+    """Make the snapshot that Bytewax's own logic would make, or what is read as that.
 
     :arg held: Stays as it is.
     :arg spans: Of the step's windows.
     :returns: It shares what can't change, or is encoded before it can.
     """
+    since, base = held.since, held.base
+    if held.odd is None and spans.in_utc and since.tzinfo is _UTC is base.tzinfo:
+        fields: list[Any] = [spans.since[since], microseconds(base), held.queue or None]
+        for window_id, state in held.states.items():
+            kept = state if type(state) in LEAVES or is_flat(state) else deepcopy(state)
+            fields += (window_id, *spans.numbers[window_id], kept)
+        return Windows(FIXED, fields)
     return _WindowSnapshot(
         _EventClockState(held.since, held.base),
         _SlidingWindowerState(

@@ -13,7 +13,8 @@ from typing import Any
 
 from bytewax_redis_state.dataflow.key_windows import NEVER, KeyWindows, Queue
 from bytewax_redis_state.dataflow.shard import Items
-from bytewax_redis_state.dataflow.window_rules import COUNT, REDUCE, Spans, WindowRules
+from bytewax_redis_state.dataflow.spans import Spans
+from bytewax_redis_state.dataflow.window_rules import COUNT, REDUCE, WindowRules
 
 __all__ = ["WindowFold"]
 

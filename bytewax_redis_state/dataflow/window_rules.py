@@ -24,7 +24,6 @@ Span = tuple[datetime, datetime]
 """When a window opens, and when it closes."""
 
 _ZERO = timedelta(0)
-_SPANS = 10_000
 _WINDOWERS = (win.TumblingWindower, win.SlidingWindower)
 _op_of: Callable[[Any], Any] = lambda function: function._op_cls  # noqa: E731
 _window, _fold_window = _op_of(win.window), _op_of(win.fold_window)
@@ -74,19 +73,6 @@ class WindowRules:
         """Give a window's times."""
         opens = self.align_to + self.offset * window_id
         return opens, opens + self.length
-
-
-class Spans(dict[int, Span]):
-    """The spans of the windows met lately: keys have the same ones."""
-
-    def __init__(self, rules: WindowRules) -> None:
-        self._rules = rules
-
-    def __missing__(self, window_id: int) -> Span:
-        if len(self) >= _SPANS:
-            self.clear()
-        span = self[window_id] = self._rules.span(window_id)
-        return span
 
 
 def rules_of(path: Sequence[Operator]) -> WindowRules | None:
