@@ -34,6 +34,7 @@ from bytewax_redis_state.keys import FlowKeys, shard_of
 from bytewax_redis_state.recovery.cells import Cell, cells_of
 from bytewax_redis_state.recovery.checkpoint import Folder
 from bytewax_redis_state.recovery.journal import Entry, Journal
+from bytewax_redis_state.recovery.token import Token, start_id
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import connect
 
@@ -41,6 +42,7 @@ SHARDS = 64
 EXPECTED = {"plain": 0.7, "timed": 0.4}
 _VALUE_BYTES = 40
 _INCARNATION = "b" * 32
+_TOKEN = Token(1, start_id())
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Bench:
         self._scripts = Scripts(self._client)
         self._keys, self._timed, self._row = keys, timed, 0
         names = FlowKeys(f"bench-{time.time_ns()}", "sums")
-        life = (self._client, self._scripts, names, _INCARNATION, 1, 0)
+        life = (self._client, self._scripts, names, _INCARNATION, _TOKEN, 0)
         self._journal = Journal(*life)
         cells = cells_of(["sum"], SHARDS)
         self._folder = Folder(*life, cells, timed={"sum"} if timed else (), offset=10**8)
@@ -94,7 +96,7 @@ class Bench:
         with self._client.pipeline(transaction=False) as pipe:
             for cell in cells:
                 applied = names.applied(cell.step, cell.shard)
-                self._scripts.create_cell(applied, _INCARNATION, 1, 0, pipe)
+                self._scripts.create_cell(applied, _INCARNATION, str(_TOKEN), 0, pipe)
             pipe.execute()
 
     def rate(self, epoch: int) -> float:

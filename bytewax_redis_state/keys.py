@@ -3,7 +3,8 @@
 ====================================================  ======  ============================
 key                                                   type    holds
 ====================================================  ======  ============================
-``<ns>:{<flow>}:generation``                          string  counter, never deleted
+``<ns>:{<flow>}:generation``                          string  counter, never deleted, with the
+                                                              ID of the start that moved it
 ``<ns>:{<flow>}:manifest``                            hash    what a generation is made of
 ``<ns>:{<flow>}:lease:<process>``                     string  who runs this process (PX)
 ``<ns>:{<flow>/p<i>}:journal:<generation>``           stream  deltas of outbox partition i

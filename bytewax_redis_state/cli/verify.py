@@ -112,6 +112,7 @@ def _report(found: Verification) -> dict[str, Any]:
         else {
             "incarnation": manifest.incarnation,
             "generation": manifest.generation,
+            "start": manifest.start,
             "resume_epoch": manifest.resume_epoch,
             "partitions": manifest.partitions,
             "shards": manifest.shards,
@@ -129,9 +130,10 @@ def _render(found: Verification) -> None:
     if manifest is not None:
         keys = ", ".join(f"{count:,} {name}" for name, count in found.keys.items())
         console.print(
-            f"{found.flow_id}: generation {manifest.generation} from epoch "
-            f"{manifest.resume_epoch}, {manifest.partitions} partitions, {manifest.shards} shards; "
-            f"keys: {keys or 'none'}; {found.entries:,} journal entries to fold",
+            f"{found.flow_id}: generation {manifest.generation} (start {manifest.start or 'none'}) "
+            f"from epoch {manifest.resume_epoch}, {manifest.partitions} partitions, "
+            f"{manifest.shards} shards; keys: {keys or 'none'}; "
+            f"{found.entries:,} journal entries to fold",
             markup=False,
             soft_wrap=True,
         )

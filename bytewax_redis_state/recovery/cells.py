@@ -4,7 +4,7 @@
 field          holds
 =============  ====================================================================================
 incarnation    the flow's life
-generation     who may write to the cell: the fencing token
+generation     who may write to the cell: the fencing token, ``<number>-<start ID>``
 epoch          applied by the cell as a whole
 p<i>           applied of partition i, where that is more
 mark<i>        the epoch that an unfinished fold of partition i goes to
@@ -23,6 +23,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bytewax_redis_state.errors import StateLostError
+from bytewax_redis_state.recovery.token import Token
 
 __all__ = ["LOST_HINT", "Cell", "CellMark", "cells_of"]
 
@@ -52,7 +53,7 @@ class Cell:
 class CellMark:
     """What a cell says of itself.
 
-    :arg generation: Who may write to it.
+    :arg token: Who may write to it.
     :arg epoch: Applied by the cell as a whole.
     :arg lanes: Partition to the epoch applied of it, where that is more.
     :arg marks: Partition to the epoch that an unfinished fold goes to.
@@ -62,7 +63,7 @@ class CellMark:
         has never held a deadline.
     """
 
-    generation: int
+    token: Token
     epoch: int
     lanes: Mapping[int, int]
     marks: Mapping[int, int]
@@ -82,7 +83,7 @@ class CellMark:
         try:
             numbered = {k.decode(): int(v) for k, v in fields.items() if k[-1:].isdigit()}
             return cls(
-                generation=int(fields[b"generation"]),
+                token=Token.parse(fields[b"generation"]),
                 epoch=int(fields[b"epoch"]),
                 lanes={int(k[1:]): v for k, v in numbered.items() if k.startswith("p")},
                 marks={int(k[4:]): v for k, v in numbered.items() if k.startswith("mark")},

@@ -20,10 +20,11 @@ from typing import Any
 
 import redis
 
-from bytewax_redis_state.errors import FencedError, ServerUnavailableError, StateLostError
+from bytewax_redis_state.errors import ServerUnavailableError, StateLostError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.cells import LOST_HINT, Cell
 from bytewax_redis_state.recovery.journal import Journal
+from bytewax_redis_state.recovery.token import Token, overtaken
 from bytewax_redis_state.scripts import Scripts
 
 __all__ = ["CellBehindError", "Folder"]
@@ -64,7 +65,7 @@ class Folder:
     :arg client: Where to fold.
     :arg keys: Of the flow.
     :arg incarnation: The flow's life.
-    :arg generation: The generation that the cells are fenced for.
+    :arg token: Whom the cells are fenced for.
     :arg partition: Whose journal it is.
     :arg cells: Every cell of the flow: unchanged ones move too.
     :arg timed: Short names of the steps that have a retention.
@@ -77,7 +78,7 @@ class Folder:
         scripts: Scripts,
         keys: FlowKeys,
         incarnation: str,
-        generation: int,
+        token: Token,
         partition: int,
         cells: Iterable[Cell],
         *,
@@ -88,7 +89,7 @@ class Folder:
         self._scripts = scripts
         self._keys = keys
         self._incarnation = incarnation
-        self._generation = generation
+        self._token = token
         self._partition = partition
         self._cells = tuple(cells)
         self._timed = frozenset(timed)
@@ -147,7 +148,7 @@ class Folder:
                 self._keys.applied(cell.step, cell.shard),
                 [prefix + key for key in chunk.keys],
                 self._incarnation,
-                self._generation,
+                str(self._token),
                 self._partition,
                 from_epoch,
                 to_epoch,
@@ -170,10 +171,7 @@ class Folder:
             case b"ok" | b"skip":
                 return
             case b"fenced":
-                raise FencedError(
-                    f"generation {self._generation} of the flow was taken over by "
-                    f"generation {verdict[1].decode()}"
-                )
+                raise overtaken(self._token, verdict[1])
             case b"torn":
                 # Put off: what was lost is sent again, and the fold is begun anew.
                 raise ServerUnavailableError(

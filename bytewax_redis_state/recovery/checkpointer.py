@@ -59,7 +59,7 @@ class Checkpointer:
             self._line.scripts,
             setup.keys,
             setup.incarnation,
-            setup.generation,
+            setup.token,
             setup.partition,
             cells_of(sorted(steps), setup.shards),
             timed=setup.timed,

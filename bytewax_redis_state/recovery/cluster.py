@@ -22,6 +22,7 @@ from bytewax_redis_state.errors import FencedError, FlowRunningError, JoinTimeou
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.lease import Lease
 from bytewax_redis_state.recovery.manifest import Manifest
+from bytewax_redis_state.recovery.token import Token
 
 __all__ = [
     "ClusterShape",
@@ -77,13 +78,13 @@ def _leases(client: redis.Redis, keys: FlowKeys, processes: range) -> dict[int, 
     }
 
 
-def missing_members(client: redis.Redis, keys: FlowKeys, generation: int) -> list[int]:
-    """Give the processes of a generation that no longer hold their leases.
+def missing_members(client: redis.Redis, keys: FlowKeys, token: Token) -> list[int]:
+    """Give the processes of a start that no longer hold their leases.
 
-    :returns: Their numbers; none where the manifest is already another generation's.
+    :returns: Their numbers; none where the manifest is already another start's.
     """
     manifest = read_manifest(client, keys)
-    if manifest is None or manifest.generation != generation:
+    if manifest is None or manifest.token != token:
         return []
     held = _leases(client, keys, range(len(manifest.processes)))
     return [

@@ -91,7 +91,7 @@ class Confirmer:
             with line.client.pipeline(transaction=False) as pipe:
                 # In one trip: a connection that was made anew in between would wait for nothing.
                 line.scripts.note_confirming(
-                    self._progress, setup.incarnation, setup.generation, row, pipe
+                    self._progress, setup.incarnation, str(setup.token), row, pipe
                 )
                 if wanted:
                     pipe.wait(wanted, _WAIT_MILLISECONDS)
@@ -100,7 +100,7 @@ class Confirmer:
                 epoch, *answers = pipe.execute()
             count = int(answers[0]) if wanted else 0
             if epoch and count >= in_step and setup.guarded:
-                line.scripts.note_safe(self._progress, setup.incarnation, setup.generation, epoch)
+                line.scripts.note_safe(self._progress, setup.incarnation, str(setup.token), epoch)
         if not epoch:
             return False  # shipping finds out why
         self._say(count)

@@ -143,7 +143,7 @@ def settle(
             scripts.settle_deadlines(
                 keys.applied(cell.step, cell.shard),
                 manifest.incarnation,
-                manifest.generation,
+                str(manifest.token),
                 manifest.offset if cell in renewed else None,
                 gone.get(cell, {}),
                 pipe,
@@ -178,7 +178,7 @@ def renew(
                     keys.applied(cell.step, cell.shard),
                     names,
                     manifest.incarnation,
-                    manifest.generation,
+                    str(manifest.token),
                     times,
                     pipe,
                 )

@@ -23,6 +23,7 @@ from bytewax_redis_state.errors import (
 )
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.cells import Cell
+from bytewax_redis_state.recovery.token import Token, overtaken
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.replicas import confirmed
 
@@ -78,7 +79,7 @@ class Journal:
     :arg scripts: On the client to use.
     :arg keys: Of the flow.
     :arg incarnation: The flow's life.
-    :arg generation: Whose journal it is.
+    :arg token: Whose journal it is.
     :arg partition: Number of the outbox partition.
     """
 
@@ -88,25 +89,30 @@ class Journal:
         scripts: Scripts,
         keys: FlowKeys,
         incarnation: str,
-        generation: int,
+        token: Token,
         partition: int,
     ) -> None:
         self._client = client
         self._scripts = scripts
-        self._journal = keys.journal(partition, generation)
-        self._progress = keys.progress(partition, generation)
+        self._journal = keys.journal(partition, token.generation)
+        self._progress = keys.progress(partition, token.generation)
         self._incarnation = incarnation
-        self._generation = generation
+        self._token = token
         self._partition = partition
 
     def create(self, epoch: int) -> None:
-        """Make both keys, with nothing below the resume epoch, on all replicas."""
-        confirmed(
+        """Make both keys, with nothing below the resume epoch, on all replicas.
+
+        :raises FencedError: If another start has made them.
+        """
+        (made,) = confirmed(
             self._client,
             lambda pipe: self._scripts.create_partition(
-                self._journal, self._progress, self._incarnation, self._generation, epoch, pipe
+                self._journal, self._progress, self._incarnation, str(self._token), epoch, pipe
             ),
         )
+        if not made:
+            raise FencedError("another start of the flow overtook this one", "start again")
 
     def append(
         self, row_before: int, row_after: int, entries: Sequence[Entry], epoch: int | None
@@ -128,7 +134,7 @@ class Journal:
             self._journal,
             self._progress,
             self._incarnation,
-            self._generation,
+            str(self._token),
             row_before,
             row_after,
             epoch,
@@ -143,26 +149,23 @@ class Journal:
             case b"moved":
                 raise JournalMovedError(int(verdict[1]))
             case b"fenced":
-                raise FencedError(
-                    f"generation {self._generation} of the flow was taken over by "
-                    f"generation {verdict[1].decode()}"
-                )
+                raise overtaken(self._token, verdict[1])
             case _:
                 raise StateLostError(
                     f"the journal {self._journal.decode()} is {verdict[0].decode()} in Redis",
                     "Redis was emptied or restored under a running flow; start the flow again",
                 )
 
-    def fence(self, by: int) -> Fence | None:
+    def fence(self, by: Token) -> Fence | None:
         """Shut the partition for its writer and read how far it came, in one step.
 
-        :arg by: The generation of the start that fences.
+        :arg by: The start that fences.
         :returns: How far it came, ``None`` where its keys are gone or of another life.
         """
         (answer,) = confirmed(
             self._client,
             lambda pipe: self._scripts.fence_partition(
-                self._journal, self._progress, self._incarnation, self._generation, by, pipe
+                self._journal, self._progress, self._incarnation, str(self._token), str(by), pipe
             ),
         )
         return None if answer is None else Fence(*map(int, answer))
@@ -231,10 +234,10 @@ class Journal:
         :raises StateLostError: If its keys are gone.
         """
         trimmed = self._scripts.trim_journal(
-            self._journal, self._progress, self._incarnation, self._generation, below, run_id
+            self._journal, self._progress, self._incarnation, str(self._token), below, run_id
         )
         if trimmed is None:
-            raise FencedError(f"generation {self._generation} of the flow was taken over")
+            raise FencedError(f"generation {self._token.generation} of the flow was taken over")
         if trimmed < 0:  # not fenced: emptied, and perhaps to be filled again
             raise StateLostError(
                 f"the progress of partition {self._partition} is missing in Redis",

@@ -12,11 +12,15 @@ from dataclasses import dataclass, field
 
 from bytewax_redis_state.config.recovery import MOST_SHARDS
 from bytewax_redis_state.errors import StateLostError
+from bytewax_redis_state.recovery.token import Token
 
 __all__ = ["FORMAT", "Manifest", "StepEntry"]
 
-FORMAT = 3
-"""Version of everything that a flow holds in Redis; 1 knew no deadlines, and was never released."""
+FORMAT = 4
+"""Version of everything that a flow holds in Redis.
+
+1 knew no deadlines, 3 no start IDs; neither was ever released.
+"""
 
 _MOST_PARTITIONS = 2**16
 
@@ -34,7 +38,7 @@ class Manifest:
     """What a generation is made of.
 
     :arg incarnation: Random ID of the flow's life in this Redis.
-    :arg generation: Which start wrote it.
+    :arg generation: Number of the start that wrote it.
     :arg partitions: Number of outbox partitions, one per process.
     :arg resume_epoch: First epoch of the generation.
     :arg processes: Random IDs of the processes that may start from it.
@@ -50,6 +54,7 @@ class Manifest:
     :arg allowance: How long Redis keeps a key beyond its deadline, in milliseconds of downtime.
     :arg renewing: Whether the flow was founded anew in a Redis that came back empty, and its state
         is not whole yet.
+    :arg start: ID of that start; the processes of no other one may write.
     :arg time: Redis's time when it was written, in milliseconds since 1970.
     """
 
@@ -67,7 +72,13 @@ class Manifest:
     downtime: int = 0
     allowance: int = 0
     renewing: bool = False
+    start: str = ""
     time: int = field(default=0, compare=False)
+
+    @property
+    def token(self) -> Token:
+        """Whose writes count."""
+        return Token(self.generation, self.start)
 
     @property
     def offset(self) -> int:
@@ -131,9 +142,11 @@ class Manifest:
         if int(text["format"]) != FORMAT:
             return cls(incarnation=text["incarnation"], format=int(text["format"]))
         retention = json.loads(text["retention"])
+        token = Token.parse(text["generation"])
         return cls(
             incarnation=text["incarnation"],
-            generation=_number(text["generation"]),
+            generation=_number(str(token.generation)),
+            start=_text(token.start),
             partitions=_number(text["partitions"], _MOST_PARTITIONS),
             resume_epoch=_number(text["resume_epoch"]),
             processes=_texts(json.loads(text["processes"])),

@@ -43,7 +43,7 @@ class MemberWatch:
             return
         self._asked = now
         with translated(line.address):
-            missing = missing_members(line.client, self._setup.keys, self._setup.generation)
+            missing = missing_members(line.client, self._setup.keys, self._setup.token)
         if not missing:
             self._missed = None
             return

@@ -118,7 +118,7 @@ def _found(line: Line, setup: Setup, outbox: Outbox) -> Manifest | None:
             line.scripts.create_cell(
                 keys.applied(cell.step, cell.shard),
                 manifest.incarnation,
-                manifest.generation,
+                str(manifest.token),
                 manifest.resume_epoch - 1,
                 pipe,
             )
@@ -129,7 +129,7 @@ def _found(line: Line, setup: Setup, outbox: Outbox) -> Manifest | None:
             line.scripts,
             keys,
             manifest.incarnation,
-            manifest.generation,
+            manifest.token,
             partition,
         )
         journal.delete()
@@ -138,7 +138,7 @@ def _found(line: Line, setup: Setup, outbox: Outbox) -> Manifest | None:
         keys.generation,
         keys.manifest,
         manifest.incarnation,
-        manifest.generation,
+        str(manifest.token),
         manifest.to_fields(),
     )
     return manifest if new else None
@@ -185,7 +185,7 @@ class Rebuild:
         setup = self._setup
         with translated(self._line.address):
             manifest = read_manifest(self._line.client, setup.keys)
-        return manifest is None or (manifest.generation == setup.generation and manifest.renewing)
+        return manifest is None or (manifest.token == setup.token and manifest.renewing)
 
     def take(self, cell: Cell, epoch: int, answer: Answer) -> None:
         """Note that a cell has answered in an epoch."""
@@ -214,7 +214,7 @@ class Rebuild:
             return
         key = setup.keys.progress(setup.partition, setup.generation)
         with translated(self._line.address):
-            if not self._line.scripts.post_answers(key, setup.incarnation, setup.generation, *news):
+            if not self._line.scripts.post_answers(key, setup.incarnation, str(setup.token), *news):
                 raise StateLostError("Redis was emptied again", LOST_HINT)
         self._posted = news
 
@@ -237,5 +237,5 @@ class Rebuild:
             if answered < called or min(epochs) <= whole:
                 return False
             return self._line.scripts.end_renewal(
-                setup.keys.manifest, setup.incarnation, setup.generation, whole + 1
+                setup.keys.manifest, setup.incarnation, str(setup.token), whole + 1
             )

@@ -45,6 +45,7 @@ from bytewax_redis_state.recovery.renewal import Rebuild, renewed, was_emptied
 from bytewax_redis_state.recovery.scratch import LEAST_FREE
 from bytewax_redis_state.recovery.setup import Line, Setup
 from bytewax_redis_state.recovery.status import ReplicatorState, Status, StatusBoard
+from bytewax_redis_state.recovery.token import overtaken
 from bytewax_redis_state.recovery.wakeup import Wakeup
 from bytewax_redis_state.server.translation import translated
 
@@ -67,7 +68,7 @@ _ENDINGS = {
 
 
 def _explained(setup: Setup, error: StateError) -> StateError:
-    """Tell keys that a newer generation has deleted from keys that Redis lost."""
+    """Tell keys that another start has deleted from keys that Redis lost."""
     if not isinstance(error, StateLostError):
         return error
     try:
@@ -78,12 +79,9 @@ def _explained(setup: Setup, error: StateError) -> StateError:
         return error
     if manifest is None or manifest.incarnation != setup.incarnation:
         return error
-    if manifest.generation <= setup.generation:
+    if manifest.generation < setup.generation or manifest.token == setup.token:
         return error
-    return FencedError(
-        f"generation {setup.generation} of the flow was taken over by "
-        f"generation {manifest.generation}"
-    )
+    return overtaken(setup.token, str(manifest.token).encode())
 
 
 def _is_to_be_renewed(setup: Setup, error: StateError, parent: Parent) -> bool:

@@ -86,7 +86,7 @@ def _write(
                 keys.applied(cell.step, cell.shard),
                 [prefix + state_key.encode() for state_key in chunk],
                 manifest.incarnation,
-                manifest.generation,
+                str(manifest.token),
                 [part for key in chunk for part in (states[key][:OVERHEAD], fresh[key])],
                 pipe,
             )

@@ -106,7 +106,7 @@ class Restorer:
 
     def _require_place(self, cell: Cell, mark: CellMark) -> None:
         manifest = self.manifest
-        if (mark.generation, mark.epoch) != (manifest.generation, manifest.resume_epoch - 1):
+        if (mark.token, mark.epoch) != (manifest.token, manifest.resume_epoch - 1):
             raise StateLostError(
                 f"shard {cell.shard} of step {cell.step!r} does not stand at generation "
                 f"{manifest.generation}, epoch {manifest.resume_epoch - 1}",

@@ -275,6 +275,7 @@ class Session:
             flow_id=self._keys.flow_id,
             incarnation=manifest.incarnation,
             generation=manifest.generation,
+            start=manifest.start,
             partition=partition,
             partitions=manifest.partitions,
             resume_epoch=manifest.resume_epoch,

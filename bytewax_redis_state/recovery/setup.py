@@ -16,6 +16,7 @@ from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.journal import Journal
 from bytewax_redis_state.recovery.manifest import Manifest
 from bytewax_redis_state.recovery.outbox import Outbox, Renewal, Stamp
+from bytewax_redis_state.recovery.token import Token
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import connect
 
@@ -26,6 +27,7 @@ __all__ = ["Line", "Setup"]
 class Setup:
     """All that a replicator needs to know; goes to it as one line of JSON.
 
+    :arg start: ID of the start, known to all its processes.
     :arg credentials: Name of what gives user and password, ``None`` where the URL does.
     :arg path: Where the parent finds modules: the name leads to the same thing here.
     :arg steps: Engine step ID to short name and kind.
@@ -50,6 +52,7 @@ class Setup:
     flow_id: str
     incarnation: str
     generation: int
+    start: str
     partition: int
     partitions: int
     resume_epoch: int
@@ -80,9 +83,14 @@ class Setup:
         )
 
     @property
+    def token(self) -> Token:
+        """Whose writes these are."""
+        return Token(self.generation, self.start)
+
+    @property
     def known(self) -> Manifest:
         """The manifest that the flow started from."""
-        fields = {"incarnation": self.incarnation, "generation": str(self.generation), "time": "0"}
+        fields = {"incarnation": self.incarnation, "generation": str(self.token), "time": "0"}
         fields.update(self.manifest)
         read = {key.encode(): text.encode() for key, text in fields.items()}
         manifest = Manifest.from_fields(read)
@@ -143,6 +151,6 @@ class Line:
             self.scripts,
             setup.keys,
             setup.incarnation,
-            setup.generation,
+            setup.token,
             setup.partition,
         )

@@ -4,7 +4,8 @@ What is true after each step (rule 5 of the design; a process may die between an
 
 a. ``claimed``    no live execution holds the flow's leases
 b. ``joined``     every process of the cluster has registered its random ID
-c. ``bumped``     this start has a generation of its own; older starts can't write a manifest
+c. ``bumped``     this start has a generation of its own, a number and an ID; older starts can't
+                  write a manifest, nor can one that Redis gave the same number before it lost that
 d. ``fenced``     no old replicator can append; how far each old partition came is known
 e. ``cells``      no old replicator can fold
 f. ``epoch``      the resume epoch E is known: the least progress of all old partitions
@@ -43,6 +44,7 @@ from bytewax_redis_state.recovery.cluster import read_manifest
 from bytewax_redis_state.recovery.journal import Fence, Journal
 from bytewax_redis_state.recovery.manifest import FORMAT, Manifest
 from bytewax_redis_state.recovery.plan import StartPlan
+from bytewax_redis_state.recovery.token import Token, start_id
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import server_time
 from bytewax_redis_state.server.replicas import confirmed
@@ -129,7 +131,9 @@ def take_over(
     :raises StateLostError: If Redis lost something that it had acknowledged.
     :raises FencedError: If another start overtook this one.
     """
-    start = _Start(client, scripts, keys, manifest, int(client.incr(keys.generation)))
+    own_id = start_id()
+    token = Token(scripts.bump_generation(keys.generation, own_id), own_id)
+    start = _Start(client, scripts, keys, manifest, token)
     start.hold_generation()
     reached("bumped")
     start.require_newest()
@@ -176,18 +180,18 @@ class _Start:
         scripts: Scripts,
         keys: FlowKeys,
         manifest: Manifest,
-        generation: int,
+        token: Token,
     ) -> None:
         self._client = client
         self._scripts = scripts
         self._keys = keys
         self._old = manifest
-        self._generation = generation
+        self._token = token
         self._cells = cells_of(manifest.steps, manifest.shards)
 
-    def _journal(self, generation: int, partition: int) -> Journal:
+    def _journal(self, token: Token, partition: int) -> Journal:
         return Journal(
-            self._client, self._scripts, self._keys, self._old.incarnation, generation, partition
+            self._client, self._scripts, self._keys, self._old.incarnation, token, partition
         )
 
     def hold_generation(self) -> None:
@@ -195,7 +199,7 @@ class _Start:
         (held,) = confirmed(
             self._client,
             lambda pipe: self._scripts.hold_generation(
-                self._keys.generation, self._generation, pipe
+                self._keys.generation, str(self._token), pipe
             ),
         )
         if not held:
@@ -204,11 +208,11 @@ class _Start:
     def require_newest(self) -> None:
         """Read the manifest again: one written since would make this start's plan a stale one."""
         now = read_manifest(self._client, self._keys)
-        if now is None or now.generation != self._old.generation:
+        if now is None or now.token != self._old.token:
             raise FencedError("another start of the flow overtook this one", "start again")
-        if self._generation <= self._old.generation:
+        if self._token.generation <= self._old.generation:
             raise StateLostError(
-                f"the generation counter stands at {self._generation}, "
+                f"the generation counter stands at {self._token.generation}, "
                 f"the manifest at {self._old.generation}",
                 LOST_HINT,
             )
@@ -216,25 +220,28 @@ class _Start:
     def fence_partitions(self) -> dict[int, Fence | None]:
         """Step d."""
         return {
-            partition: self._journal(self._old.generation, partition).fence(self._generation)
+            partition: self._journal(self._old.token, partition).fence(self._token)
             for partition in range(self._old.partitions)
         }
 
     def fence_cells(self) -> dict[Cell, CellMark]:
-        """Step e."""
+        """Step e; a cell that another start has taken is not this one's, nor is the flow."""
 
         def fence(pipe: Any) -> None:
             for cell in self._cells:
                 applied = self._keys.applied(cell.step, cell.shard)
-                self._scripts.fence_cell(applied, self._old.incarnation, self._generation, pipe)
+                self._scripts.fence_cell(applied, self._old.incarnation, str(self._token), pipe)
 
         answers: list[list[bytes]] = confirmed(self._client, fence)
-        return {
+        marks = {
             cell: CellMark.parse(
                 cell, dict(zip(flat[::2], flat[1::2], strict=True)), self._old.incarnation
             )
             for cell, flat in zip(self._cells, answers, strict=True)
         }
+        if any(mark.token != self._token for mark in marks.values()):
+            raise FencedError("another start of the flow overtook this one", "start again")
+        return marks
 
     def resume_epoch(self, fences: Mapping[int, Fence | None]) -> int:
         """Step f: a partition without valid progress counts as where its generation began."""
@@ -283,13 +290,13 @@ class _Start:
                 self._scripts,
                 self._keys,
                 self._old.incarnation,
-                self._generation,
+                self._token,
                 partition,
                 self._cells,
                 timed=timed,
                 offset=downtime + plan.allowance,
             )
-            journal = self._journal(self._old.generation, partition)
+            journal = self._journal(self._old.token, partition)
             folder.fold(journal, fence.trimmed - 1, epoch - 1)
 
     def settle(
@@ -308,7 +315,7 @@ class _Start:
             self._drop_keys({Cell(step, shard): [self._keys.state(step, shard, part)]})
         self._create_cells(plan.new, epoch)
         for partition in range(partitions):
-            self._journal(self._generation, partition).create(epoch)
+            self._journal(self._token, partition).create(epoch)
 
     def _settle_cells(self, epoch: int, folded: Sequence[int]) -> None:
         def settle(pipe: Any) -> None:
@@ -316,7 +323,7 @@ class _Start:
                 self._scripts.settle_cell(
                     self._keys.applied(cell.step, cell.shard),
                     self._old.incarnation,
-                    self._generation,
+                    str(self._token),
                     epoch - 1,
                     pipe,
                     folded,
@@ -338,7 +345,7 @@ class _Start:
                 self._scripts.create_cell(
                     self._keys.applied(cell.step, cell.shard),
                     self._old.incarnation,
-                    self._generation,
+                    str(self._token),
                     epoch - 1,
                     pipe,
                 )
@@ -372,7 +379,7 @@ class _Start:
                     self._keys.applied(cell.step, cell.shard),
                     state_keys,
                     self._old.incarnation,
-                    self._generation,
+                    str(self._token),
                     pipe,
                 )
             if None in pipe.execute():
@@ -389,7 +396,8 @@ class _Start:
         """Step i."""
         manifest = replace(
             self._old,
-            generation=self._generation,
+            generation=self._token.generation,
+            start=self._token.start,
             partitions=len(process_ids),
             resume_epoch=epoch,
             processes=tuple(process_ids),
@@ -406,7 +414,7 @@ class _Start:
                 self._keys.generation,
                 self._keys.manifest,
                 manifest.incarnation,
-                manifest.generation,
+                str(manifest.token),
                 manifest.to_fields(),
                 pipe,
             ),
@@ -418,7 +426,7 @@ class _Start:
     def clean(self, plan: StartPlan) -> None:
         """Step j: the old generation's journals, and cells that no manifest names any more."""
         for partition in range(self._old.partitions):
-            self._journal(self._old.generation, partition).delete()
+            self._journal(self._old.token, partition).delete()
         with self._client.pipeline(transaction=False) as pipe:
             for cell in cells_of(plan.dropped, self._old.shards):
                 pipe.unlink(self._keys.applied(cell.step, cell.shard))

@@ -23,6 +23,7 @@ from bytewax_redis_state.recovery.journal import Journal
 from bytewax_redis_state.recovery.lease import Lease
 from bytewax_redis_state.recovery.manifest import FORMAT, Manifest
 from bytewax_redis_state.recovery.seals import Seals
+from bytewax_redis_state.recovery.token import Token
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import server_time
 
@@ -213,21 +214,28 @@ class _Check:
 
     def _counter(self, manifest: Manifest) -> None:
         text = cast("bytes | None", self._client.get(self._keys.generation))
-        if text is None or not text.isdigit():
+        try:
+            stands = Token.parse(text or b"")
+        except ValueError:
             self._say("error", f"the generation counter is {text!r}", LOST_HINT)
-        elif int(text) < manifest.generation:
+            return
+        if stands.generation < manifest.generation:
             self._say(
                 "error",
-                f"the generation counter stands at {int(text)}, the manifest at "
+                f"the generation counter stands at {stands.generation}, the manifest at "
                 f"{manifest.generation}",
                 LOST_HINT,
             )
-        elif int(text) > manifest.generation:
+        elif stands.generation > manifest.generation:
             self._starting = True
             self._say(
                 "note",
-                f"a start got as far as generation {int(text)} and wrote no manifest",
+                f"a start got as far as generation {stands.generation} and wrote no manifest",
                 "it is under way, or died; the next start does what is left",
+            )
+        elif stands != manifest.token:
+            self._say(
+                "error", f"the generation counter is of {_apart(stands, manifest)}", LOST_HINT
             )
 
     # -- journals -----------------------------------------------------------------------------
@@ -252,7 +260,7 @@ class _Check:
             Scripts(self._client),
             keys,
             manifest.incarnation,
-            manifest.generation,
+            manifest.token,
             partition,
         )
         last = self._entries(reader, manifest, name, before["trimmed"])
@@ -284,6 +292,12 @@ class _Check:
             self._say("error", f"the progress of {name} is of another life of the flow", LOST_HINT)
             return None
         try:
+            token = Token.parse(fields[b"generation"])
+            if token != manifest.token:
+                self._say(
+                    "error", f"the progress of {name} is of {_apart(token, manifest)}", LOST_HINT
+                )
+                return None
             return {part: int(fields[part.encode()]) for part in ("epoch", "row", "trimmed")}
         except (KeyError, ValueError) as error:
             self._say("error", f"the progress of {name} is damaged: {error!r}", LOST_HINT)
@@ -368,11 +382,10 @@ class _Check:
         ends: Mapping[int, tuple[int, int] | None],
     ) -> None:
         where = f"shard {cell.shard} of step {cell.step!r}"
-        if mark.generation != manifest.generation and not self._starting:
+        if mark.token != manifest.token and not self._starting:
             self._say(
                 "error",
-                f"{where} is of generation {mark.generation}, the manifest of "
-                f"{manifest.generation}",
+                f"{where} is of {_apart(mark.token, manifest)}",
                 LOST_HINT,
                 kind="cells of another generation",
             )
@@ -581,3 +594,13 @@ class _Check:
                 LOST_HINT,
                 kind="keys of newer generations",
             )
+
+
+def _apart(found: Token, manifest: Manifest) -> str:
+    """Say of which start something is, and of which one the manifest."""
+    if found.generation != manifest.generation:
+        return f"generation {found.generation}, the manifest of {manifest.generation}"
+    return (
+        f"start {found.start or 'unknown'} of generation {found.generation}, the manifest of "
+        f"start {manifest.start}"
+    )

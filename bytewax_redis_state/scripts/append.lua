@@ -7,8 +7,10 @@
 local have = redis.call('HMGET', KEYS[2], 'incarnation', 'generation', 'row', 'fenced')
 if not have[1] or redis.call('EXISTS', KEYS[1]) == 0 then
   return {'missing'}
-elseif have[1] ~= ARGV[1] or have[2] ~= ARGV[2] then
+elseif have[1] ~= ARGV[1] then
   return {'foreign', have[1]}
+elseif have[2] ~= ARGV[2] then  -- the number was given twice: another start has it
+  return {'fenced', have[2]}
 elseif have[4] then
   return {'fenced', have[4]}
 elseif have[3] ~= ARGV[3] then

@@ -1,10 +1,14 @@
 -- Make a cell for a step that the flow has not had before.
 -- KEYS[1] applied
 -- ARGV[1] incarnation  ARGV[2] generation  ARGV[3] epoch that counts as applied
--- Returns the live count of the cell, or -1 where a newer start has made it.
+-- Returns the live count of the cell, or -1 where another start has made it that is not older.
 -- Invariant: a cell with keys is never made anew; an empty one of a start that died is taken over.
+local function number_of(generation)
+  return tonumber(string.match(generation, '^%d+'))
+end
+
 local have = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'count')
-if have[1] == ARGV[1] and tonumber(have[2]) > tonumber(ARGV[2]) then
+if have[1] == ARGV[1] and have[2] ~= ARGV[2] and number_of(have[2]) >= number_of(ARGV[2]) then
   return -1
 elseif have[3] and have[3] ~= '0' then
   return tonumber(have[3])

@@ -1,10 +1,13 @@
 -- Make the journal and the progress of an outbox partition for a new generation.
 -- KEYS[1] journal  KEYS[2] progress
 -- ARGV[1] incarnation  ARGV[2] generation  ARGV[3] resume epoch
--- Returns 1, or 0 where they exist already.
--- Invariant: only a start makes these keys; an append finds them or refuses.
-if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then
-  return 0
+-- Returns 1, or 0 where only one is there, or they are not the writer's: of another life, or of another
+-- start that Redis gave the same number.
+-- Invariant: only a start makes these keys, and replaces none; an append finds them or refuses.
+local there = redis.call('EXISTS', KEYS[1], KEYS[2])
+if there > 0 then
+  local have = redis.call('HMGET', KEYS[2], 'incarnation', 'generation')
+  return (there == 2 and have[1] == ARGV[1] and have[2] == ARGV[2]) and 1 or 0
 end
 redis.call('XADD', KEYS[1], '0-1', 'c', '')
 redis.call('XDEL', KEYS[1], '0-1')

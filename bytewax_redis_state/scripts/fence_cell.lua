@@ -2,9 +2,14 @@
 -- KEYS[1] applied
 -- ARGV[1] incarnation  ARGV[2] generation of the start
 -- Returns all fields of the cell as {field, value, …}; {} where it is missing.
--- Invariant: the generation of a cell only grows within one incarnation.
+-- Invariant: the generation of a cell only grows within one incarnation; of two starts that Redis gave
+-- the same number the first one keeps the cell.
+local function number_of(generation)
+  return tonumber(string.match(generation, '^%d+'))
+end
+
 local have = redis.call('HMGET', KEYS[1], 'incarnation', 'generation')
-if have[1] == ARGV[1] and tonumber(have[2]) < tonumber(ARGV[2]) then
+if have[1] == ARGV[1] and number_of(have[2]) < number_of(ARGV[2]) then
   redis.call('HSET', KEYS[1], 'generation', ARGV[2])
 end
 return redis.call('HGETALL', KEYS[1])

@@ -1,7 +1,8 @@
 """Each Lua file as a typed method.
 
 Every method takes the client or the pipeline to run on; on a pipeline the answer comes with
-``execute()`` and is what the script returns. Keys that one script touches share a hash tag.
+``execute()`` and is what the script returns. Keys that one script touches share a hash tag. A
+generation goes as its token, ``<number>-<start ID>``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ Executor = Any  # redis.Redis or a pipeline: redis-py gives them no common type
 
 SCRIPT_NAMES = (
     "append",
+    "bump_generation",
     "claim_lease",
     "create_cell",
     "create_partition",
@@ -84,7 +86,7 @@ class Scripts:
         generation_key: bytes,
         manifest_key: bytes,
         incarnation: str,
-        generation: int,
+        generation: str,
         fields: dict[str, str],
         on: Executor,
     ) -> None:
@@ -93,7 +95,11 @@ class Scripts:
         args: tuple[Argument, ...] = (incarnation, generation, *flat)
         self._run("write_manifest", (generation_key, manifest_key), args, on)
 
-    def hold_generation(self, generation_key: bytes, generation: int, on: Executor) -> None:
+    def bump_generation(self, generation_key: bytes, start: str) -> int:
+        """Take the next number for a start; returns it. Not to be repeated."""
+        return int(self._run("bump_generation", (generation_key,), (start,), None))
+
+    def hold_generation(self, generation_key: bytes, generation: str, on: Executor) -> None:
         """Write the counter once more; the pipeline's answer is 1 if it still stood there."""
         self._run("hold_generation", (generation_key,), (generation,), on)
 
@@ -102,7 +108,7 @@ class Scripts:
         generation_key: bytes,
         manifest_key: bytes,
         incarnation: str,
-        generation: int,
+        generation: str,
         fields: dict[str, str],
     ) -> bool:
         """Found a running flow anew; returns whether Redis knew nothing of it."""
@@ -114,7 +120,7 @@ class Scripts:
         self,
         progress: bytes,
         incarnation: str,
-        generation: int,
+        generation: str,
         called: int,
         answered: int,
         epoch: int,
@@ -124,16 +130,16 @@ class Scripts:
         return bool(self._run("post_answers", (progress,), args, None))
 
     def note_confirming(
-        self, progress: bytes, incarnation: str, generation: int, row: int, on: Executor
+        self, progress: bytes, incarnation: str, generation: str, row: int, on: Executor
     ) -> None:
         """Write after all rows up to one; the pipeline's answer is the progress, or 0."""
         self._run("note_confirming", (progress,), (incarnation, generation, row), on)
 
-    def note_safe(self, progress: bytes, incarnation: str, generation: int, epoch: int) -> bool:
+    def note_safe(self, progress: bytes, incarnation: str, generation: str, epoch: int) -> bool:
         """Note below which epoch no failover loses rows; returns whether that is the writer's."""
         return bool(self._run("note_safe", (progress,), (incarnation, generation, epoch), None))
 
-    def end_renewal(self, manifest: bytes, incarnation: str, generation: int, epoch: int) -> bool:
+    def end_renewal(self, manifest: bytes, incarnation: str, generation: str, epoch: int) -> bool:
         """Let a flow be resumed again; returns whether the manifest is the writer's."""
         return bool(self._run("end_renewal", (manifest,), (incarnation, generation, epoch), None))
 
@@ -142,11 +148,11 @@ class Scripts:
         journal: bytes,
         progress: bytes,
         incarnation: str,
-        generation: int,
+        generation: str,
         epoch: int,
         on: Executor,
     ) -> None:
-        """Make journal and progress of a partition; the pipeline's answer is 1 if new."""
+        """Make journal and progress of a partition; the pipeline's answer is 1 if they are its."""
         args = (incarnation, generation, epoch)
         self._run("create_partition", (journal, progress), args, on)
 
@@ -155,8 +161,8 @@ class Scripts:
         journal: bytes,
         progress: bytes,
         incarnation: str,
-        generation: int,
-        by: int,
+        generation: str,
+        by: str,
         on: Executor,
     ) -> None:
         """Fence a partition; the pipeline's answer is [epoch, trimmed, commit time in ms] or None.
@@ -171,7 +177,7 @@ class Scripts:
         journal: bytes,
         progress: bytes,
         incarnation: str,
-        generation: int,
+        generation: str,
         row_before: int,
         row_after: int,
         epoch: int | None,
@@ -188,7 +194,7 @@ class Scripts:
         journal: bytes,
         progress: bytes,
         incarnation: str,
-        generation: int,
+        generation: str,
         epoch: int,
         run_id: str = "",
     ) -> int | None:
@@ -198,7 +204,7 @@ class Scripts:
         return None if answer is None else int(answer)
 
     def create_cell(
-        self, applied: bytes, incarnation: str, generation: int, epoch: int, on: Executor
+        self, applied: bytes, incarnation: str, generation: str, epoch: int, on: Executor
     ) -> None:
         """Make an empty cell; the pipeline's answer is the live count, -1 if fenced."""
         self._run("create_cell", (applied,), (incarnation, generation, epoch), on)
@@ -208,13 +214,13 @@ class Scripts:
         applied: bytes,
         state_keys: Sequence[bytes],
         incarnation: str,
-        generation: int,
+        generation: str,
         on: Executor,
     ) -> None:
         """Delete state keys of a cell; the pipeline's answer is their number or None."""
         self._run("drop_keys", (applied, *state_keys), (incarnation, generation), on)
 
-    def fence_cell(self, applied: bytes, incarnation: str, generation: int, on: Executor) -> None:
+    def fence_cell(self, applied: bytes, incarnation: str, generation: str, on: Executor) -> None:
         """Fence a cell; the pipeline's answer is its fields as a flat list."""
         self._run("fence_cell", (applied,), (incarnation, generation), on)
 
@@ -223,7 +229,7 @@ class Scripts:
         applied: bytes,
         state_keys: Sequence[bytes],
         incarnation: str,
-        generation: int,
+        generation: str,
         partition: int,
         from_epoch: int,
         to_epoch: int,
@@ -250,7 +256,7 @@ class Scripts:
         applied: bytes,
         state_keys: Sequence[bytes],
         incarnation: str,
-        generation: int,
+        generation: str,
         expiries: Sequence[int],
         on: Executor,
     ) -> None:
@@ -262,7 +268,7 @@ class Scripts:
         applied: bytes,
         state_keys: Sequence[bytes],
         incarnation: str,
-        generation: int,
+        generation: str,
         pairs: Sequence[bytes],
         on: Executor,
     ) -> None:
@@ -276,7 +282,7 @@ class Scripts:
         self,
         applied: bytes,
         incarnation: str,
-        generation: int,
+        generation: str,
         slack: int | None,
         gone: Mapping[int, int],
         on: Executor,
@@ -290,7 +296,7 @@ class Scripts:
         self,
         applied: bytes,
         incarnation: str,
-        generation: int,
+        generation: str,
         epoch: int,
         on: Executor,
         folded: Iterable[int] = (),

@@ -29,7 +29,7 @@ COMMANDS: Mapping[Role, tuple[str, ...]] = MappingProxyType(
             *_READING,
             *("evalsha", "script|exists", "script|load"),
             *("del", "getrange", "hdel", "hget", "hincrby", "hkeys", "hmget", "hset"),
-            *("incrby", "mset", "pexpireat", "set", "unlink", "xadd", "xdel", "xtrim"),
+            *("mset", "pexpireat", "set", "unlink", "xadd", "xdel", "xtrim"),
         ),
         "doctor": (*_CONNECTION, *_READING, "dbsize", "hget", "pttl", "xinfo|stream"),
         "reader": (*_CONNECTION, "get", "hgetall", "mget", "scan"),

@@ -23,6 +23,8 @@ bug                     what it takes away
                         with ``late-folds``
 ``margin-ignored``      a row leaves the outbox as soon as Redis has it, and a replicator that is to
                         go back behind what has left goes on from there
+``one-start-id``        every start takes the same ID, so those that Redis gave the same number are
+                        not told apart; with ``lease-unheeded``
 ======================  =========================================================================
 """
 
@@ -135,6 +137,11 @@ def margin_ignored() -> None:
     replicator.Replicator._require_rows = lambda self: None  # type: ignore[method-assign]
 
 
+def one_start_id() -> None:
+    lease_unheeded()
+    takeover.start_id = lambda: "same"
+
+
 _BUGS: dict[str, Callable[[], None]] = {
     "": lambda: None,
     "lease-unheeded": lease_unheeded,
@@ -144,6 +151,7 @@ _BUGS: dict[str, Callable[[], None]] = {
     "late-folds": late_folds,
     "folds-not-compared": folds_not_compared,
     "margin-ignored": margin_ignored,
+    "one-start-id": one_start_id,
 }
 
 

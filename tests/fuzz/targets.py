@@ -53,6 +53,7 @@ from bytewax_redis_state.recovery.journal import Journal
 from bytewax_redis_state.recovery.lease import Lease, this_owner
 from bytewax_redis_state.recovery.manifest import Manifest, StepEntry
 from bytewax_redis_state.recovery.outbox import Outbox, Stamp, _unpickled, prepare
+from bytewax_redis_state.recovery.token import Token
 
 __all__ = ["SEEDS", "TARGETS"]
 
@@ -127,7 +128,7 @@ class _NoRedis:
         return lambda *_args, **_more: None
 
 
-_JOURNAL = Journal(_NoRedis(), _NoRedis(), KEYS, "one", 3, 0)  # type: ignore[arg-type]
+_JOURNAL = Journal(_NoRedis(), _NoRedis(), KEYS, "one", Token(3), 0)  # type: ignore[arg-type]
 
 
 def entry(data: bytes) -> None:
@@ -164,10 +165,10 @@ MANIFEST = {
     )
     .to_fields()
     .items()
-} | {b"incarnation": b"one", b"generation": b"3", b"time": b"1700000000000"}
+} | {b"incarnation": b"one", b"generation": b"3-9c41d0e7", b"time": b"1700000000000"}
 CELL = {
     b"incarnation": b"one",
-    b"generation": b"3",
+    b"generation": b"3-9c41d0e7",
     b"epoch": b"9",
     b"count": b"4",
     b"p0": b"10",
@@ -190,7 +191,7 @@ def manifest(data: bytes) -> None:
 
 
 def _with_names(read: Manifest) -> dict[bytes, bytes]:
-    names = {"incarnation": read.incarnation, "generation": str(read.generation), "time": "0"}
+    names = {"incarnation": read.incarnation, "generation": str(read.token), "time": "0"}
     return {n.encode(): text.encode() for n, text in (read.to_fields() | names).items()}
 
 

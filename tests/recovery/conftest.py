@@ -21,6 +21,7 @@ from bytewax_redis_state.recovery.manifest import Manifest
 from bytewax_redis_state.recovery.plan import StartPlan, plan_start
 from bytewax_redis_state.recovery.restore import Restorer
 from bytewax_redis_state.recovery.takeover import known_or_founded, take_over
+from bytewax_redis_state.recovery.token import Token
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import Client
 
@@ -75,14 +76,14 @@ class FlowInRedis:
 
     # -- a replicator's work --------------------------------------------------------------
 
-    def journal(self, partition: int = 0, generation: int | None = None) -> Journal:
+    def journal(self, partition: int = 0, token: Token | None = None) -> Journal:
         assert self.manifest is not None
         return Journal(
             self.client,
             self.scripts,
             self.keys,
             self.manifest.incarnation,
-            self.manifest.generation if generation is None else generation,
+            self.manifest.token if token is None else token,
             partition,
         )
 
@@ -117,7 +118,7 @@ class FlowInRedis:
             Scripts(client),
             self.keys,
             str(who.get("incarnation", self.manifest.incarnation)),
-            int(str(who.get("generation", self.manifest.generation))),
+            token if isinstance(token := who.get("token"), Token) else self.manifest.token,
             partition,
             cells_of(self.manifest.steps, SHARDS),
             timed=self.manifest.retention,

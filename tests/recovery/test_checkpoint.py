@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bytewax_redis_state.errors import FencedError, ServerUnavailableError, StateLostError
 from bytewax_redis_state.keys import shard_of
 from bytewax_redis_state.recovery import checkpoint as module
+from bytewax_redis_state.recovery.token import Token
 from bytewax_redis_state.server.client import Client
 
 from .conftest import SHARDS, FlowInRedis
@@ -191,7 +192,7 @@ def test_a_missing_or_foreign_cell_is_lost_state(started):
 def test_an_older_generation_is_fenced(started):
     started.commit(1, {})
     with pytest.raises(FencedError, match="generation 0 of the flow was taken over"):
-        started.folder(generation=0).fold(started.journal(), 0, 1)
+        started.folder(token=Token(0)).fold(started.journal(), 0, 1)
 
 
 def test_a_cell_whose_first_chunk_is_refused_does_not_count_as_folded(started, monkeypatch):

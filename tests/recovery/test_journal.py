@@ -10,6 +10,7 @@ from bytewax_redis_state.errors import FencedError, StateLostError
 from bytewax_redis_state.recovery import journal as module
 from bytewax_redis_state.recovery.cells import Cell
 from bytewax_redis_state.recovery.journal import Entry, Fence, JournalMovedError
+from bytewax_redis_state.recovery.token import Token
 
 CELL = Cell("a:b", 3)
 
@@ -78,7 +79,7 @@ def test_a_lost_tail_says_where_to_go_back_to(started):
 
 def test_a_fenced_journal_takes_nothing_and_says_by_whom(started):
     journal = started.journal()
-    assert journal.fence(7) == Fence(1, 1, journal.fence(7).time)
+    assert journal.fence(Token(7)) == Fence(1, 1, journal.fence(Token(7)).time)
     with pytest.raises(
         FencedError, match="generation 1 of the flow was taken over by generation 7"
     ):
@@ -92,7 +93,7 @@ def test_a_journal_that_is_gone_is_lost_and_named(started, kind):
     started.client.delete(getattr(started.keys, kind)(0, 1))
     with pytest.raises(StateLostError, match=r"journal.* is missing in Redis"):
         started.journal().append(0, 1, entries((1, 1)), 2)
-    assert started.journal().fence(7) is None
+    assert started.journal().fence(Token(7)) is None
 
 
 def test_a_journal_of_another_life_is_lost(started):
@@ -107,7 +108,7 @@ def test_a_trim_leaves_what_is_not_applied(started):
     journal.append(0, 3, entries((1, 1), (2, 2), (3, 3)), 4)
     journal.trim(3)
     assert [e.epoch for e in journal.entries(0, 9)] == [3]
-    assert journal.fence(2).trimmed == 3
+    assert journal.fence(Token(2)).trimmed == 3
 
 
 def test_a_cell_comes_back_from_its_bytes():

@@ -15,6 +15,7 @@ manifests = st.builds(
     Manifest,
     incarnation=names,
     generation=numbers,
+    start=names,
     partitions=st.integers(0, 2**16),
     resume_epoch=numbers,
     processes=st.lists(names, max_size=3).map(tuple),
@@ -31,7 +32,7 @@ manifests = st.builds(
 def fields(manifest: Manifest) -> dict[bytes, bytes]:
     own = {
         "incarnation": manifest.incarnation,
-        "generation": str(manifest.generation),
+        "generation": str(manifest.token),
         "time": str(manifest.time),
     }
     text = own | manifest.to_fields()

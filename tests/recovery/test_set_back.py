@@ -26,6 +26,7 @@ def checkpointer(started: FlowInRedis, redis_url: str) -> Checkpointer:
             flow_id="flow",
             incarnation=manifest.incarnation,
             generation=manifest.generation,
+            start=manifest.start,
             partition=0,
             partitions=1,
             resume_epoch=manifest.resume_epoch,

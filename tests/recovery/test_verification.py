@@ -135,6 +135,26 @@ def set_the_counter_back(client):
     return "the generation counter stands at 0, the manifest at 1"
 
 
+def give_the_number_again(client):
+    client.set(KEYS.generation, "1-another")
+    return "the generation counter is of start another of generation 1, the manifest of start "
+
+
+def take_the_partition(client):
+    client.hset(KEYS.progress(0, 1), "generation", "1-another")
+    return "the progress of partition 0 is of start another of generation 1, the manifest of start "
+
+
+def take_a_cell(client):
+    client.hset(KEYS.applied("seen", 3), "generation", "1-another")
+    return "shard 3 of step 'seen' is of start another of generation 1, the manifest of start "
+
+
+def set_a_cell_back(client):
+    client.hset(KEYS.applied("seen", 3), "generation", "0")
+    return "shard 3 of step 'seen' is of generation 0, the manifest of 1"
+
+
 def lose_the_progress(client):
     client.delete(KEYS.progress(0, 1))
     return "the progress of partition 0 is missing"
@@ -190,6 +210,7 @@ DAMAGES = [
     *(lose_the_manifest, lose_a_manifest_field, set_the_counter_back, lose_the_progress),
     *(lose_the_journal, lose_the_last_entry, damage_an_entry, add_an_entry, outrun_the_progress),
     *(move_a_state, leave_a_newer_journal, leave_a_foreign_key),
+    *(give_the_number_again, take_the_partition, take_a_cell, set_a_cell_back),
 ]
 
 

@@ -74,6 +74,36 @@ def test_a_manifest_of_another_generation_or_life_is_refused(db, scripts, incarn
     assert dumped(db) == before
 
 
+def test_a_start_gets_the_next_number_and_leaves_its_id(db, scripts):
+    scripts.found_flow(GENERATION, MANIFEST, "one", 64, 1)
+    assert [scripts.bump_generation(GENERATION, start) for start in "aab"] == [1, 2, 3]
+    assert db.get(GENERATION) == b"3-b"
+    db.delete(GENERATION)
+    assert scripts.bump_generation(GENERATION, "c") == 1
+    db.set(GENERATION, "damaged")
+    with pytest.raises(redis.ResponseError, match="LOST"):
+        scripts.bump_generation(GENERATION, "d")
+    assert db.get(GENERATION) == b"damaged"
+
+
+def test_of_two_starts_with_one_number_the_counter_knows_the_last(db, scripts):
+    """Redis has lost the first one's: it can't write a manifest any more."""
+    scripts.found_flow(GENERATION, MANIFEST, "one", 64, 1)
+    for start in ("first", "second"):
+        db.set(GENERATION, "2-before")
+        assert scripts.bump_generation(GENERATION, start) == 3
+    before = dumped(db)
+    for token, held in (("3-first", 0), ("3-second", 1)):
+        assert piped(db, scripts.hold_generation, GENERATION, token) == held
+    assert dumped(db) == before
+    named = (GENERATION, MANIFEST, "one")
+    assert not piped(db, scripts.write_manifest, *named, "3-first", {"resume_epoch": "9"})
+    assert dumped(db) == before
+    assert piped(db, scripts.write_manifest, *named, "3-second", {"resume_epoch": "9"})
+    assert db.hget(MANIFEST, "generation") == b"3-second"
+    assert not scripts.end_renewal(MANIFEST, "one", "3-first", 9)
+
+
 def test_the_counter_is_held_where_it_stands(db, scripts):
     db.set(GENERATION, "3")
     assert piped(db, scripts.hold_generation, GENERATION, 3) == 1
@@ -110,7 +140,10 @@ def test_a_partition_is_made_once(db, scripts):
     }
     assert (db.type(JOURNAL), entries(db)) == (b"stream", [])
     before = dumped(db)
+    assert piped(db, scripts.create_partition, JOURNAL, PROGRESS, "one", 3, 8), "asked again"
     assert not piped(db, scripts.create_partition, JOURNAL, PROGRESS, "two", 3, 1)
+    assert not piped(db, scripts.create_partition, JOURNAL, PROGRESS, "one", "3-other", 8)
+    assert dumped(db) == before
     db.delete(PROGRESS)  # half of one is not made whole either
     assert not piped(db, scripts.create_partition, JOURNAL, PROGRESS, "two", 3, 1)
     assert dumped(db)[JOURNAL] == before[JOURNAL]
@@ -152,10 +185,17 @@ def test_a_repeated_append_is_told_where_redis_stands(db, scripts):
 
 
 @pytest.mark.usefixtures("partition")
-@pytest.mark.parametrize("other", [{"incarnation": "two"}, {"generation": 4}])
-def test_an_append_of_another_life_or_generation_is_refused(db, scripts, other):
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"incarnation": "two"}, [b"foreign", b"one"]),
+        ({"generation": 4}, [b"fenced", b"3"]),
+        ({"generation": "3-other"}, [b"fenced", b"3"]),
+    ],
+)
+def test_an_append_of_another_life_or_generation_is_refused(db, scripts, other, said):
     before = dumped(db)
-    assert append(scripts, **other) == [b"foreign", b"one"]
+    assert append(scripts, **other) == said
     assert dumped(db) == before
 
 
@@ -173,6 +213,23 @@ def test_a_fence_and_its_reading_shut_the_partition(db, scripts):
     assert piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "one", 3, 7) == fence
     assert piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "one", 3, 6) == fence
     assert db.hget(PROGRESS, "fenced") == b"7"
+
+
+def test_a_partition_is_its_starts_also_where_another_has_the_same_number(db, scripts):
+    assert piped(db, scripts.create_partition, JOURNAL, PROGRESS, "one", "3-mine", 8)
+    append(scripts, generation="3-mine")
+    before, other = dumped(db), "3-other"
+    assert append(scripts, before=2, after=4, generation=other) == [b"fenced", b"3-mine"]
+    assert scripts.trim_journal(JOURNAL, PROGRESS, "one", other, 9) is None
+    assert piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "one", other, "4-new") is None
+    assert piped(db, scripts.note_confirming, PROGRESS, "one", other, 2) == 0
+    assert not scripts.note_safe(PROGRESS, "one", other, 9)
+    assert not scripts.post_answers(PROGRESS, "one", other, 1, 1, 1)
+    assert dumped(db) == before
+    # A fence of a two-digit number is above one of a single digit.
+    for by, stands in (("9-a", b"9-a"), ("10-b", b"10-b"), ("10-c", b"10-b"), ("9-d", b"10-b")):
+        assert piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "one", "3-mine", by)
+        assert db.hget(PROGRESS, "fenced") == stands
 
 
 @pytest.mark.usefixtures("partition")
@@ -418,6 +475,32 @@ def test_a_fenced_cell_takes_no_older_fold(db, scripts):
     assert db.hget(APPLIED, "generation") == b"5"
     piped(db, scripts.fence_cell, APPLIED, "two", 9)  # another life has no say
     assert db.hget(APPLIED, "generation") == b"5"
+
+
+def test_of_two_starts_with_one_number_one_has_the_cell(db, scripts):
+    """Neither takes it from the other, whoever comes again; a newer one takes it from both."""
+    create(db, scripts, generation="3-old")
+    fold(db, scripts, [("a", b"1")], generation="3-old")
+    for token, stands in (
+        ("10-first", b"10-first"),
+        ("10-second", b"10-first"),
+        ("9-x", b"10-first"),
+    ):
+        piped(db, scripts.fence_cell, APPLIED, "one", token)
+        assert db.hget(APPLIED, "generation") == stands
+    before, other = dumped(db), "10-second"
+    named = (APPLIED, [state("a")], "one", other)
+    assert fold(db, scripts, [("a", b"2")], generation=other) == [b"fenced", b"10-first"]
+    assert piped(db, scripts.settle_cell, APPLIED, "one", other, 9) is None
+    assert piped(db, scripts.settle_deadlines, APPLIED, "one", other, 9, {5: 1}) is None
+    assert piped(db, scripts.drop_keys, *named) is None
+    assert piped(db, scripts.renew_keys, *named, [now_ms(db) + 9]) is None
+    assert piped(db, scripts.reseal_keys, *named, [b"1", b"2"]) is None
+    assert dumped(db) == before
+    db.hset(APPLIED, "count", 0)
+    assert create(db, scripts, generation=other) == -1
+    assert create(db, scripts, generation="10-first") == 0
+    assert create(db, scripts, generation="11-newer") == 0
 
 
 def test_fencing_a_missing_cell_makes_none(db, scripts):

@@ -35,14 +35,15 @@ CELL = Cell("sum", shard_of("a", SHARDS))
 
 
 class Stale:
-    """Every command of the first generation's replicator, with what it had when it was paused."""
+    """Every command of a generation's replicator, with what it had when it was paused."""
 
     def __init__(self, flow: FlowInRedis) -> None:
         assert flow.manifest is not None
         self.flow, self.row = flow, flow.row[0]
         self.journal, self.folder = flow.journal(), flow.folder()
         self.life, self.applied = flow.manifest.incarnation, flow.applied(CELL.shard)
-        self.progress = flow.keys.progress(0, 1)
+        self.token = str(flow.manifest.token)
+        self.progress = flow.keys.progress(0, flow.manifest.generation)
         self.state_key = flow.keys.state("sum", CELL.shard, "a")
 
     def append(self) -> None:
@@ -57,32 +58,45 @@ class Stale:
         self.journal.trim(3)
 
     def drop(self) -> None:
-        self._piped(self.flow.scripts.drop_keys, self.applied, [self.state_key], self.life, 1)
+        self._piped(
+            self.flow.scripts.drop_keys, self.applied, [self.state_key], self.life, self.token
+        )
 
     def move_expiry(self) -> None:
-        self._piped(self.flow.scripts.renew_keys, self.applied, [self.state_key], self.life, 1, [9])
+        self._piped(
+            self.flow.scripts.renew_keys, self.applied, [self.state_key], self.life, self.token, [9]
+        )
 
     def count_out(self) -> None:
-        self._piped(self.flow.scripts.settle_deadlines, self.applied, self.life, 1, 9, {5: 1})
+        self._piped(
+            self.flow.scripts.settle_deadlines, self.applied, self.life, self.token, 9, {5: 1}
+        )
 
     def settle(self) -> None:
-        self._piped(self.flow.scripts.settle_cell, self.applied, self.life, 1, 9)
+        self._piped(self.flow.scripts.settle_cell, self.applied, self.life, self.token, 9)
 
     def confirm(self) -> None:
-        self._piped(self.flow.scripts.note_confirming, self.progress, self.life, 1, self.row)
+        self._piped(
+            self.flow.scripts.note_confirming, self.progress, self.life, self.token, self.row
+        )
 
     def answer(self) -> None:
-        if not self.flow.scripts.post_answers(self.progress, self.life, 1, 1, 1, 1):
+        if not self.flow.scripts.post_answers(self.progress, self.life, self.token, 1, 1, 1):
             raise FencedError("the partition is not the writer's")
 
     def end_renewal(self) -> None:
-        if not self.flow.scripts.end_renewal(self.flow.keys.manifest, self.life, 1, 9):
+        if not self.flow.scripts.end_renewal(self.flow.keys.manifest, self.life, self.token, 9):
             raise FencedError("the manifest is not the writer's")
 
     def write_manifest(self) -> None:
         keys, fields = self.flow.keys, {"resume_epoch": "9"}
         self._piped(
-            self.flow.scripts.write_manifest, keys.generation, keys.manifest, self.life, 1, fields
+            self.flow.scripts.write_manifest,
+            keys.generation,
+            keys.manifest,
+            self.life,
+            self.token,
+            fields,
         )
 
     def _piped(self, script: Callable[..., None], *args: object) -> None:
