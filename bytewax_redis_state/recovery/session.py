@@ -388,6 +388,8 @@ class Session:
             undrained = self._drain()
         # The engine of a cluster says "thread panic" whatever the reason was.
         stopped = self._failure or full or _cause_of(error) or (error and self._seen)
+        if stopped is None and _is_panic(error) and isinstance(undrained, FencedError):
+            stopped = undrained  # the others of the cluster knew before, and their end is the panic
         if stopped is not None and stopped is not error:
             raise stopped from error
         if undrained is not None:
@@ -413,6 +415,11 @@ class Session:
         except KeyboardInterrupt:  # a second Ctrl-C: the stack kills the replicator at once
             self._hurried = True
             raise
+
+
+def _is_panic(error: BaseException | None) -> bool:
+    """Tell the engine's own end from an error of the flow's code, and from an interrupt."""
+    return error is not None and not isinstance(error, (Exception, KeyboardInterrupt, SystemExit))
 
 
 def _cause_of(error: BaseException | None) -> BaseException | None:

@@ -34,6 +34,8 @@ class Scenario:
     :arg starts: Names of the starts that take over.
     :arg late: How many commands may outlive their connection.
     :arg loses_tail: Nodes that may once go back to an earlier moment together.
+    :arg forgets_starts: Whether that moment may lie before the first bump, whatever was confirmed
+        since: a file without its tail, or another primary; else what a start wrote stays.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Scenario:
     starts: tuple[str, ...] = ("A",)
     late: int = 0
     loses_tail: tuple[str, ...] = ()
+    forgets_starts: bool = False
     order: tuple[str, ...] = ()
 
 
@@ -96,7 +99,7 @@ def begin(scenario: Scenario) -> System:
 def steps(system: System, scenario: Scenario, broken: Broken) -> Iterator[Step]:
     for index, process in enumerate(system.processes):
         for move in process.moves(system.store, broken):
-            yield _taken(system, index, process, move, broken)
+            yield _taken(system, index, process, move, broken, scenario)
             if move.call is not None and system.lates < scenario.late:
                 yield from _broken_off(system, index, process, move)
     for index, call in enumerate(system.late):
@@ -126,10 +129,13 @@ def _name(process: Process) -> str:
     return f"replicator {process.number} of {process.who.start}"
 
 
-def _taken(system: System, index: int, process: Process, move: Move, broken: Broken) -> Step:
+def _taken(
+    system: System, index: int, process: Process, move: Move, broken: Broken, scenario: Scenario
+) -> Step:
     processes = (*_put(system, index, move.process), *move.spawned)
     after = _on(system, move.store, processes=processes)
     confirms = isinstance(process, Start) and "a start is on the replicas" not in broken
+    confirms = confirms and not scenario.forgets_starts
     if confirms and move.store is not system.store:
         after = after._replace(replica=None)  # on all replicas in step before it goes on
     if move.store.manifest.generation != system.store.manifest.generation:
@@ -154,6 +160,8 @@ def _broken_off(system: System, index: int, process: Process, move: Move) -> Ite
 
 def _failover(system: System, scenario: Scenario) -> Iterator[Step]:
     if system.replica is None:
+        if scenario.forgets_starts and system.store.counter.generation > 1:
+            return
         yield Step("the replica stops following", system._replace(replica=system.store))
         return
     back = {
@@ -213,7 +221,7 @@ def _wrong_start(system: System, move: Move) -> str:
 
 def _inconsistent(after: System) -> str:
     manifest, cell = after.store.manifest, after.store.cell
-    if cell.generation != manifest.generation:
+    if cell.writer.generation != manifest.generation:
         return ""
     for number, pair in enumerate(cell.keys):
         if cell.marks[number]:

@@ -15,6 +15,8 @@ READ = "read progress alone"
 FENCE = "d: fence a partition and read its progress"
 FENCE_ALONE = "fence the partitions alone"
 CELL = "e: fence the cell and read it"
+CELL_EARLY = "fence the cell for the number that is to come"
+FOLD_AS_OLD = "fold as the old writer"
 CHECK = "f, g: find the resume epoch and check it"
 FOLD = "h: fold"
 SETTLE = "h: settle the cell and create partitions"
@@ -76,27 +78,33 @@ class Start(NamedTuple):
         step, then = self.todo[0], self._then()
         match step:
             case _ if step == BUMP:
-                then = self._then(generation=store.counter + 1)
-                store = store._replace(counter=then.generation)
+                then = self._then(generation=store.counter.generation + 1)
+                store = store._replace(counter=then.who)
             case _ if step == AGAIN and store.manifest != self.old:
                 then = self._replace(end="overtaken")
             case _ if step == FENCE_ALONE:
-                assert self.old is not None
                 for number in range(len(store.cell.lanes)):
-                    at = self.old.generation
-                    store = scripts.fence_partition(store, at, number, self.generation)
+                    store = self._shut(store, number, broken)
             case _ if step in (READ, FENCE):
-                then, store = self._fence(step, store)
+                then, store = self._fence(step, store, broken)
+            case _ if step == CELL_EARLY:
+                coming = Writer(self.name, store.counter.generation + 1)
+                store = scripts.fence_cell(store, coming)
+                if not scripts.same(store.cell.writer, coming, broken, "a cell"):
+                    then = self._replace(end="overtaken")
             case _ if step == CELL:
                 store = scripts.fence_cell(store, self.who)
+                if not scripts.same(store.cell.writer, self.who, broken, "a cell"):
+                    then = self._replace(end="overtaken")
             case _ if step == CHECK:
                 then = self._checked(store, broken)
             case _ if step == SETTLE:
-                store = self._created(store)
-                then = self._then(calls=(Call("settle", self.who, (self.epoch - 1,)),))
-            case _ if step == FOLD:
-                calls = self._folds(store, broken)
-                then = self._lost(store) if calls is None else self._then(calls=calls)
+                then, store = self._created(store, broken)
+            case _ if step in (FOLD, FOLD_AS_OLD):
+                assert self.old is not None
+                who = self.who if step == FOLD else self.old.writer
+                calls = self._folds(store, broken, who)
+                then = self._lost(store, broken) if calls is None else self._then(calls=calls)
             case _ if step == WRITE:
                 then = self._then(calls=(Call("write the manifest", self.who, (self.epoch,)),))
             case _ if step == DELETE:
@@ -105,14 +113,19 @@ class Start(NamedTuple):
                 return self._restored(store, broken)
         return Move(step, then, store)
 
-    def _fence(self, step: str, store: Store) -> tuple[Start, Store]:
+    def _shut(self, store: Store, number: int, broken: Broken) -> Store:
+        assert self.old is not None
+        return scripts.fence_partition(store, self.old.writer, number, self.generation, broken)
+
+    def _fence(self, step: str, store: Store, broken: Broken) -> tuple[Start, Store]:
         assert self.old is not None
         number = len(self.fences)
         at = store.partition(self.old.generation, number)
-        found = None if at is None else Fence(at.epoch, at.trimmed)
+        is_old = at is not None and scripts.same(at.writer, self.old.writer, broken, "a partition")
+        found = Fence(at.epoch, at.trimmed) if at is not None and is_old else None
         fences = (*self.fences, found)
         if step == FENCE:
-            store = scripts.fence_partition(store, self.old.generation, number, self.generation)
+            store = self._shut(store, number, broken)
         more = len(fences) < len(store.cell.lanes)
         return self._replace(fences=fences, todo=self.todo[0 if more else 1 :]), store
 
@@ -127,10 +140,10 @@ class Start(NamedTuple):
             for number, fence in enumerate(self.fences)
         )
         if lost and "applied is checked" not in broken:
-            return self._lost(store)
+            return self._lost(store, broken)
         return self._then(epoch=epoch)
 
-    def _folds(self, store: Store, broken: Broken) -> tuple[Call, ...] | None:
+    def _folds(self, store: Store, broken: Broken, who: Writer) -> tuple[Call, ...] | None:
         assert self.old is not None
         calls: tuple[Call, ...] = ()
         to = self.epoch - 1 if "what is uncommitted is dropped" not in broken else 9
@@ -141,19 +154,20 @@ class Start(NamedTuple):
                 if short and "a fold looks at progress with the journal" not in broken:
                     return None
                 journal = () if at is None else at.journal
-                calls += fold_calls(self.who, number, journal, fence.trimmed - 1, to)
+                calls += fold_calls(who, number, journal, fence.trimmed - 1, to)
         return calls
 
-    def _lost(self, store: Store) -> Start:
+    def _lost(self, store: Store, broken: Broken) -> Start:
         """Tell what a newer start has changed from what Redis lost."""
-        return self._replace(end="lost" if store.counter == self.generation else "overtaken")
+        stands = scripts.same(store.counter, self.who, broken, "the counter")
+        return self._replace(end="lost" if stands else "overtaken")
 
-    def _created(self, store: Store) -> Store:
+    def _created(self, store: Store, broken: Broken) -> tuple[Start, Store]:
         for number in range(len(store.cell.lanes)):
-            if store.partition(self.generation, number) is None:
-                made = scripts.Partition(self.epoch, trimmed=self.epoch)
-                store = store.with_partition(self.generation, number, made)
-        return store
+            verdict, store = scripts.create_partition(store, broken, self.who, number, self.epoch)
+            if verdict != "ok":
+                return self._replace(end="overtaken"), store
+        return self._then(calls=(Call("settle", self.who, (self.epoch - 1,)),)), store
 
     def _unlinks(self) -> tuple[Call, ...]:
         assert self.old is not None
@@ -164,9 +178,11 @@ class Start(NamedTuple):
 
     def _restored(self, store: Store, broken: Broken) -> Move:
         cell = store.cell
-        stands = (cell.generation, cell.epoch) == (self.generation, self.epoch - 1)
+        stands = (
+            scripts.same(cell.writer, self.who, broken, "a cell") and cell.epoch == self.epoch - 1
+        )
         if not stands and "a start looks at the cell that it restores" not in broken:
-            return Move(RESTORE, self._lost(store), store)
+            return Move(RESTORE, self._lost(store, broken), store)
         first, last = self.epoch, self.epoch + self.epochs - 1
         spawned = tuple(
             Replicator(self.who, number, first, last) for number in range(len(cell.lanes))

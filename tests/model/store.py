@@ -22,12 +22,30 @@ def put(items: tuple[Item, ...], index: int, item: Item) -> tuple[Item, ...]:
     return (*items[:index], item, *items[index + 1 :])
 
 
+class Writer(NamedTuple):
+    """Who sends a command: its token is the number with the ID of the start."""
+
+    start: str
+    generation: int
+
+
+def same(have: Writer, who: Writer, broken: Broken, where: str) -> bool:
+    """Compare tokens as the scripts do."""
+    if not broken.isdisjoint({"starts have IDs", f"{where} has a start ID"}):
+        return have.generation == who.generation
+    return have == who
+
+
 class Manifest(NamedTuple):
     """Also who has run which epochs: ``(start, resume epoch)`` of all manifests until this one."""
 
     generation: int
     resume_epoch: int
     runs: tuple[Delta, ...]
+
+    @property
+    def writer(self) -> Writer:
+        return Writer(self.runs[-1][0], self.generation)
 
     def delta(self, epoch: int) -> Delta:
         """Tell which delta of an epoch counts."""
@@ -40,6 +58,7 @@ class Manifest(NamedTuple):
 class Partition(NamedTuple):
     """Journal and progress."""
 
+    writer: Writer
     epoch: int
     row: int = 0
     trimmed: int = 1
@@ -48,7 +67,7 @@ class Partition(NamedTuple):
 
 
 class Cell(NamedTuple):
-    generation: int
+    writer: Writer
     epoch: int
     lanes: tuple[int, ...]
     marks: tuple[int, ...]
@@ -63,7 +82,7 @@ class Cell(NamedTuple):
 
 
 class Store(NamedTuple):
-    counter: int
+    counter: Writer
     manifest: Manifest
     cell: Cell
     partitions: tuple[tuple[int, int, Partition], ...]
@@ -81,19 +100,12 @@ class Store(NamedTuple):
         return self._replace(partitions=tuple(sorted(rest)))
 
 
-class Writer(NamedTuple):
-    """Who sends a command."""
-
-    start: str
-    generation: int
-
-
 def founded(partitions: int) -> Store:
     """A flow whose first start is just over."""
-    none = (0,) * partitions
-    cell = Cell(1, 0, none, none, ((NOTHING, NOTHING),) * partitions)
-    parts = tuple((1, number, Partition(1)) for number in range(partitions))
-    return Store(1, Manifest(1, 1, (("old", 1),)), cell, parts)
+    none, old = (0,) * partitions, Writer("old", 1)
+    cell = Cell(old, 0, none, none, ((NOTHING, NOTHING),) * partitions)
+    parts = tuple((1, number, Partition(old, 1)) for number in range(partitions))
+    return Store(old, Manifest(1, 1, (("old", 1),)), cell, parts)
 
 
 def append(
@@ -102,9 +114,11 @@ def append(
     """Append one row; the second of an epoch moves progress."""
     at = store.partition(who.generation, number)
     if at is None and "an append makes no key" in broken:
-        at = Partition(epoch, before)
+        at = Partition(who, epoch, before)
     if at is None:
         return "missing", store
+    if not same(at.writer, who, broken, "a partition"):
+        return "fenced", store
     if at.fenced and "an append asks for the fence" not in broken:
         return "fenced", store
     if at.row != before and "an append compares the row" not in broken:
@@ -123,7 +137,7 @@ def trim(store: Store, broken: Broken, who: Writer, number: int, below: int) -> 
     at = store.partition(who.generation, number)
     if at is None:
         return "missing", store
-    if at.fenced:
+    if at.fenced or not same(at.writer, who, broken, "a partition"):
         return "fenced", store
     if at.trimmed >= below:
         return "ok", store
@@ -144,7 +158,10 @@ class Chunk(NamedTuple):
 
 def fold(store: Store, broken: Broken, who: Writer, chunk: Chunk) -> tuple[str, Store]:
     cell, number = store.cell, chunk.partition
-    if cell.generation != who.generation and "a fold asks for the generation" not in broken:
+    if (
+        not same(cell.writer, who, broken, "a cell")
+        and "a fold asks for the generation" not in broken
+    ):
         return "fenced", store
     if "a fold is compared" not in broken:
         if cell.applied(number) >= chunk.to:
@@ -165,24 +182,34 @@ def fold(store: Store, broken: Broken, who: Writer, chunk: Chunk) -> tuple[str, 
     return "ok", store._replace(cell=cell._replace(keys=keys, lanes=lanes, marks=marks))
 
 
-def fence_partition(store: Store, generation: int, number: int, by: int) -> Store:
-    at = store.partition(generation, number)
-    if at is None:
+def fence_partition(store: Store, old: Writer, number: int, by: int, broken: Broken) -> Store:
+    at = store.partition(old.generation, number)
+    if at is None or not same(at.writer, old, broken, "a partition"):
         return store
-    return store.with_partition(generation, number, at._replace(fenced=max(at.fenced, by)))
+    return store.with_partition(old.generation, number, at._replace(fenced=max(at.fenced, by)))
 
 
 def fence_cell(store: Store, who: Writer) -> Store:
-    cell = store.cell
-    if cell.generation >= who.generation:
+    """Of two starts that Redis gave one number the first one keeps the cell."""
+    if store.cell.writer.generation >= who.generation:
         return store
-    return store._replace(cell=cell._replace(generation=who.generation))
+    return store._replace(cell=store.cell._replace(writer=who))
+
+
+def create_partition(
+    store: Store, broken: Broken, who: Writer, number: int, epoch: int
+) -> tuple[str, Store]:
+    at = store.partition(who.generation, number)
+    if at is None:
+        made = Partition(who, epoch, trimmed=epoch)
+        return "ok", store.with_partition(who.generation, number, made)
+    return "ok" if same(at.writer, who, broken, "a partition") else "fenced", store
 
 
 def settle_cell(store: Store, broken: Broken, who: Writer, epoch: int) -> tuple[str, Store]:
     """Say that all partitions are applied up to an epoch."""
     cell = store.cell
-    if cell.generation != who.generation or cell.epoch > epoch:
+    if not same(cell.writer, who, broken, "a cell") or cell.epoch > epoch:
         return "fenced", store
     if "settling asks what is applied" not in broken and (
         min(map(cell.applied, range(len(cell.lanes)))) < epoch
@@ -194,7 +221,10 @@ def settle_cell(store: Store, broken: Broken, who: Writer, epoch: int) -> tuple[
 
 
 def write_manifest(store: Store, broken: Broken, who: Writer, epoch: int) -> tuple[str, Store]:
-    if store.counter != who.generation and "a manifest is compared" not in broken:
+    if (
+        not same(store.counter, who, broken, "the counter")
+        and "a manifest is compared" not in broken
+    ):
         return "fenced", store
     runs = tuple(run for run in store.manifest.runs if run[1] < epoch)
     new = Manifest(who.generation, epoch, (*runs, (who.start, epoch)))

@@ -6,6 +6,7 @@ import random
 import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.crash.cluster import Cluster, wait_until
 from tests.crash.conftest import MakeJob
 from tests.crash.job import Job
 from tests.crash.known import Clicks
+from tests.crash.test_planted_bugs import replicator_of
 from tests.crash.test_start_steps import killed_in_midstream
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(240)]
@@ -27,6 +29,12 @@ def start_both(job: Job, processes: int, seed: int, **settings: bool) -> list[Cl
     clusters = [job.start(processes, join_timeout=12, quick=True, pause=0.1)]
     time.sleep(random.Random(seed).uniform(0, 1.5))
     return [*clusters, job.start(processes, join_timeout=12, quick=True, pause=0.1, **settings)]
+
+
+def has_let_go(pid: int, replicator: int) -> bool:
+    """Whether a dataflow has closed its end of the replicator's standard input."""
+    pipe = Path(f"/proc/{replicator}/fd/0").readlink()
+    return all(file.readlink() != pipe for file in Path(f"/proc/{pid}/fd").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -57,6 +65,31 @@ def test_with_take_over_the_later_one_runs(make_job: MakeJob, processes: int, se
         assert REFUSED.search(second.said), said
     else:
         assert codes == [[2] * processes, [0] * processes], said
+    assert job.differences() == []
+    assert job.litter() == []
+
+
+@pytest.mark.long
+def test_a_process_that_learns_of_a_take_over_by_the_end_of_the_others_says_so(
+    make_job: MakeJob,
+) -> None:
+    """Its engine panics when theirs has gone, before its own replicator knows anything."""
+    job = make_job()
+    first = job.start(2)
+    job.reach_midstream(first, 2)
+    pid = replicator_of(first, 1)
+    for asleep in (first[1].pid, pid):
+        first[1].send(signal.SIGSTOP, to=asleep)
+    second = job.start(2, quick=True, take_over=True)
+    assert first[0].wait() == 2, first.said
+    wait_until(lambda: second[1].resumed is not None or not second.alive, "the second one runs")
+    first[1].send(signal.SIGCONT)
+    wait_until(lambda: has_let_go(first[1].pid, pid), "the engine ends, and the drain begins")
+    first[1].send(signal.SIGCONT, to=pid)
+    assert first[1].wait() == 2, first.said
+    assert re.search(r"bytewax-redis-state: error: .* taken over by ", first[1].err), first.said
+    assert "Traceback" not in first[1].err
+    job.wait_for_end(second)
     assert job.differences() == []
     assert job.litter() == []
 
