@@ -24,14 +24,14 @@ from uuid import uuid4
 
 import pytest
 
+from bytewax_redis_state.chaos.servers.cluster import ClusterGroup
+from bytewax_redis_state.chaos.servers.sentinel import SentinelGroup
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ConfigError, ServerUnavailableError
 from bytewax_redis_state.server.binary import find_server_binary
 from bytewax_redis_state.server.client import Client, connect
 from tests.ports import free_addresses, free_ports
-from tests.servers.cluster import ClusterGroup
 from tests.servers.programs import find_program
-from tests.servers.sentinel import SentinelGroup
 
 # A job in the background ignores Ctrl-C, and so would each process that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -216,7 +216,7 @@ def shared_cluster(
     try:
         yield group.start()
     finally:
-        group.end()
+        group.stop()
 
 
 Group = ClusterGroup | SentinelGroup
@@ -239,7 +239,7 @@ def start_group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartGroup
 
     yield start
     for group in groups:
-        group.end()
+        group.stop()
 
 
 @pytest.fixture

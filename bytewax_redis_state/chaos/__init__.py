@@ -10,7 +10,7 @@ module         noun
 `schedule`     which faults strike which flow, and when: all of it follows from a seed
 `faults`       the kinds of faults
 `member`       one process of a dataflow, and all processes of one start
-`server`       the Redis server that is struck
+`servers`      the Redis that is struck: one server, or several in a group
 `proxy`        the network between them, which is struck too
 `trial`        one flow from its start to its end under some faults
 `campaign`     all trials of a schedule

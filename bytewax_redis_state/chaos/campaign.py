@@ -23,12 +23,11 @@ RunTrial = Callable[[Plan, Path, threading.Event], Outcome]
 
 
 def usable_faults(
-    wanted: Sequence[str], *, own_server: bool, stock: bool = False
+    wanted: Sequence[str], *, stock: bool = False
 ) -> tuple[dict[str, Fault], dict[str, str]]:
     """Choose the kinds of faults that can be had here.
 
     :arg wanted: Names; none means all.
-    :arg own_server: Redis is a server of the harness's own.
     :arg stock: Stock recovery is struck.
     :returns: Those that can be had, and why the others can't.
     """
@@ -38,8 +37,6 @@ def usable_faults(
         missing = fault.missing(name)
         if stock and not fault.stock:
             left_out[name] = "stock recovery has neither Redis nor a replicator"
-        elif fault.own_server and not own_server:
-            left_out[name] = "it needs a server of the harness's own: leave out --redis"
         elif missing:
             left_out[name] = missing
         else:

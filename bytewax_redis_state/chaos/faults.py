@@ -9,25 +9,24 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
+from bytewax_redis_state.chaos.disk import can_mount
 from bytewax_redis_state.chaos.faketime import faketime_library
 from bytewax_redis_state.chaos.member import Member
 from bytewax_redis_state.chaos.scene import Scene, StuckError
-from bytewax_redis_state.chaos.schedule import MOMENTS, Strike
+from bytewax_redis_state.chaos.schedule import MOMENTS, SERVERS, Strike
+from bytewax_redis_state.chaos.servers.modes import missing_mode
 
-__all__ = ["EARLIER_COPY", "FAULTS", "Fault", "small_disk"]
+__all__ = ["EARLIER_COPY", "FAULTS", "Fault"]
 
 EARLIER_COPY = "earlier"
 """Name of the copy of Redis's data that a trial keeps, of a time before the last faults."""
 
-_DISK_BYTES = 128 * 1024 * 1024
 _PAST_A_LEASE = 6.5  # seconds
 _SELDOM = 0.2  # of the stops are that long
 _FLUSH_SECONDS = 60.0
@@ -35,6 +34,8 @@ _WAKES_IN_START = 0.5
 _DAY = 24 * 3600
 _FORWARD, _BACK = 0.4, 0.6  # below which a clock is set forward, and back by a little
 _IN_STREAM = ("stream", "unshipped", "fold")
+_ONE, _SENTINEL, _CLUSTER = ((name,) for name in SERVERS)
+_WITH_TAIL = 0.5  # of the killed primaries had told all to their replicas
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Fault:
     :arg says: What it does, in words.
     :arg strike: Does it.
     :arg moments: When it may strike.
-    :arg own_server: It needs a Redis server of the harness's own.
+    :arg servers: Which Redis it can be done to.
     :arg loses: It may take writes from Redis that it has acknowledged.
     :arg stock: It can be done to stock recovery, too.
     """
@@ -52,7 +53,7 @@ class Fault:
     says: str
     strike: Callable[[Scene, Strike], None]
     moments: Sequence[str] = MOMENTS
-    own_server: bool = False
+    servers: Sequence[str] = SERVERS
     loses: bool = False
     stock: bool = False
 
@@ -60,9 +61,9 @@ class Fault:
         """Say what it needs that this machine does not have; empty where all is there."""
         if name == "clock" and faketime_library() is None:
             return "libfaketime is not installed (apt-get install faketime)"
-        if name == "disk" and not _can_mount():
+        if name == "disk" and not can_mount():
             return "no small disk can be mounted here (root is needed)"
-        return ""
+        return missing_mode(self.servers[0])
 
 
 # --- processes ----------------------------------------------------------------------------------
@@ -235,6 +236,28 @@ def _lose_tail(scene: Scene, strike: Strike) -> None:
     scene.server.forget_since(copy)
 
 
+# --- servers that take over from each other -----------------------------------------------------
+
+
+def _kill_primary(scene: Scene, strike: Strike) -> None:
+    """Kill the server that has a journal, and start it again as a replica of its successor."""
+    key = scene.journal(strike.target)
+    if strike.size < _WITH_TAIL:
+        before = scene.group.primary_of(key)
+        before.kill()
+        scene.group.wait_failed_over(before, key)
+    else:
+        before = scene.group.lose_tail(key, partial(time.sleep, strike.seconds))
+    scene.group.rejoin(before)
+
+
+def _order_failover(scene: Scene, strike: Strike) -> None:
+    key = scene.journal(strike.target)
+    before = scene.group.primary_of(key)
+    scene.group.fail_over(before)
+    scene.group.wait_failed_over(before, key)
+
+
 # --- the network --------------------------------------------------------------------------------
 
 
@@ -308,42 +331,6 @@ def _fill_disk(scene: Scene, strike: Strike) -> None:
     filler.unlink(missing_ok=True)
 
 
-def _mount(folder: Path, size: int) -> bool:
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
-    with suppress(OSError):
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
-    return False
-
-
-def _unmount(folder: Path) -> None:
-    subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=True)
-
-
-def _can_mount() -> bool:
-    return os.geteuid() == 0 and shutil.which("mount") is not None and _try_mount()
-
-
-def _try_mount() -> bool:
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        if not _mount(folder, 1024 * 1024):
-            return False
-        _unmount(folder)
-        return True
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    """Mount a small disk on a folder, which is made, for as long as the block lasts."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not _mount(folder, _DISK_BYTES):
-        raise StuckError(f"no small disk can be mounted on {folder}")
-    try:
-        yield
-    finally:
-        _unmount(folder)
-
-
 FAULTS: Mapping[str, Fault] = {
     "kill-worker": Fault("SIGKILL of a dataflow process", _kill_worker, stock=True),
     "kill-process": Fault("SIGKILL of a process and its replicator", _kill_process, stock=True),
@@ -353,19 +340,31 @@ FAULTS: Mapping[str, Fault] = {
     "stop-replicator": Fault("SIGSTOP and SIGCONT of a replicator", _stop_replicator),
     "stop-all": Fault("SIGSTOP and SIGCONT of everything", _stop_all, stock=True),
     "take-over": Fault("a second cluster takes over", _take_over, _IN_STREAM),
-    "kill-redis": Fault("SIGKILL of Redis", _kill_redis, own_server=True, loses=True),
-    "stop-redis": Fault("SIGSTOP and SIGCONT of Redis", _stop_redis, own_server=True),
-    "loading": Fault("Redis loads slowly", _load_slowly, own_server=True, loses=True),
-    "readonly": Fault("Redis is a replica for a while", _read_only, own_server=True),
-    "misconf": Fault("Redis can't save, and refuses writes", _misconf, own_server=True),
-    "maxmemory": Fault("Redis is full", _maxmemory, own_server=True),
-    "flush": Fault("FLUSHALL", _flush, _IN_STREAM, own_server=True, loses=True),
-    "lost-tail": Fault("Redis loses its last writes", _lose_tail, own_server=True, loses=True),
-    "cut": Fault("connections are cut", _cut),
-    "delay": Fault("the network is slow to answer", _delay),
-    "throttle": Fault("the network is narrow", _throttle),
-    "half-open": Fault("connections go dead without a word", _half_open),
-    "late-writes": Fault("what a broken connection held arrives late", _late_writes),
+    "kill-redis": Fault("SIGKILL of Redis", _kill_redis, servers=_ONE, loses=True),
+    "stop-redis": Fault("SIGSTOP and SIGCONT of Redis", _stop_redis, servers=_ONE),
+    "loading": Fault("Redis loads slowly", _load_slowly, servers=_ONE, loses=True),
+    "readonly": Fault("Redis is a replica for a while", _read_only, servers=_ONE),
+    "misconf": Fault("Redis can't save, and refuses writes", _misconf, servers=_ONE),
+    "maxmemory": Fault("Redis is full", _maxmemory, servers=_ONE),
+    "flush": Fault("FLUSHALL", _flush, _IN_STREAM, servers=_ONE, loses=True),
+    "lost-tail": Fault("Redis loses its last writes", _lose_tail, servers=_ONE, loses=True),
+    "sentinel-failover": Fault(
+        "SIGKILL of the primary that Sentinels watch", _kill_primary, servers=_SENTINEL, loses=True
+    ),
+    "sentinel-order": Fault(
+        "Sentinels are told to fail over", _order_failover, servers=_SENTINEL, loses=True
+    ),
+    "cluster-failover": Fault(
+        "SIGKILL of a node of a Redis Cluster", _kill_primary, servers=_CLUSTER, loses=True
+    ),
+    "cluster-order": Fault(
+        "a replica of a Redis Cluster is told to take over", _order_failover, servers=_CLUSTER
+    ),
+    "cut": Fault("connections are cut", _cut, servers=_ONE),
+    "delay": Fault("the network is slow to answer", _delay, servers=_ONE),
+    "throttle": Fault("the network is narrow", _throttle, servers=_ONE),
+    "half-open": Fault("connections go dead without a word", _half_open, servers=_ONE),
+    "late-writes": Fault("what a broken connection held arrives late", _late_writes, servers=_ONE),
     "clock": Fault("the clock of a process is shifted", _shift_clock),
     "disk": Fault("the scratch disk is full", _fill_disk),
 }

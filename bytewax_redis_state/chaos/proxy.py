@@ -1,6 +1,7 @@
 """A TCP proxy of the harness: the network between a dataflow process and Redis, which can fail.
 
-Each process has a door of its own, so that one can be cut off while the others go on. Invariant:
+Each process has a door of its own, so that one can be cut off while the others go on; of several
+servers each has one. Invariant:
 bytes keep their order within a connection, and nothing is made up: a connection carries a prefix
 of what was sent.
 """
@@ -44,11 +45,13 @@ class _Link:
 
 @dataclass
 class Door:
-    """What one process connects to.
+    """What is connected to in place of a server.
 
-    :arg port: Where it listens, on the loopback.
+    :arg server: Its host and port.
+    :arg port: Where the door is, on the loopback; any, if 0, until it is open.
     """
 
+    server: tuple[str, int]
     port: int = 0
     delay: float = 0.0
     rate: float = 0.0
@@ -57,17 +60,13 @@ class Door:
 
 
 class Proxy:
-    """Doors to one server; runs in a thread of its own.
+    """Doors to servers; runs in a thread of its own.
 
-    :arg host: Of the server.
-    :arg port: Of the server; may be changed, for a server that took over elsewhere.
-    :arg doors: How many.
+    :arg doors: Opened by :meth:`start`.
     """
 
-    def __init__(self, host: str, port: int, doors: int) -> None:
-        self.host = host
-        self.port = port
-        self.doors = [Door() for _ in range(doors)]
+    def __init__(self, doors: list[Door]) -> None:
+        self.doors = doors
         self.carried = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -153,7 +152,7 @@ class Proxy:
                 finally:
                     self._tasks.discard(task)
 
-            server = await asyncio.start_server(accept, "127.0.0.1", 0)
+            server = await asyncio.start_server(accept, "127.0.0.1", door.port)
             door.port = server.sockets[0].getsockname()[1]
             self._servers.append(server)
 
@@ -174,7 +173,7 @@ class Proxy:
             writer.transport.abort()
             return
         try:
-            server_reader, server_writer = await asyncio.open_connection(self.host, self.port)
+            server_reader, server_writer = await asyncio.open_connection(*door.server)
         except OSError:
             writer.transport.abort()
             return

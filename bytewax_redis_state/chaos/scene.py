@@ -1,4 +1,4 @@
-"""The scene of a trial: a flow's processes, their supervisor, the network and the Redis server.
+"""The scene of a trial: a flow's processes, their supervisor, the network and the flow's Redis.
 
 The supervisor does what an operator's does: it starts a process again that has ended badly, and
 leaves the others of its cluster to notice. Invariant: whatever is waited for has a bound; a flow
@@ -12,8 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -28,7 +29,9 @@ from bytewax_redis_state.chaos.member import Member
 from bytewax_redis_state.chaos.ports import free_addresses
 from bytewax_redis_state.chaos.proxy import Door, Proxy
 from bytewax_redis_state.chaos.schedule import Topology
-from bytewax_redis_state.chaos.server import Server
+from bytewax_redis_state.chaos.servers.group import Group
+from bytewax_redis_state.chaos.servers.home import Home
+from bytewax_redis_state.chaos.servers.single import Server
 from bytewax_redis_state.chaos.tide import Tide
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.errors import StateError
@@ -46,6 +49,7 @@ _EPOCH_SECONDS, _CHECKPOINT_SECONDS, _JOIN_SECONDS, _SHARDS = 0.1, 0.3, 25, 16
 _END_SECONDS = 60.0  # for the others to end, when one has
 _RECOVERY_SECONDS = 100.0
 _POLL = 0.01
+_LOOK_PATIENCE = timedelta(seconds=3)  # with a Redis that is ill
 _MOST_STARTS_IN_VAIN = 25
 
 
@@ -96,7 +100,7 @@ class Scene:
 
     :arg topology: How the flow is spread.
     :arg folder: For all files; made here.
-    :arg server: Started; the scene's alone.
+    :arg home: The scene's alone; started by it.
     :arg program: What runs the flow.
     :arg shifted: Whether clocks are to be shifted.
     :arg given_up: Set when the trial is not to go on.
@@ -106,7 +110,7 @@ class Scene:
         self,
         topology: Topology,
         folder: Path,
-        server: Server,
+        home: Home,
         namespace: str,
         program: Program,
         *,
@@ -115,12 +119,12 @@ class Scene:
     ) -> None:
         self.topology = topology
         self.folder = folder
-        self.server = server
+        self.home = home
         self.keys = FlowKeys(namespace, FLOW_ID)
         self.cluster = Cluster()
         self.starts = 0
         self.endings: list[Ending] = []
-        self.proxy = Proxy(server.host, server.port, topology.processes)
+        self.proxy = Proxy(home.doors(topology.processes))
         self.shifts = [0] * topology.processes
         folder.mkdir(parents=True, exist_ok=True)
         self.scratch = folder / "scratch"
@@ -129,10 +133,8 @@ class Scene:
         self._program = program
         self._shifted = shifted
         self._given_up = given_up or threading.Event()
-        self._client = redis.Redis(host=server.host, port=server.port, socket_timeout=3)
-        # The tide's own: it asks from its thread.
-        self._tide_client = redis.Redis(host=server.host, port=server.port, socket_timeout=3)
         self._codec = Codec()
+        self._opened = ExitStack()
         self._in_vain = 0
         self._clusters: list[Cluster] = []
 
@@ -141,11 +143,25 @@ class Scene:
         """Where all processes put their lines."""
         return self.folder / "out"
 
+    @property
+    def server(self) -> Server:
+        """The one server that the flow has."""
+        assert isinstance(self.home, Server)
+        return self.home
+
+    @property
+    def group(self) -> Group:
+        """The servers that it has, of which one takes over from another."""
+        assert isinstance(self.home, Group)
+        return self.home
+
     # -- starting and ending ------------------------------------------------------------------
 
     def open(self) -> None:
         """Start everything."""
         self.proxy.start()
+        self.home.start()
+        self._client = self._opened.enter_context(self.home.client(_LOOK_PATIENCE))
         for process in range(self.topology.processes):
             set_clock(self._clock(process), 0)
         self.tide.start()
@@ -158,9 +174,9 @@ class Scene:
         for cluster in self._clusters:
             for member in cluster.members:
                 member.kill_group()
+        self._opened.close()
         self.proxy.stop()
-        self._client.close()
-        self._tide_client.close()
+        self.home.stop()
 
     def start(self, *, take_over: bool = False) -> None:
         """Start all processes of the flow."""
@@ -180,7 +196,7 @@ class Scene:
 
     def _options(self, process: int) -> list[object]:
         """Give the options of a process, but for its place in the cluster."""
-        url = f"redis://127.0.0.1:{self.proxy.doors[process].port}/0"
+        url = self.home.url_through(self.proxy.doors, process)
         return [
             *("--redis", url, "--namespace", self.keys.namespace, "-s", _EPOCH_SECONDS),
             *("--checkpoint-interval", _CHECKPOINT_SECONDS, "-w", self.topology.workers),
@@ -269,7 +285,7 @@ class Scene:
         def committed() -> bool:
             nonlocal seen, left
             now = self.progress()
-            left -= now > seen
+            left -= now > seen > 0  # at 0 it could not be read
             seen = now
             return left <= 0 and self.has_started() and self.cluster.alive
 
@@ -309,6 +325,13 @@ class Scene:
         except (redis.RedisError, OSError, StateError):
             return None
 
+    def journal(self, target: int) -> bytes:
+        """Give the name of the journal that is struck; of the manifest, where it can't be told."""
+        manifest = self.manifest()
+        if manifest is None or not manifest.partitions:
+            return self.keys.manifest
+        return self.keys.journal(target % manifest.partitions, manifest.generation)
+
     def progress(self) -> int:
         """Give the epoch below which everything is committed; 0 where that can't be read."""
         manifest = self.manifest()
@@ -324,7 +347,7 @@ class Scene:
         """Tell how far the flow had read at its last checkpoint; 0 where that can't be read."""
         parts = [str(part) for part in range(stream.PARTS)]
         names = [self.keys.state("entries", shard_of(part, _SHARDS), part) for part in parts]
-        found = cast("list[bytes | None]", self._tide_client.mget(names))
+        found = cast("list[bytes | None]", self._client.mget(names))
         bound = self._codec.bind(
             namespace=self.keys.namespace, flow_id=self.keys.flow_id, step="entries"
         )

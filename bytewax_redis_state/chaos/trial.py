@@ -11,19 +11,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bytewax_redis_state.chaos.answer import Answer, differences, right_answer
-from bytewax_redis_state.chaos.faults import EARLIER_COPY, FAULTS, Fault, small_disk
+from bytewax_redis_state.chaos.disk import small_disk
+from bytewax_redis_state.chaos.faults import EARLIER_COPY, FAULTS, Fault
 from bytewax_redis_state.chaos.harvest import harvest
 from bytewax_redis_state.chaos.scene import Ending, Program, Scene, StuckError
 from bytewax_redis_state.chaos.schedule import TOPOLOGIES, Plan, Strike
-from bytewax_redis_state.chaos.server import Server
+from bytewax_redis_state.chaos.servers.cluster import ClusterGroup
+from bytewax_redis_state.chaos.servers.home import Home
+from bytewax_redis_state.chaos.servers.sentinel import SentinelGroup
+from bytewax_redis_state.chaos.servers.single import Server
 from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.recovery.verification import verify
+from bytewax_redis_state.server.binary import find_server_binary
 
 __all__ = ["Outcome", "Struck", "Trial"]
 
@@ -32,6 +37,22 @@ _START_LAG = 0.004
 _IN_EPOCH, _IN_START = 0.15, 1.2  # seconds
 _ALL_LAG = 0.25
 _LOSSES = ("lost", "missing", "no manifest")
+
+
+def _sentinel_group(folder: Path) -> Home:
+    return SentinelGroup(find_server_binary(), folder, replicas=1, behind_doors=True)
+
+
+def _cluster_group(folder: Path) -> Home:
+    return ClusterGroup(find_server_binary(), folder, behind_doors=True)
+
+
+_HOMES: Mapping[str, Callable[[Path], Home]] = {
+    "single": Server,
+    "sentinel": _sentinel_group,
+    "cluster": _cluster_group,
+}
+"""What makes each of ``schedule.SERVERS`` in a folder."""
 
 
 @dataclass(frozen=True)
@@ -127,13 +148,10 @@ class Trial:
         with ExitStack() as stack:
             if "disk" in kinds:
                 stack.enter_context(small_disk(self._folder / "scratch"))
-            server = Server(self._folder / "redis")
-            stack.callback(server.stop)
-            server.start()
             scene = self.scene_class(
                 TOPOLOGIES[self._plan.topology],
                 self._folder,
-                server,
+                _HOMES[self._plan.servers](self._folder / "redis"),
                 self._namespace,
                 self._program,
                 shifted="clock" in kinds,
@@ -163,11 +181,14 @@ class Trial:
     # -- striking -----------------------------------------------------------------------------
 
     def _strike(self, scene: Scene, strike: Strike, follower: Strike | None) -> None:
+        fault = self._faults[strike.kind]
+        if "single" not in fault.servers:  # the last failover is to be over
+            scene.home.settle()
         with self._lag(scene, strike):
             self._await_moment(scene, strike)
             backlog, folding, starting = self._look(scene)
             at = time.monotonic()
-            self._faults[strike.kind].strike(scene, strike)
+            fault.strike(scene, strike)
         folding = folding or (strike.kind.startswith("kill-") and scene.is_folding())
         recovery = None
         if follower is None or follower.moment != "start":
@@ -234,7 +255,7 @@ class Trial:
         self._outcome.findings += self._unfounded_losses(scene)
 
     def _harvest(self, scene: Scene) -> Answer:
-        with scene.server.client() as client:
+        with scene.home.client() as client:
             if verify(client, scene.keys).entries:  # what came last is in the journal still
                 scene.run_again()
             checked = verify(client, scene.keys)

@@ -125,12 +125,11 @@ def _require_sense(args: argparse.Namespace) -> None:
 
 
 def _prepared(args: argparse.Namespace) -> Report:
-    usable, left_out = usable_faults(args.fault or (), own_server=True, stock=args.rival == "stock")
+    usable, left_out = usable_faults(args.fault or (), stock=args.rival == "stock")
     if not usable:
         raise ConfigError("no fault can be had here", "; ".join(left_out.values()))
     seed = random.randrange(_SEEDS) if args.seed is None else args.seed
-    kinds = {name: fault.moments for name, fault in usable.items()}
-    schedule = make_schedule(seed, args.faults, args.topology or list(TOPOLOGIES), kinds)
+    schedule = make_schedule(seed, args.faults, args.topology or list(TOPOLOGIES), usable)
     if args.run is not None and not 0 <= args.run < len(schedule.plans):
         raise ConfigError(
             f"--run is {args.run}, and the schedule has {len(schedule.plans)} runs",

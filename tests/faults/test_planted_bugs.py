@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -34,7 +35,8 @@ def struck(tmp_path, bug: str, runs: int) -> Report:
     """Run a bug's schedule until it is not right; with the bug, or with none."""
     kind, topology, per_trial = SCHEDULES[bug.removeprefix("not ")]
     moments = [moment for moment in FAULTS[kind].moments if moment not in ("stream", "start")]
-    schedule = make_schedule(1, runs * per_trial, [topology], {kind: moments}, per_trial=per_trial)
+    kinds = {kind: replace(FAULTS[kind], moments=moments)}
+    schedule = make_schedule(1, runs * per_trial, [topology], kinds, per_trial=per_trial)
     report = Report(schedule, "ours", {})
     planted = "" if bug.startswith("not ") else bug
     program = Program((sys.executable, str(RUNNER)), {"CRASH_BUG": planted, "CRASH_AT_STEP": ""})

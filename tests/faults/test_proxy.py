@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from bytewax_redis_state.chaos.proxy import Proxy
+from bytewax_redis_state.chaos.proxy import Door, Proxy
 
 
 class Echo:
@@ -50,7 +50,7 @@ def echo():
 
 @pytest.fixture
 def proxy(echo):
-    made = Proxy("127.0.0.1", echo.port, doors=2)
+    made = Proxy([Door(("127.0.0.1", echo.port)) for _ in range(2)])
     made.start()
     yield made
     made.stop()

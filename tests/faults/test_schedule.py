@@ -7,11 +7,9 @@ from collections import Counter
 from bytewax_redis_state.chaos.faults import FAULTS
 from bytewax_redis_state.chaos.schedule import MOMENTS, TOPOLOGIES, make_schedule
 
-KINDS = {name: fault.moments for name, fault in FAULTS.items()}
-
 
 def schedule(seed: int, faults: int = 92):
-    return make_schedule(seed, faults, list(TOPOLOGIES), KINDS)
+    return make_schedule(seed, faults, list(TOPOLOGIES), FAULTS)
 
 
 def test_a_seed_gives_the_same_schedule_and_another_one_another():

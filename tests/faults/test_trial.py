@@ -46,7 +46,7 @@ def test_a_struck_flow_is_right_and_the_report_says_how_it_was_struck(tmp_path):
 
 
 def test_a_wrong_answer_is_told_with_the_way_to_replay_it(tmp_path):
-    kinds = {"cut": FAULTS["cut"].moments}
+    kinds = {"cut": FAULTS["cut"]}
     report = Report(make_schedule(3, 12, ["1-worker"], kinds), "ours", {})
 
     def judged(plan, folder, given_up):
@@ -73,7 +73,7 @@ def test_a_wrong_answer_is_told_with_the_way_to_replay_it(tmp_path):
 
 def test_what_this_machine_lacks_is_left_out_and_said(monkeypatch):
     monkeypatch.setattr("bytewax_redis_state.chaos.faults.faketime_library", lambda: None)
-    usable, left_out = usable_faults([], own_server=True)
+    usable, left_out = usable_faults([])
     assert "clock" not in usable
     assert "libfaketime" in left_out["clock"]
     assert not os.environ.get("CI") or "disk" in usable
@@ -82,7 +82,7 @@ def test_what_this_machine_lacks_is_left_out_and_said(monkeypatch):
 def test_in_ci_no_kind_of_fault_is_left_out():
     if not os.environ.get("CI"):
         pytest.skip("only CI has to have everything")
-    assert usable_faults([], own_server=True)[1] == {}
+    assert usable_faults([])[1] == {}
 
 
 @pytest.mark.parametrize(

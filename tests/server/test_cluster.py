@@ -9,6 +9,8 @@ import pytest
 import redis
 from redis.exceptions import TryAgainError
 
+from bytewax_redis_state.chaos.servers.cluster import ClusterGroup
+from bytewax_redis_state.chaos.servers.node import wait_until
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.config.topology import Host
 from bytewax_redis_state.errors import ServerUnavailableError, ServerUnfitError
@@ -17,8 +19,6 @@ from bytewax_redis_state.server.client import Client, address_of, connect, serve
 from bytewax_redis_state.server.probe import probe_all
 from bytewax_redis_state.server.slots import SlotTable, key_of
 from bytewax_redis_state.server.translation import translated
-from tests.servers.cluster import ClusterGroup
-from tests.servers.node import wait_until
 
 ADD = "return redis.call('INCRBY', KEYS[1], ARGV[1])"
 

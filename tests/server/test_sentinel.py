@@ -9,10 +9,10 @@ import pytest
 import redis
 
 from bytewax_redis_state import RedisStateBackend
+from bytewax_redis_state.chaos.servers.node import wait_until
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ServerUnavailableError
 from bytewax_redis_state.server.client import address_of, connect
-from tests.servers.node import wait_until
 
 
 def test_a_client_follows_the_primary_through_an_ordered_failover_and_a_crash(start_group):
@@ -25,13 +25,13 @@ def test_a_client_follows_the_primary_through_an_ordered_failover_and_a_crash(st
         backend.put("k", 1)
         asyncio.run(backend.aio.put("l", 1))
         before = group.primary
-        group.fail_over()
+        group.fail_over(before)
         now = group.wait_failed_over(before)
         wait_until(lambda: client.set("n", 2) and _get(now, "n") == b"2", "writes go there", 5)
         backend.put("k", 2)
         assert _get(now, "state:k") == b"2"
         assert before.role in ("master", "slave")
-        group.wait_in_step()
+        group.settle()
         now.kill()
         with pytest.raises(ServerUnavailableError):
             connect(config)
@@ -47,7 +47,7 @@ def test_a_connection_to_a_server_that_became_a_replica_is_left(start_group):
     with connect(config) as client:
         client.set("n", 1)
         client.connection_pool.connection_kwargs["primary"]._due = float("inf")  # asks no more
-        first, second = group.servers
+        first, second = group.nodes
         first.client.execute_command("REPLICAOF", "127.0.0.1", second.port)
         with pytest.raises(redis.RedisError):
             client.set("n", 2)

@@ -1,1 +1,4 @@
-"""Real servers in groups: a primary that Sentinels watch, and a Redis Cluster; on loopback."""
+"""What servers of tests are made from: programs, certificates.
+
+Servers that take over from each other are the fault harness's, `bytewax_redis_state.chaos.servers`.
+"""

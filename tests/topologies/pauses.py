@@ -7,13 +7,13 @@ import time
 from contextlib import suppress
 from datetime import timedelta
 
+from bytewax_redis_state.chaos.servers.node import wait_until
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.server.client import connect
 from bytewax_redis_state.server.translation import translated
 from tests.crash.cluster import Cluster
 from tests.crash.job import Job
-from tests.servers.node import wait_until
 
 _LOOK_SECONDS = 0.01
 _PATIENCE = timedelta(seconds=1)

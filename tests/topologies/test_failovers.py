@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 import pytest
 
+from bytewax_redis_state.chaos.servers.cluster import ClusterGroup
+from bytewax_redis_state.chaos.servers.node import ServerNode
+from bytewax_redis_state.chaos.servers.sentinel import SentinelGroup
 from bytewax_redis_state.keys import slot_of
 from tests.crash.job import Job
 from tests.crash.known import Clicks, Known, Ledger
-from tests.servers.cluster import ClusterGroup
-from tests.servers.node import ServerNode
-from tests.servers.sentinel import SentinelGroup
 
 from .conftest import MakeJob, Tell
 from .pauses import Pauses
@@ -36,7 +36,7 @@ def kill_primary(group: SentinelGroup, _job: Job, _generation: int) -> None:
 
 def order_failover(group: SentinelGroup, _job: Job, _generation: int) -> None:
     before = group.primary
-    group.fail_over()
+    group.fail_over(before)
     group.wait_failed_over(before)
 
 
@@ -48,7 +48,7 @@ def kill_node(group: ClusterGroup, job: Job, generation: int) -> None:
     """Kill the node that has the first journal."""
     node = home_of_journal(group, job, generation)
     node.kill()
-    group.wait_failed_over(node, slot_of(job.keys.journal(0, generation)))
+    group.wait_failed_over(node, job.keys.journal(0, generation))
 
 
 def kill_node_of_cells(group: ClusterGroup, job: Job, generation: int) -> None:
@@ -60,11 +60,13 @@ def kill_node_of_cells(group: ClusterGroup, job: Job, generation: int) -> None:
     )
     node = group.primary_of(job.keys.applied(name, shard))
     node.kill()
-    group.wait_failed_over(node, slot_of(job.keys.applied(name, shard)))
+    group.wait_failed_over(node, job.keys.applied(name, shard))
 
 
 def order_node_failover(group: ClusterGroup, job: Job, generation: int) -> None:
-    group.fail_over(home_of_journal(group, job, generation))
+    before = home_of_journal(group, job, generation)
+    group.fail_over(before)
+    group.wait_failed_over(before, job.keys.journal(0, generation))
 
 
 def move_all(group: ClusterGroup, job: Job, generation: int) -> None:

@@ -11,12 +11,11 @@ from collections.abc import Callable
 
 import pytest
 
-from bytewax_redis_state.keys import hash_tag_of, slot_of
+from bytewax_redis_state.chaos.servers.cluster import ClusterGroup
+from bytewax_redis_state.chaos.servers.node import wait_until
 from tests.crash.cluster import Cluster
 from tests.crash.job import Job
 from tests.crash.known import Clicks
-from tests.servers.cluster import ClusterGroup
-from tests.servers.node import ServerNode, wait_until
 
 from .conftest import MakeJob
 
@@ -31,26 +30,6 @@ def group(start_group: Callable[..., ClusterGroup]) -> ClusterGroup:
     return start_group("cluster", node_timeout=3000)
 
 
-def lose_tail(
-    group: ClusterGroup, node: ServerNode, key: bytes, meanwhile: Callable[[], None]
-) -> None:
-    """Let the replica of a key's node take over without what happened meanwhile."""
-    (replica,) = group.replicas_of(node)
-    replica.hold()
-    try:
-        # The kernel would keep what is sent to the replica, and it would read it later: fill that.
-        node.client.set(b"filling:{%b}" % hash_tag_of(key), bytes(8 << 20))
-        meanwhile()
-    finally:
-        node.kill()
-        replica.go_on()
-    group.wait_failed_over(node, slot_of(key))
-
-
-def home_of_journal(group: ClusterGroup, job: Job, generation: int) -> ServerNode:
-    return group.primary_of(job.keys.journal(0, generation))
-
-
 def started(job: Job) -> tuple[Cluster, int]:
     cluster = job.start(checkpoint=0.3)
     return cluster, job.reach_midstream(cluster).generation
@@ -63,7 +42,6 @@ def test_a_journal_that_lost_its_tail_together_with_the_flow_is_resumed_before_i
     job = make_job(group.url, Clicks(160_000))
     cluster, generation = started(job)
     resumed = cluster.wait_resumed()
-    node = home_of_journal(group, job, generation)
     key = job.keys.journal(0, generation)
     epochs = []
 
@@ -74,7 +52,7 @@ def test_a_journal_that_lost_its_tail_together_with_the_flow_is_resumed_before_i
         cluster.kill_groups()
         cluster.lose_scratch()
 
-    lose_tail(group, node, key, meanwhile)
+    group.lose_tail(key, meanwhile)
     assert epochs[1] > epochs[0] + 5
     left = wait_until(lambda: job.partition_epochs(generation, 1), "the journal is there")
     assert left[0] < epochs[1], "no tail was lost"

@@ -1,53 +1,53 @@
-"""The Redis server of a trial: started, struck and started again on its data.
-
-A trial asks its server for a client and for a few blows; one that is more than a single process,
-as a master with replicas is, has the same methods and adds its own kind of blow.
-"""
+"""One Redis server: started, struck and started again on its data."""
 
 from __future__ import annotations
 
 import shutil
-import signal
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from datetime import timedelta
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import redis
 
-from bytewax_redis_state.chaos.member import wait_until
 from bytewax_redis_state.chaos.ports import free_ports
-from bytewax_redis_state.config import RedisConfig
+from bytewax_redis_state.chaos.proxy import Door
+from bytewax_redis_state.chaos.servers.home import Home
+from bytewax_redis_state.chaos.servers.node import HOST, ServerNode, wait_until
 from bytewax_redis_state.server.binary import find_server_binary
-from bytewax_redis_state.server.client import Client, connect
 
 __all__ = ["Server"]
 
-_PATIENCE = timedelta(seconds=30)
 _OPTIONS = (
     *("--appendonly", "yes", "--appendfsync", "everysec"),
     *("--maxmemory-policy", "noeviction", "--daemonize", "no", "--save", ""),
 )
 
 
-class Server:
+class Server(Home):
     """One Redis process, with the append-only file on.
 
     :arg folder: For its data; made here.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._binary = find_server_binary()
         self._folder = folder
         self._copies = folder.with_name(f"{folder.name}-copies")
-        self.host, self.port = "127.0.0.1", free_ports(1)[0]
-        self._process: subprocess.Popen[bytes] | None = None
+        (port,) = free_ports(1)
+        place = ("--bind", HOST, "--port", port, "--dir", folder)
+        self._node = ServerNode(find_server_binary(), folder, port, [*place, *_OPTIONS])
 
     @property
     def url(self) -> str:
-        """Where it is, without a proxy in between."""
-        return f"redis://{self.host}:{self.port}/0"
+        """Where it is, without a door in between."""
+        return f"redis://{self._node.address}/0"
+
+    def doors(self, processes: int) -> list[Door]:
+        """Give each process a door of its own."""
+        return [Door((HOST, self._node.port)) for _ in range(processes)]
+
+    def url_through(self, doors: Sequence[Door], process: int) -> str:
+        """Give the URL of a process's door."""
+        return f"redis://{HOST}:{doors[process].port}/0"
 
     def start(self, *options: str, wait: bool = True) -> None:
         """Start it on what data there is.
@@ -55,59 +55,30 @@ class Server:
         :arg options: Beside its own.
         :arg wait: Until it takes commands.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        place = ["--bind", self.host, "--port", str(self.port), "--dir", str(self._folder)]
-        with (self._folder.with_suffix(".log")).open("ab") as log:
-            self._process = subprocess.Popen(
-                [str(self._binary), *place, *_OPTIONS, *options],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        if wait:
-            wait_until(self._answers, f"the server at {self.url} answers", 30)
-
-    def _answers(self) -> bool:
-        try:
-            with self.connected() as client:
-                return bool(client.ping())
-        except (redis.RedisError, OSError):
-            return False
+        self._node.start(*options, wait=wait)
 
     @contextmanager
     def connected(self) -> Iterator[redis.Redis]:
         """Connect to it, past the proxy; for blows, also while it is ill."""
-        client = redis.Redis(host=self.host, port=self.port, socket_timeout=10)
+        client = redis.Redis(host=HOST, port=self._node.port, socket_timeout=10)
         try:
             yield client
         finally:
             client.close()
 
-    def client(self) -> Client:
-        """Connect to it, past the proxy; for reading what it holds."""
-        return connect(RedisConfig(url=self.url).patient(_PATIENCE))
-
     # -- blows --------------------------------------------------------------------------------
 
     def kill(self) -> None:
         """SIGKILL it."""
-        self._send(signal.SIGKILL)
-        assert self._process is not None
-        self._process.wait()
+        self._node.kill()
 
     def pause(self) -> None:
         """SIGSTOP it."""
-        self._send(signal.SIGSTOP)
+        self._node.hold()
 
     def go_on(self) -> None:
         """SIGCONT it."""
-        self._send(signal.SIGCONT)
-
-    def _send(self, number: signal.Signals) -> None:
-        if self._process is not None:
-            with suppress(ProcessLookupError):
-                self._process.send_signal(number)
+        self._node.go_on()
 
     def remember(self, name: str) -> None:
         """Keep a copy of its data as it is on disk now."""
@@ -148,16 +119,9 @@ class Server:
     def load_fast(self) -> None:
         """Let it load what is left as fast as it can, and wait until it has."""
         with self.connected() as client:
-            wait_until(lambda: self._config_set(client, "key-load-delay", "0"), "it loads fast")
-        wait_until(self._answers, f"the server at {self.url} answers", 30)
-
-    def _config_set(self, client: redis.Redis, name: str, value: str) -> bool:
-        try:
-            return bool(client.config_set(name, value))
-        except (redis.RedisError, OSError):
-            return False
+            wait_until(lambda: client.config_set("key-load-delay", "0"), "it loads fast")
+        self._node.wait_answers()
 
     def stop(self) -> None:
         """End it."""
-        self.go_on()
-        self.kill()
+        self._node.kill()

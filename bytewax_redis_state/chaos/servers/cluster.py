@@ -8,25 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import redis
+from redis.exceptions import ClusterDownError
 
+from bytewax_redis_state.chaos.ports import free_ports
+from bytewax_redis_state.chaos.servers.group import PERSISTENT, Group, announced_ports
+from bytewax_redis_state.chaos.servers.node import HOST, ServerNode, wait_until
 from bytewax_redis_state.keys import SLOTS, slot_of
-from tests.ports import free_ports
-
-from .node import ServerNode, wait_until
 
 __all__ = ["ClusterGroup"]
 
-_HIGHEST = 21_999  # a node's bus listens 10,000 higher, which must be no port of clients either
+_BUS = 10_000
+"""A node's bus listens so much higher."""
 
 
-class ClusterGroup:
-    """Started by :meth:`start`; everything is gone after :meth:`end`.
+class ClusterGroup(Group):
+    """A group whose primaries share the slots.
 
     :arg binary: The server's program.
     :arg folder: Of the group's own.
     :arg primaries: How many, at least three.
     :arg replicas: Of each primary.
     :arg node_timeout: Milliseconds until a silent node counts as failed.
+    :arg behind_doors: Each node is told of as being where its door is; its bus has none.
     """
 
     def __init__(
@@ -37,30 +40,20 @@ class ClusterGroup:
         primaries: int = 3,
         replicas: int = 1,
         node_timeout: int = 1000,
+        behind_doors: bool = False,
     ) -> None:
         self._primaries = primaries
-        count = primaries * (1 + replicas)
+        # The bus must be at no port that the kernel hands to clients, either.
+        ports = free_ports(primaries * (1 + replicas), also_above=_BUS)
+        told = announced_ports(ports, behind_doors)
         self.nodes = [
-            self._node(binary, folder / f"node-{n}", port, node_timeout)
-            for n, port in enumerate(_ports(count))
+            _node(binary, folder / f"node-{n}", *pair, node_timeout)
+            for n, pair in enumerate(zip(ports, told, strict=True))
         ]
-
-    @staticmethod
-    def _node(binary: Path, folder: Path, port: int, node_timeout: int) -> ServerNode:
-        return ServerNode(
-            binary,
-            folder,
-            port,
-            [
-                *("--port", port, "--bind", "127.0.0.1", "--cluster-enabled", "yes"),
-                *("--cluster-node-timeout", node_timeout, "--cluster-config-file", "nodes.conf"),
-                *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
-                *("--repl-diskless-sync-delay", "0"),
-            ],
-        )
 
     @property
     def url(self) -> str:
+        """Where the first nodes are."""
         return f"redis+cluster://{','.join(node.address for node in self.nodes[:3])}"
 
     def start(self) -> ClusterGroup:
@@ -73,16 +66,12 @@ class ClusterGroup:
             _cluster(node, "ADDSLOTS", *range(low, high))
         for number, node in enumerate(self.nodes, 1):
             _cluster(node, "SET-CONFIG-EPOCH", number)
-            _cluster(self.nodes[0], "MEET", "127.0.0.1", node.port)
+            _cluster(self.nodes[0], "MEET", HOST, node.announced, node.port + _BUS)
         wait_until(self._all_met, "all nodes know each other")
         for number, node in enumerate(replicas):
             _cluster(node, "REPLICATE", self.id_of(primaries[number % self._primaries]))
-        self.wait_whole()
+        self.settle()
         return self
-
-    def end(self) -> None:
-        for node in self.nodes:
-            node.kill()
 
     def _all_met(self) -> bool:
         return all(
@@ -91,76 +80,60 @@ class ClusterGroup:
             for node in self.nodes
         )
 
-    def wait_whole(self, seconds: float = 40) -> None:
-        """Wait until all slots are served, and every replica that lives follows its primary."""
-        wait_until(self._is_whole, "the cluster is whole", seconds)
+    def settle(self) -> None:
+        """Wait until all slots are served, and every node that lives has its part."""
+        wait_until(self._is_whole, "the cluster is whole", 60)
 
     def _is_whole(self) -> bool:
         living = [node for node in self.nodes if node.alive]
-        return (
-            all(
-                _cluster(node, "INFO")["cluster_state"] == "ok"
-                and (node.role == "master" or node.info().get("master_link_status") == "up")
-                for node in living
-            )
-            and len({self.primary_of_slot(slot).port for slot in range(0, SLOTS, 512)}) > 0
+        followers = sum(node.follows for node in living)
+        return self._works() and followers == len(living) - self._primaries
+
+    def _works(self) -> bool:
+        return all(
+            _cluster(node, "INFO")["cluster_state"] == "ok" for node in self.nodes if node.alive
         )
 
     # -- who is who -----------------------------------------------------------------------------
 
     @staticmethod
     def id_of(node: ServerNode) -> str:
+        """Give the name that the cluster has for a node."""
         return str(_text(node.client.execute_command("CLUSTER", "MYID")))
 
     def primary_of(self, key: bytes) -> ServerNode:
-        """The node that serves a key, as the nodes that live see it."""
+        """Give the node that serves a key, as the nodes that live see it."""
         return self.primary_of_slot(slot_of(key))
 
     def primary_of_slot(self, slot: int) -> ServerNode:
+        """Give the node that serves a slot."""
         for node in self.nodes:
             if not node.alive:
                 continue
             with suppress(redis.RedisError):
                 for low, high, primary, *_ in node.client.execute_command("CLUSTER", "SLOTS"):
                     if low <= slot <= high:
-                        return self._at(int(primary[1]))
-        raise AssertionError(f"nobody serves slot {slot}")
+                        return self._at(primary[1])
+        raise ClusterDownError(f"nobody serves slot {slot}")
 
-    def _at(self, port: int) -> ServerNode:
-        return next(node for node in self.nodes if node.port == port)
+    # -- what happens to it -------------------------------------------------------------------
 
-    def replicas_of(self, primary: ServerNode) -> list[ServerNode]:
-        """The living replicas of a primary."""
-        return [
-            node
-            for node in self.nodes
-            if node.alive and node.role == "slave" and node.info()["master_port"] == primary.port
-        ]
-
-    # -- what happens to it -----------------------------------------------------------------------
-
-    def wait_failed_over(self, before: ServerNode, slot: int, seconds: float = 40) -> ServerNode:
-        """Wait until another node than before serves a slot, and the cluster works."""
+    def wait_failed_over(self, before: ServerNode, key: bytes, seconds: float = 40) -> ServerNode:
+        """Wait until another node than before serves a key, and the cluster works."""
         wait_until(
-            lambda: (
-                self.primary_of_slot(slot) is not before
-                and all(
-                    _cluster(node, "INFO")["cluster_state"] == "ok"
-                    for node in self.nodes
-                    if node.alive
-                )
-            ),
-            f"another primary for slot {slot}",
+            lambda: self.primary_of(key) is not before and self._works(),
+            f"another primary for {key!r}",
             seconds,
         )
-        return self.primary_of_slot(slot)
+        return self.primary_of(key)
 
-    def fail_over(self, primary: ServerNode) -> ServerNode:
-        """Order a failover, as an operator does, and wait for it."""
-        replica = self.replicas_of(primary)[0]
-        _cluster(replica, "FAILOVER")
-        wait_until(lambda: replica.role == "master", "the replica is the primary")
-        return replica
+    def fail_over(self, primary: ServerNode) -> None:
+        """Order a failover to a primary's first replica."""
+        _cluster(self.replicas_of(primary)[0], "FAILOVER")
+
+    def rejoin(self, node: ServerNode) -> None:
+        """Start a node that was killed: it learns from the others whose replica it is."""
+        node.start()
 
     def move_slots(self, slots: Iterable[int], target: ServerNode) -> int:
         """Move slots with their keys to another primary while all are served.
@@ -170,6 +143,10 @@ class ClusterGroup:
         return sum(self.move_slot(slot, target) for slot in slots)
 
     def move_slot(self, slot: int, target: ServerNode) -> int:
+        """Move one slot with its keys.
+
+        :returns: Number of keys that moved.
+        """
         if self.primary_of_slot(slot) is target:
             return 0
         self.begin_move(slot, target)
@@ -190,22 +167,25 @@ class ClusterGroup:
         source = self.primary_of_slot(slot)
         keys = _cluster(source, "GETKEYSINSLOT", slot, count)
         if keys:
-            source.client.execute_command(
-                "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys
-            )
+            source.client.execute_command("MIGRATE", HOST, target.port, "", 0, 5000, "KEYS", *keys)
         return len(keys)
 
     def end_move(self, slot: int, target: ServerNode) -> None:
+        """Let the target alone serve the slot."""
         source = self.primary_of_slot(slot)
         for node in (target, source):
             _cluster(node, "SETSLOT", slot, "NODE", self.id_of(target))
 
 
-def _ports(count: int) -> list[int]:
-    found: set[int] = set()
-    while len(found) < count:
-        found.update(port for port in free_ports(count) if port <= _HIGHEST)
-    return sorted(found)[:count]
+def _node(binary: Path, folder: Path, port: int, announced: int, timeout: int) -> ServerNode:
+    options = [
+        *("--port", port, "--bind", HOST, "--cluster-enabled", "yes", *PERSISTENT),
+        *("--cluster-node-timeout", timeout, "--cluster-config-file", "nodes.conf"),
+    ]
+    if announced != port:
+        options += ["--cluster-announce-ip", HOST, "--cluster-announce-port", announced]
+        options += ["--cluster-announce-bus-port", port + _BUS]
+    return ServerNode(binary, folder, port, options, announced)
 
 
 def _cluster(node: ServerNode, *command: Any) -> Any:
@@ -218,9 +198,9 @@ def _cluster(node: ServerNode, *command: Any) -> Any:
 
 
 def _nodes_text(node: ServerNode) -> bytes:
-    with redis.Redis(host="127.0.0.1", port=node.port, protocol=2) as raw:
+    with redis.Redis(host=HOST, port=node.port, protocol=2) as raw:
         raw.response_callbacks.clear()
-        text = raw.execute_command("CLUSTER NODES")
+        text: Any = raw.execute_command("CLUSTER NODES")
     return text if isinstance(text, bytes) else str(text).encode()
 
 

@@ -1,0 +1,14 @@
+"""The Redis that a trial strikes, and that tests strike: one server, or several in a group.
+
+=============  ==================================================================================
+module         noun
+=============  ==================================================================================
+`node`         one server process
+`home`         what a trial asks of its Redis, whatever it is made of
+`single`       one server
+`group`        several, of which one takes over from another
+`sentinel`     a primary with replicas, and Sentinels that watch it
+`cluster`      a Redis Cluster
+`modes`        what the server program that there is can be run as
+=============  ==================================================================================
+"""

@@ -1,0 +1,104 @@
+"""Servers in a group, of which one takes over from another.
+
+Every server may have a door before it: clients and replicas come through it, as the group tells
+them, Sentinels and the bus of a cluster too where they go by what is announced.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+
+from bytewax_redis_state.chaos.ports import free_ports
+from bytewax_redis_state.chaos.proxy import Door
+from bytewax_redis_state.chaos.servers.home import Home
+from bytewax_redis_state.chaos.servers.node import HOST, ServerNode
+from bytewax_redis_state.keys import hash_tag_of
+
+__all__ = ["PERSISTENT", "Group", "announced_ports"]
+
+PERSISTENT = (
+    *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+    *("--repl-diskless-sync-delay", "0"),
+)
+"""Options of each server."""
+
+_FILLING = 8 << 20  # bytes: more than the kernel keeps of a connection
+
+
+def announced_ports(ports: Sequence[int], behind_doors: bool) -> list[int]:
+    """Give the ports that servers tell of: their own, or of doors before them."""
+    return free_ports(len(ports)) if behind_doors else list(ports)
+
+
+class Group(Home):
+    """Started by :meth:`start`; everything is gone after :meth:`stop`.
+
+    :ivar nodes: The servers that hold data.
+    """
+
+    nodes: list[ServerNode]
+
+    def doors(self, processes: int) -> list[Door]:
+        """Give each server a door, which all processes come through."""
+        return [Door((HOST, node.port), node.announced) for node in self.nodes]
+
+    def url_through(self, doors: Sequence[Door], process: int) -> str:
+        """Give the one URL: the group tells of its doors itself."""
+        return self.url
+
+    def stop(self) -> None:
+        """End every server, as a crash would."""
+        for node in self.nodes:
+            node.kill()
+
+    # -- who is who ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def primary_of(self, key: bytes) -> ServerNode:
+        """Tell which server has a key."""
+
+    def replicas_of(self, primary: ServerNode) -> list[ServerNode]:
+        """Give the living replicas of a primary."""
+        return [
+            node
+            for node in self.nodes
+            if node.role == "slave" and node.info()["master_port"] == primary.announced
+        ]
+
+    def _at(self, port: object) -> ServerNode:
+        return next(node for node in self.nodes if node.announced == int(str(port)))
+
+    # -- what happens to it -------------------------------------------------------------------
+
+    @abstractmethod
+    def wait_failed_over(self, before: ServerNode, key: bytes, seconds: float = 40) -> ServerNode:
+        """Wait until another server than before has a key, and takes writes."""
+
+    @abstractmethod
+    def fail_over(self, primary: ServerNode) -> None:
+        """Order a failover, as an operator does."""
+
+    @abstractmethod
+    def rejoin(self, node: ServerNode) -> None:
+        """Start a server that was killed, as a replica of the one that took over."""
+
+    def lose_tail(self, key: bytes, meanwhile: Callable[[], object]) -> ServerNode:
+        """Kill the server that has a key; a replica takes over without what happened meanwhile.
+
+        :returns: The server that was killed.
+        """
+        before = self.primary_of(key)
+        replicas = self.replicas_of(before)
+        for replica in replicas:
+            replica.hold()
+        try:
+            # The kernel would keep what is sent to a replica, and it would read it later.
+            before.client.set(b"{%b}filling" % hash_tag_of(key), bytes(_FILLING))
+            meanwhile()
+        finally:
+            before.kill()
+            for replica in replicas:
+                replica.go_on()
+        self.wait_failed_over(before, key)
+        return before
