@@ -178,7 +178,7 @@ class _Rounds:
         return [kind for name in self._source.sample(SERVERS, len(SERVERS)) for kind in hands[name]]
 
     def _dealt(self) -> dict[str, list[str]]:
-        """Deal all kinds to servers that they can strike; those that need several get a flow full."""
+        """Deal all kinds to servers that they can strike; who needs several gets a flow full."""
         one, *others = SERVERS
         hands: dict[str, list[str]] = {name: [] for name in SERVERS}
         free: list[str] = []
