@@ -32,7 +32,7 @@ from bytewax_redis_state.errors import ConfigError
 
 __all__ = ["add_command"]
 
-_FAULTS, _MOST_FAULTS = 40, 10_000
+_FAULTS, _MOST_FAULTS = 2 * len(FAULTS), 10_000
 _SEEDS = 1_000_000
 _SHOWN_WRONG = 400
 
@@ -45,6 +45,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="strike a flow with faults, and compare what it leaves with the right answer",
         description="Run a flow whose answer is known, strike it with faults from a seeded "
         "schedule, let it end, and compare every state key and every line that it put out. "
+        "Starts Redis servers of its own, and touches no other. "
         "Linux only. Exit code 0 only if all is right.",
         epilog=f"Faults: {kinds}.",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from bytewax_redis_state.chaos.faults import FAULTS
-from bytewax_redis_state.chaos.schedule import MOMENTS, TOPOLOGIES, make_schedule
+from bytewax_redis_state.chaos.schedule import MOMENTS, SERVERS, TOPOLOGIES, make_schedule
 
 
 def schedule(seed: int, faults: int = 92):
@@ -29,9 +29,33 @@ def test_each_kind_strikes_each_topology_equally_often():
 
 
 def test_few_faults_have_all_kinds_too():
-    made = schedule(3, 2 * len(FAULTS))
-    kinds = Counter(strike.kind for plan in made.plans for strike in plan.strikes)
-    assert kinds.keys() == FAULTS.keys()
+    for seed in range(50):
+        made = schedule(seed, 2 * len(FAULTS))
+        kinds = {strike.kind for plan in made.plans for strike in plan.strikes}
+        assert kinds == FAULTS.keys()
+
+
+def test_all_faults_of_a_flow_can_strike_its_servers():
+    plans = schedule(5, 600).plans
+    assert {plan.servers for plan in plans} == set(SERVERS)
+    for plan in plans:
+        assert all(plan.servers in FAULTS[strike.kind].servers for strike in plan.strikes)
+
+
+def test_flows_that_need_several_servers_have_their_faults_together():
+    """A cluster is slow to start; what it was started for comes with what can strike it, too."""
+    plans = [plan for plan in schedule(6, 600).plans if plan.servers == "cluster"]
+    assert len(plans) < 600 / 6 / 3
+    mixed = [{strike.kind for strike in plan.strikes} for plan in plans]
+    assert any("cluster-failover" in kinds and "kill-all" in kinds for kinds in mixed)
+
+
+def test_who_can_not_share_servers_waits_and_is_not_forgotten():
+    kinds = {name: FAULTS[name] for name in ("sentinel-order", "cluster-order", "cut")}
+    plans = make_schedule(8, 90, ["1-worker"], kinds).plans
+    struck = Counter(strike.kind for plan in plans for strike in plan.strikes)
+    assert struck.keys() == kinds.keys()
+    assert max(struck.values()) - min(struck.values()) <= 6
 
 
 def test_a_fault_strikes_only_when_it_may():

@@ -79,6 +79,38 @@ def test_what_this_machine_lacks_is_left_out_and_said(monkeypatch):
     assert not os.environ.get("CI") or "disk" in usable
 
 
+@pytest.mark.parametrize(("kind", "seed"), [("sentinel-failover", 8), ("cluster-failover", 3)])
+def test_after_a_failover_the_flow_is_right_and_the_report_has_its_kind(tmp_path, kind, seed):
+    file = tmp_path / "report.json"
+    place = ("--topology", "1-worker", "--json", str(file))
+    # With these seeds the replica is stopped before, so that writes are lost.
+    done = bench("--faults", "1", "--seed", str(seed), "--fault", kind, *place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(file.read_text())
+    (run,) = report["runs"]
+    assert run["plan"]["servers"] == kind.partition("-")[0]
+    assert run["plan"]["strikes"][0]["size"] >= 0.5
+    assert report["table"][kind]["1-worker"] == {"runs": 1, "faults": 1, "bad": 0}
+
+
+def test_a_server_program_without_sentinel_or_cluster_is_told_in_one_line(tmp_path, monkeypatch):
+    program = tmp_path / "redis-server"
+    program.write_text("#!/bin/sh\necho Bad directive\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    usable, left_out = usable_faults([])
+    assert "kill-redis" in usable
+    for kind in ("sentinel-failover", "sentinel-order"):
+        assert left_out[kind].startswith(f"{program} can't be run as a sentinel")
+    for kind in ("cluster-failover", "cluster-order"):
+        assert left_out[kind].startswith(f"{program} can't be run as a cluster")
+    done = bench("--faults", "1", "--fault", "sentinel-failover")
+    assert done.returncode == 2
+    assert "no fault can be had here" in done.stderr
+    assert "can't be run as a sentinel" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_in_ci_no_kind_of_fault_is_left_out():
     if not os.environ.get("CI"):
         pytest.skip("only CI has to have everything")
