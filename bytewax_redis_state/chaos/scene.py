@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import redis
 
@@ -347,7 +346,10 @@ class Scene:
         """Tell how far the flow had read at its last checkpoint; 0 where that can't be read."""
         parts = [str(part) for part in range(stream.PARTS)]
         names = [self.keys.state("entries", shard_of(part, _SHARDS), part) for part in parts]
-        found = cast("list[bytes | None]", self._client.mget(names))
+        with self._client.pipeline(transaction=False) as pipe:  # they may be on several servers
+            for name in names:
+                pipe.get(name)
+            found: list[bytes | None] = pipe.execute()
         bound = self._codec.bind(
             namespace=self.keys.namespace, flow_id=self.keys.flow_id, step="entries"
         )
