@@ -192,10 +192,6 @@ class FlowKeys:
         """SCAN pattern for journal and progress of every partition and generation."""
         return _glob_literal(self._stem + b"/p") + b"*}:*"
 
-    def generation_of(self, key: bytes) -> int:
-        """Tell the generation of a journal or of progress."""
-        return int(key.rpartition(b":")[2])
-
     def cell_prefix(self, key: bytes) -> bytes:
         """Cut a keyed-state key before the state key: equal prefixes mean one cell.
 

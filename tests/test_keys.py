@@ -101,12 +101,6 @@ def test_names_that_look_alike_stay_apart_in_scans(client: Client):
         assert set(client.scan_iter(keys.partition_pattern, 10_000)) == partitions
 
 
-def test_the_generation_of_a_partition_key_can_be_read_back():
-    keys = FlowKeys("n:1", "f:2")
-    assert keys.generation_of(keys.journal(3, 41)) == 41
-    assert keys.generation_of(keys.progress(3, 42)) == 42
-
-
 @given(free_names, st.integers(1, 4096))
 def test_a_shard_is_within_range_and_stays(key, count):
     assert shard_of(key, count) in range(count)

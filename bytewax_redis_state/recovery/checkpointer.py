@@ -28,6 +28,7 @@ from bytewax_redis_state.recovery.cells import cells_of
 from bytewax_redis_state.recovery.checkpoint import CellBehindError, Folder
 from bytewax_redis_state.recovery.setup import Line, Setup
 from bytewax_redis_state.recovery.takeover import sweep
+from bytewax_redis_state.server.replicas import run_of
 from bytewax_redis_state.server.translation import translated
 
 __all__ = ["Checkpointer"]
@@ -85,7 +86,7 @@ class Checkpointer:
 
     def _run_id(self) -> str:
         """Ask which run of the server this is; of more than one, trims come a margin later."""
-        return "" if self._setup.guarded else str(self._line.client.info("server")["run_id"])
+        return run_of(self._line.client, guarded=self._setup.guarded)
 
     def checkpoint(self) -> bool:
         """Fold up to the least progress of all partitions, then trim the journal.
@@ -134,7 +135,7 @@ class Checkpointer:
     def _run(self) -> None:
         if self._setup.partition == 0:
             with suppress(ServerError), translated(self._line.address):  # the next start's turn
-                sweep(self._line.client, self._setup.keys, self._setup.generation)
+                sweep(self._line.client, self._line.scripts, self._setup.keys, self._setup.token)
         while not self._stop.wait(self._setup.checkpoint_interval):
             try:
                 self.checkpoint()

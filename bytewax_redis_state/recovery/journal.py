@@ -247,3 +247,11 @@ class Journal:
     def delete(self) -> None:
         """Delete both keys."""
         self._client.unlink(self._journal, self._progress)
+
+    def delete_fenced(self, by: Token, run_id: str) -> None:
+        """Delete both keys, unless Redis has gone back since they were fenced.
+
+        :arg by: Who fenced the partition.
+        :arg run_id: Of the server then, empty where there are several.
+        """
+        self._scripts.delete_partition(self._journal, self._progress, str(by), run_id)

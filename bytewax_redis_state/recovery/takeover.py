@@ -17,8 +17,9 @@ j. ``cleaned``    the old journals and the cells of dropped steps are gone; what
                   have left goes later, see :func:`sweep`
 
 What c, d, e, h and i write is on all replicas that are in step before the start relies on it, so no
-failover takes it back (server/replicas.py); a failover in between is noticed, and the start begins
-anew. a and b are in lease.py and cluster.py; the coordinator alone does c to j.
+failover takes it back (server/replicas.py); a failover in between is noticed, and so is a single
+server that was started anew (i and j ask for its run): the start begins anew. a and b are in
+lease.py and cluster.py; the coordinator alone does c to j.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from bytewax_redis_state.recovery.plan import StartPlan
 from bytewax_redis_state.recovery.token import Token, start_id
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import server_time
-from bytewax_redis_state.server.replicas import confirmed
+from bytewax_redis_state.server.replicas import confirmed, may_go_back, run_of
 
 __all__ = [
     "known_or_founded",
@@ -158,17 +159,24 @@ def take_over(
     return written
 
 
-def sweep(client: redis.Redis, keys: FlowKeys, generation: int) -> None:
+def sweep(client: redis.Redis, scripts: Scripts, keys: FlowKeys, token: Token) -> None:
     """Delete what starts that died have left: journals and progress of older generations.
 
     They are found, not counted up, since a start may have had any number of processes; a SCAN of
     the whole database takes too long for a start to wait for it.
 
-    :arg generation: The newest; what belongs to an older one is nobody's.
+    :arg token: The newest start, if its manifest is still there; what is of an older one is
+        nobody's then.
     """
+    run_id = run_of(client, guarded=may_go_back(client))
+    manifest = read_manifest(client, keys)
+    if manifest is None or manifest.token != token:
+        return
     for key in client.scan_iter(match=keys.partition_pattern, count=1_000):
-        if keys.generation_of(key) < generation:
-            client.unlink(key)
+        place = keys.parse(key)
+        if place is not None and place.generation < token.generation:
+            at = (place.number, place.generation)
+            scripts.delete_partition(keys.journal(*at), keys.progress(*at), "", run_id)
 
 
 class _Start:
@@ -188,6 +196,7 @@ class _Start:
         self._old = manifest
         self._token = token
         self._cells = cells_of(manifest.steps, manifest.shards)
+        self._run_id = run_of(client, guarded=may_go_back(client))
 
     def _journal(self, token: Token, partition: int) -> Journal:
         return Journal(
@@ -415,18 +424,27 @@ class _Start:
                 self._keys.manifest,
                 manifest.incarnation,
                 str(manifest.token),
+                self._run_id,
                 manifest.to_fields(),
                 pipe,
             ),
         )
+        if stood < 0:
+            raise ServerUnavailableError(
+                "Redis was started anew while this start was under way, and may have lost its tail",
+                "start again",
+            )
         if not stood:
             raise FencedError("another start of the flow overtook this one", "start again")
         return manifest
 
     def clean(self, plan: StartPlan) -> None:
-        """Step j: the old generation's journals, and cells that no manifest names any more."""
+        """Step j: the old generation's journals, and cells that no manifest names any more.
+
+        A Redis that has gone back to before the manifest was written needs those journals again.
+        """
         for partition in range(self._old.partitions):
-            self._journal(self._old.token, partition).delete()
+            self._journal(self._old.token, partition).delete_fenced(self._token, self._run_id)
         with self._client.pipeline(transaction=False) as pipe:
             for cell in cells_of(plan.dropped, self._old.shards):
                 pipe.unlink(self._keys.applied(cell.step, cell.shard))

@@ -25,6 +25,7 @@ SCRIPT_NAMES = (
     "claim_lease",
     "create_cell",
     "create_partition",
+    "delete_partition",
     "drop_keys",
     "end_renewal",
     "fence_cell",
@@ -87,12 +88,16 @@ class Scripts:
         manifest_key: bytes,
         incarnation: str,
         generation: str,
+        run_id: str,
         fields: dict[str, str],
         on: Executor,
     ) -> None:
-        """Replace the manifest; the pipeline's answer is 1 if the counter still stood there."""
+        """Replace the manifest; the pipeline's answer is 1 if the counter still stood there.
+
+        It is -1 where the server is no longer the run that ``run_id`` says.
+        """
         flat = [part for field in fields.items() for part in field]
-        args: tuple[Argument, ...] = (incarnation, generation, *flat)
+        args: tuple[Argument, ...] = (incarnation, generation, run_id, *flat)
         self._run("write_manifest", (generation_key, manifest_key), args, on)
 
     def bump_generation(self, generation_key: bytes, start: str) -> int:
@@ -171,6 +176,21 @@ class Scripts:
         """
         args = (incarnation, generation, by)
         self._run("fence_partition", (journal, progress), args, on)
+
+    def delete_partition(
+        self,
+        journal: bytes,
+        progress: bytes,
+        fenced_by: str,
+        run_id: str,
+        on: Executor | None = None,
+    ) -> None:
+        """Delete a partition that is not needed any more; the answer is the number of keys.
+
+        ``fenced_by`` is the generation whose fence must be on it, ``run_id`` that of the server
+        when the newer manifest was there; either may be empty.
+        """
+        self._run("delete_partition", (journal, progress), (fenced_by, run_id), on)
 
     def append(
         self,

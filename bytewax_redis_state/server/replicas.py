@@ -25,7 +25,7 @@ from bytewax_redis_state.server.client import Client, address_of
 from bytewax_redis_state.server.cluster import ClusterClient, Command
 from bytewax_redis_state.server.sentinel import Primary
 
-__all__ = ["confirmed", "may_go_back", "replicas_in_step", "server_of"]
+__all__ = ["confirmed", "may_go_back", "replicas_in_step", "run_of", "server_of"]
 
 _PATIENCE = 30.0
 _WAIT_MILLISECONDS = 1000
@@ -71,6 +71,15 @@ def may_go_back(client: Client) -> bool:
     if isinstance(client, ClusterClient) or "primary" in client.connection_pool.connection_kwargs:
         return True
     return replicas_in_step(client) > 0
+
+
+def run_of(client: Client, *, guarded: bool) -> str:
+    """Tell which run of the server this is: one that was started anew may have lost its tail.
+
+    :arg guarded: Whether a failover is possible: what counts then is on all replicas.
+    :returns: Its ID; empty where a failover is possible.
+    """
+    return "" if guarded else str(client.info("server")["run_id"])
 
 
 def confirmed(client: Client, fill: Callable[[Any], object]) -> list[Any]:

@@ -115,7 +115,7 @@ class Start(NamedTuple):
 
     def _shut(self, store: Store, number: int, broken: Broken) -> Store:
         assert self.old is not None
-        return scripts.fence_partition(store, self.old.writer, number, self.generation, broken)
+        return scripts.fence_partition(store, self.old.writer, number, self.who, broken)
 
     def _fence(self, step: str, store: Store, broken: Broken) -> tuple[Start, Store]:
         assert self.old is not None

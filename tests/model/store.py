@@ -62,7 +62,7 @@ class Partition(NamedTuple):
     epoch: int
     row: int = 0
     trimmed: int = 1
-    fenced: int = 0
+    fenced: Writer | None = None
     journal: tuple[tuple[Delta, int], ...] = ()
 
 
@@ -182,11 +182,13 @@ def fold(store: Store, broken: Broken, who: Writer, chunk: Chunk) -> tuple[str, 
     return "ok", store._replace(cell=cell._replace(keys=keys, lanes=lanes, marks=marks))
 
 
-def fence_partition(store: Store, old: Writer, number: int, by: int, broken: Broken) -> Store:
+def fence_partition(store: Store, old: Writer, number: int, by: Writer, broken: Broken) -> Store:
     at = store.partition(old.generation, number)
     if at is None or not same(at.writer, old, broken, "a partition"):
         return store
-    return store.with_partition(old.generation, number, at._replace(fenced=max(at.fenced, by)))
+    if at.fenced is not None and at.fenced.generation >= by.generation:
+        return store
+    return store.with_partition(old.generation, number, at._replace(fenced=by))
 
 
 def fence_cell(store: Store, who: Writer) -> Store:
@@ -232,6 +234,11 @@ def write_manifest(store: Store, broken: Broken, who: Writer, epoch: int) -> tup
 
 
 def unlink(
-    store: Store, _broken: Broken, _who: Writer, generation: int, number: int
+    store: Store, broken: Broken, who: Writer, generation: int, number: int
 ) -> tuple[str, Store]:
+    at = store.partition(generation, number)
+    if at is None or (
+        at.fenced != who and "a journal goes with one's own fence on it" not in broken
+    ):
+        return "ok", store
     return "ok", store.with_partition(generation, number, None)

@@ -40,9 +40,9 @@ def die_after(monkeypatch):
 
 def swept_generations(flow: FlowInRedis) -> set[int]:
     """Older generations of which anything is left after the sweep that the replicator makes."""
-    module.sweep(flow.client, flow.keys, flow.manifest.generation)
-    found = flow.client.scan_iter(flow.keys.partition_pattern)
-    return {flow.keys.generation_of(key) for key in found} - {flow.manifest.generation}
+    module.sweep(flow.client, flow.scripts, flow.keys, flow.manifest.token)
+    found = map(flow.keys.parse, flow.client.scan_iter(flow.keys.partition_pattern))
+    return {place.generation for place in found} - {flow.manifest.generation}
 
 
 # --- the ordinary course -------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from bytewax_redis_state.scripts import Scripts
 
 KEYS = FlowKeys("t", "flow")
 GENERATION, MANIFEST, LEASE = KEYS.generation, KEYS.manifest, KEYS.lease(0)
+AT = (GENERATION, MANIFEST)
 JOURNAL, PROGRESS = KEYS.journal(0, 3), KEYS.progress(0, 3)
 APPLIED = KEYS.applied("sum", 5)
 
@@ -53,7 +54,7 @@ def test_a_manifest_is_written_while_the_counter_stands(db, scripts):
     """Rule 5i: by compare-and-set on the counter."""
     scripts.found_flow(GENERATION, MANIFEST, "one", 64, 1)
     db.set(GENERATION, "3")
-    assert piped(db, scripts.write_manifest, GENERATION, MANIFEST, "one", 3, {"resume_epoch": "9"})
+    assert piped(db, scripts.write_manifest, *AT, "one", 3, "", {"resume_epoch": "9"})
     assert db.hmget(MANIFEST, "generation", "resume_epoch", "shards") == [b"3", b"9", b"64"]
 
 
@@ -65,10 +66,10 @@ def test_a_manifest_of_another_generation_or_life_is_refused(db, scripts, incarn
     assert not piped(
         db,
         scripts.write_manifest,
-        GENERATION,
-        MANIFEST,
+        *AT,
         incarnation,
         generation,
+        "",
         {"resume_epoch": "9"},
     )
     assert dumped(db) == before
@@ -96,12 +97,22 @@ def test_of_two_starts_with_one_number_the_counter_knows_the_last(db, scripts):
     for token, held in (("3-first", 0), ("3-second", 1)):
         assert piped(db, scripts.hold_generation, GENERATION, token) == held
     assert dumped(db) == before
-    named = (GENERATION, MANIFEST, "one")
-    assert not piped(db, scripts.write_manifest, *named, "3-first", {"resume_epoch": "9"})
+    named = (*AT, "one")
+    assert not piped(db, scripts.write_manifest, *named, "3-first", "", {"resume_epoch": "9"})
     assert dumped(db) == before
-    assert piped(db, scripts.write_manifest, *named, "3-second", {"resume_epoch": "9"})
+    assert piped(db, scripts.write_manifest, *named, "3-second", "", {"resume_epoch": "9"})
     assert db.hget(MANIFEST, "generation") == b"3-second"
     assert not scripts.end_renewal(MANIFEST, "one", "3-first", 9)
+
+
+def test_a_manifest_is_of_the_servers_run_that_the_start_began_on(db, scripts):
+    scripts.found_flow(GENERATION, MANIFEST, "one", 64, 1)
+    before, run = dumped(db), str(db.info("server")["run_id"])
+    for run_id, stood in (("0" * 40, -1), (run, 1)):
+        assert dumped(db) == before
+        fields = {"resume_epoch": "9"}
+        assert piped(db, scripts.write_manifest, *AT, "one", 0, run_id, fields) == stood
+    assert db.hget(MANIFEST, "resume_epoch") == b"9"
 
 
 def test_the_counter_is_held_where_it_stands(db, scripts):
@@ -230,6 +241,27 @@ def test_a_partition_is_its_starts_also_where_another_has_the_same_number(db, sc
     for by, stands in (("9-a", b"9-a"), ("10-b", b"10-b"), ("10-c", b"10-b"), ("9-d", b"10-b")):
         assert piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "one", "3-mine", by)
         assert db.hget(PROGRESS, "fenced") == stands
+
+
+@pytest.mark.usefixtures("partition")
+def test_a_partition_is_deleted_by_who_fenced_it_on_the_same_run_of_the_server(db, scripts):
+    run, other = str(db.info("server")["run_id"]), "0" * 40
+
+    def delete(by: str, run_id: str) -> int:
+        return piped(db, scripts.delete_partition, JOURNAL, PROGRESS, by, run_id)
+
+    before = dumped(db)
+    assert delete("4-a", run) == 0, "nobody has fenced it"
+    assert dumped(db) == before
+    piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "one", 3, "4-a")
+    before = dumped(db)
+    assert [delete("4-b", run), delete("5-c", ""), delete("4-a", other), delete("", other)] == [
+        0
+    ] * 4
+    assert dumped(db) == before
+    assert delete("4-a", run) == 2
+    assert db.keys() == []
+    assert delete("", "") == 0
 
 
 @pytest.mark.usefixtures("partition")

@@ -8,12 +8,15 @@ may go back alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from itertools import combinations
 
 import pytest
 
+from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import FencedError, ServerUnavailableError, StateLostError
 from bytewax_redis_state.recovery import takeover
+from bytewax_redis_state.server.client import connect
 from tests.recovery.conftest import FlowInRedis
 
 STEPS = ("bumped", "fenced", "cells", "epoch", "checked", "folded", "settled", "written")
@@ -68,6 +71,48 @@ def whole_before(epoch: int) -> dict[str, bytes]:
     for one in range(1, epoch):
         state |= DELTAS.get(one, {})
     return state
+
+
+@pytest.mark.parametrize(
+    ("saved", "lost"),
+    [
+        *(("before", lost) for lost in ("fenced", "settled", "written", "cleaned")),
+        *(("fenced", lost) for lost in ("cells", "settled", "written", "cleaned")),
+    ],
+)
+def test_a_server_started_anew_in_the_midst_of_a_start_loses_nothing_that_it_has(
+    start_redis, namespace, monkeypatch, saved, lost
+) -> None:
+    """What was committed before its file was written is there again, and nobody deletes it."""
+    server = start_redis("--appendonly", "no")
+    with connect(RedisConfig(url=server.url)) as client:
+        flow = FlowInRedis(client, namespace)
+        flow.start()
+        flow.commit(1, DELTAS[1])
+        flow.folder().fold(flow.journal(), 0, 1)
+        flow.commit(2, DELTAS[2])
+
+        def reached(step: str) -> None:
+            if step == saved:
+                client.save()
+            if step == lost:
+                server.kill()
+                server.start()
+                client.connection_pool.disconnect()  # the next command connects without a word
+
+        reached("before")
+        monkeypatch.setattr(takeover, "reached", reached)
+        with suppress(FencedError, StateLostError, ServerUnavailableError):
+            flow.start()
+            takeover.sweep(client, flow.scripts, flow.keys, flow.manifest.token)
+            flow.restorer().read()
+            assert flow.state() == DELTAS[1] | DELTAS[2]
+        monkeypatch.setattr(takeover, "reached", lambda _: None)
+        with suppress(FencedError):  # the cells may have the number that is given again
+            flow.start()
+        flow.start()
+        flow.restorer().read()
+        assert flow.state() == DELTAS[1] | DELTAS[2]
 
 
 @pytest.mark.parametrize("node", ["all", "cells"])

@@ -96,6 +96,7 @@ class Stale:
             keys.manifest,
             self.life,
             self.token,
+            "",
             fields,
         )
 
