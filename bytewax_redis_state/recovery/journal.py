@@ -231,18 +231,28 @@ class Journal:
         :arg run_id: Of the server before the fold: one that was started since then may have lost
             the fold, and drops nothing.
         :raises FencedError: If the partition is no longer the caller's.
-        :raises StateLostError: If its keys are gone.
+        :raises StateLostError: If its keys are gone or of another life.
         """
         trimmed = self._scripts.trim_journal(
             self._journal, self._progress, self._incarnation, str(self._token), below, run_id
         )
         if trimmed is None:
-            raise FencedError(f"generation {self._token.generation} of the flow was taken over")
-        if trimmed < 0:  # not fenced: emptied, and perhaps to be filled again
+            self._heed(self._refusal())
+        elif trimmed < 0:  # not fenced: emptied, and perhaps to be filled again
             raise StateLostError(
                 f"the progress of partition {self._partition} is missing in Redis",
                 "Redis was emptied under a running flow; start the flow again",
             )
+
+    def _refusal(self) -> list[bytes]:
+        """Ask why the partition is not the writer's any more, as :meth:`append` would be told."""
+        found = self._client.hmget(self._progress, "incarnation", "generation", "fenced")
+        life, writer, by = cast("list[bytes | None]", found)
+        if life is None or writer is None:
+            return [b"missing"]
+        if life.decode() != self._incarnation:
+            return [b"foreign", life]
+        return [b"fenced", by if by and writer.decode() == str(self._token) else writer]
 
     def delete(self) -> None:
         """Delete both keys."""

@@ -10,10 +10,15 @@ from pathlib import Path
 from bytewax_redis_state.chaos.cluster import Cluster
 from bytewax_redis_state.chaos.member import Member, Resumed, wait_until
 
-__all__ = ["HERE", "RUNNER", "Cluster", "Member", "Resumed", "start_member", "wait_until"]
+__all__ = ["HERE", "RUNNER", "Cluster", "Member", "Resumed", "now", "start_member", "wait_until"]
 
 HERE = Path(__file__).parent
 RUNNER = HERE / "doomed_run.py"
+
+
+def now(folder: Path) -> Path:
+    """The file that a member's replicator waits for, to stop at its step."""
+    return folder / "now"
 
 
 def start_member(
@@ -27,7 +32,8 @@ def start_member(
 ) -> Member:
     """Start one process of a dataflow.
 
-    :arg at_step: ``kill:STEP`` or ``stop:STEP``: what the process does to itself there.
+    :arg at_step: ``kill:STEP`` or ``stop:STEP``: what the process does to itself there;
+        ``replicator:STEP``: its replicator stops itself there, once :func:`now` of it exists.
     :arg bug: Planted bug, see ``planted.py``.
     """
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("BYTEWAX_", "CRASH_"))}
@@ -35,7 +41,7 @@ def start_member(
     program: list[object] = ["-m", "bytewax_redis_state.run"]
     if at_step or bug:
         program = [RUNNER]
-        clean.update(CRASH_AT_STEP=at_step, CRASH_BUG=bug)
+        clean.update(CRASH_AT_STEP=at_step, CRASH_BUG=bug, CRASH_NOW=str(now(folder)))
     scratch = folder / "scratch"
     command = [sys.executable, *program, f"{flow}:flow", "--scratch", scratch, *options]
     return Member(command, clean, folder, scratch)

@@ -13,6 +13,7 @@ phase         what has happened
 ``shipping``  the replicator works; the engine has not started
 ============  =====================================================================
 
+``replicator:STEP`` is a step of ``sleepers.py``, where the replicator stops itself.
 ``CRASH_BUG`` names a bug of ``planted.py``, planted here and in the replicator.
 """
 
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import planted
+import sleepers
 
 from bytewax_redis_state import run
 from bytewax_redis_state.recovery import replicator, resume, session, takeover, watchdog
@@ -35,13 +37,12 @@ _REPLICATOR = "bytewax_redis_state.recovery.replicator"
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
-def doom(at: str) -> None:
+def doom(strike: signal.Signals, doomed_step: str) -> None:
     """Make this process strike itself at a step."""
-    how, _, doomed_step = at.partition(":")
 
     def reached(step: str) -> None:
         if step == doomed_step:
-            os.kill(os.getpid(), _SIGNALS[how])
+            os.kill(os.getpid(), strike)
 
     for module in (takeover, session, resume):
         module.reached = reached  # type: ignore[attr-defined]
@@ -87,11 +88,14 @@ class _Subprocess:
 
 def main() -> int:
     planted.plant(os.environ["CRASH_BUG"])
+    who, _, step = os.environ["CRASH_AT_STEP"].partition(":")
     if sys.argv[1:] == [_REPLICATOR]:
+        if who == "replicator":
+            sleepers.doom(step)
         return replicator.main()
     watchdog.subprocess = _Subprocess  # type: ignore[assignment]
-    if os.environ["CRASH_AT_STEP"]:
-        doom(os.environ["CRASH_AT_STEP"])
+    if who in _SIGNALS:
+        doom(_SIGNALS[who], step)
     return run.main()
 
 
