@@ -1,7 +1,8 @@
 """Where a replicator stops itself, its dataflow running on: ``CRASH_AT_STEP=replicator:STEP``.
 
 It does so at the first pass of the step after the file of ``CRASH_NOW`` has appeared, with all its
-threads. Only ``doomed_run.py`` imports this.
+threads; of several steps, ``replicator:STEP,STEP``, at each once and in their order. Only
+``doomed_run.py`` imports this.
 
 =================  =========================================================================
 step               what comes next
@@ -13,6 +14,7 @@ step               what comes next
 ``fold-command``   the command of a fold on the wire
 ``chunk``          a second chunk of cells whose first one is applied; a chunk is one key
 ``trim``           a trim, after the fold
+``trimmed``        what follows a trim that was done
 ``drain``          the lease that says so; the dataflow has ended
 ``drain-fold``     the last fold
 =================  =========================================================================
@@ -37,33 +39,49 @@ from bytewax_redis_state.recovery.wakeup import Wakeup
 
 __all__ = ["doom"]
 
-_slept = threading.Event()
+_to_come: list[str] = []
 
 
-def _sleep() -> None:
-    if not _slept.is_set() and Path(os.environ["CRASH_NOW"]).exists():
-        _slept.set()
+def _sleep(step: str) -> None:
+    if _to_come[:1] == [step] and Path(os.environ["CRASH_NOW"]).exists():
+        _to_come.pop(0)
         # To this thread, which stops before it does anything else, and the others with it.
         signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
-def _before(owner: Any, method: str, when: Callable[..., bool] = lambda *_: True) -> None:
+def _always(*_: Any) -> bool:
+    return True
+
+
+def _before(step: str, owner: Any, method: str, when: Callable[..., bool] = _always) -> None:
     inner = getattr(owner, method)
 
     def wrapped(*args: Any, **named: Any) -> Any:
         if when(*args):
-            _sleep()
+            _sleep(step)
         return inner(*args, **named)
 
     setattr(owner, method, wrapped)
 
 
+def _after(step: str, owner: Any, method: str) -> None:
+    inner = getattr(owner, method)
+
+    def wrapped(*args: Any, **named: Any) -> Any:
+        result = inner(*args, **named)
+        _sleep(step)
+        return result
+
+    setattr(owner, method, wrapped)
+
+
 def _within(
+    step: str,
     owner: Any,
     method: str,
     inner_owner: Any,
     inner_method: str,
-    when: Callable[..., bool] = lambda *_: True,
+    when: Callable[..., bool] = _always,
 ) -> None:
     """Sleep before an inner call that an outer one makes, in the same thread."""
     outer, thread = getattr(owner, method), threading.local()
@@ -76,34 +94,33 @@ def _within(
             thread.within = False
 
     setattr(owner, method, wrapped)
-    _before(inner_owner, inner_method, lambda *a: getattr(thread, "within", False) and when(*a))
+
+    def is_time(*args: Any) -> bool:
+        return getattr(thread, "within", False) and when(*args)
+
+    _before(step, inner_owner, inner_method, is_time)
 
 
-def _chunk_by_chunk() -> None:
-    checkpoint._CHUNK_KEYS = 1
-    _before(Folder, "_execute", lambda _folder, _pipe, chunks, _epoch: chunks[0].number > 1)
+def _is_further(_folder: Any, _pipe: Any, chunks: Any, *_: Any) -> bool:
+    return bool(chunks[0].number > 1)
 
 
-def _fold_command() -> None:
-    def is_one(_connection: Any, command: Any, *_: Any) -> bool:
-        return b":applied:" in b"".join(command)
-
-    _within(Folder, "_execute", AbstractConnection, "send_packed_command", is_one)
+def _is_fold(_connection: Any, command: Any, *_: Any) -> bool:
+    return b":applied:" in b"".join(command)
 
 
-_STEPS: dict[str, Callable[[], None]] = {
-    "idle": lambda: _before(Wakeup, "wait"),
-    "append": lambda: _before(Journal, "append"),
-    "append-answer": lambda: _within(Journal, "append", AbstractConnection, "read_response"),
-    "fold": lambda: _before(Folder, "fold"),
-    "fold-command": _fold_command,
-    "chunk": _chunk_by_chunk,
-    "trim": lambda: _before(Journal, "trim"),
-    "drain": lambda: _before(Replicator, "_drain"),
-    "drain-fold": lambda: _within(Replicator, "_drain", Folder, "fold"),
-}
-
-
-def doom(step: str) -> None:
-    """Make this replicator stop itself at a step."""
-    _STEPS[step]()
+def doom(steps: str) -> None:
+    """Make this replicator stop itself at a step, or at several in their order."""
+    _to_come.extend(steps.split(","))
+    _before("idle", Wakeup, "wait")
+    _before("append", Journal, "append")
+    _within("append-answer", Journal, "append", AbstractConnection, "read_response")
+    _before("fold", Folder, "fold")
+    _within("fold-command", Folder, "_execute", AbstractConnection, "send_packed_command", _is_fold)
+    _before("chunk", Folder, "_execute", _is_further)
+    if "chunk" in _to_come:
+        checkpoint._CHUNK_KEYS = 1
+    _before("trim", Journal, "trim")
+    _after("trimmed", Journal, "trim")
+    _before("drain", Replicator, "_drain")
+    _within("drain-fold", Replicator, "_drain", Folder, "fold")
