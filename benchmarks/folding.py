@@ -116,13 +116,21 @@ class Bench:
         return folded / seconds
 
 
-def benchmark_rate(client: redis.Redis, socket: str, keys: int) -> float:
-    """Run ``redis-benchmark`` on the same server; gives its commands a second."""
+def benchmark_rate(client: redis.Redis, socket: str, keys: int, *, among: int = 1) -> float:
+    """Run ``redis-benchmark`` on the same server; gives its commands a second.
+
+    :arg client: Of the server.
+    :arg socket: Of the server.
+    :arg keys: How many are set.
+    :arg among: How many there are: by default it sets one again and again.
+    """
     command = ["redis-benchmark", "-s", socket, "-t", "set", "-P", "16", "-c", "10", "-d", "40"]
+    command += ["-r", str(among)] if among > 1 else []
     done = subprocess.run(
         [*command, "-n", str(keys), "--csv"], check=True, capture_output=True, text=True
     )
-    client.delete("key:__rand_int__")
+    if among == 1:
+        client.delete("key:__rand_int__")
     rows = list(csv.reader(io.StringIO(done.stdout)))
     return float(rows[-1][1])
 

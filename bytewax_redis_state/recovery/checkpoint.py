@@ -12,13 +12,15 @@ chunks of a fold together: one that follows a lost one is refused, and a late on
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
 import redis
+from typing_extensions import Self
 
 from bytewax_redis_state.errors import ServerUnavailableError, StateLostError
 from bytewax_redis_state.keys import FlowKeys
@@ -31,8 +33,9 @@ __all__ = ["CellBehindError", "Folder"]
 
 _CHUNK_KEYS = 1000
 _CHUNK_BYTES = 1024 * 1024
-_ROUND_BYTES = 64 * 1024 * 1024
-_PIPELINE_CHUNKS = 32
+_ROUND_BYTES = 16 * 1024 * 1024
+_PIPELINE_CHUNKS = 16
+_LANES = 2
 
 
 class CellBehindError(StateLostError):
@@ -107,9 +110,11 @@ class Folder:
         :raises StateLostError: If a cell is gone, of another life, or behind ``from_epoch``.
         """
         keys = 0
-        for part in self._rounds(journal, from_epoch, to_epoch):
-            keys += self._apply(part, from_epoch)
-            from_epoch = part.to_epoch
+        with _Lanes() as lanes:
+            for part in self._rounds(journal, from_epoch, to_epoch):
+                self._apply(part, from_epoch, lanes)
+                keys += sum(map(len, part.changes.values()))
+                from_epoch = part.to_epoch
         return keys
 
     def _rounds(self, journal: Journal, from_epoch: int, to_epoch: int) -> Iterator[_Round]:
@@ -125,19 +130,13 @@ class Folder:
         part.to_epoch = to_epoch
         yield part
 
-    def _apply(self, part: _Round, from_epoch: int) -> int:
-        """Apply a round, batch by batch; Redis works on one while the next is made up."""
-        cells = [list(_chunks(cell, part.changes.get(cell, {}))) for cell in self._cells]
-        coming: Future[None] | None = None
-        with ThreadPoolExecutor(1, "fold") as ahead:
-            for batch in _batches(cells):
+    def _apply(self, part: _Round, from_epoch: int, lanes: _Lanes) -> None:
+        """Apply a round, batch by batch; Redis works on one while the next is made up, or read."""
+        cells = [_chunks(cell, part.changes.get(cell, {})) for cell in self._cells]
+        for row in zip_longest(*cells):
+            for lane, batch in _batches(row):
                 pipe = self._pipeline(batch, from_epoch, part.to_epoch)
-                if coming is not None:
-                    coming.result()
-                coming = ahead.submit(self._execute, pipe, batch, from_epoch)
-            if coming is not None:
-                coming.result()
-        return sum(map(len, part.changes.values()))
+                lanes.send(lane, partial(self._execute, pipe, batch, from_epoch))
 
     def _pipeline(self, chunks: list[_Chunk], from_epoch: int, to_epoch: int) -> Any:
         pipe = self._client.pipeline(transaction=False)
@@ -207,15 +206,39 @@ def _chunks(cell: Cell, changes: dict[bytes, bytes | None]) -> Iterator[_Chunk]:
             return
 
 
-def _batches(cells: list[list[_Chunk]]) -> Iterator[list[_Chunk]]:
-    """Give what goes in one trip: no two chunks of a cell.
+def _batches(row: Sequence[_Chunk | None]) -> Iterator[tuple[int, list[_Chunk]]]:
+    """Give what goes in one trip, and its lane, which is a cell's own.
 
-    Were the first refused and the last not, the cell would count as folded without it.
+    There are no two chunks of a cell in a trip: were the first refused and the last not, the cell
+    would count as folded without it.
     """
-    for row in zip_longest(*cells):
-        chunks = [chunk for chunk in row if chunk is not None]
-        for start in range(0, len(chunks), _PIPELINE_CHUNKS):
-            yield chunks[start : start + _PIPELINE_CHUNKS]
+    lanes = [[chunk for chunk in row[lane::_LANES] if chunk is not None] for lane in range(_LANES)]
+    for start in range(0, max(map(len, lanes)), _PIPELINE_CHUNKS):
+        for lane, chunks in enumerate(lanes):
+            if batch := chunks[start : start + _PIPELINE_CHUNKS]:
+                yield lane, batch
+
+
+class _Lanes:
+    """Trips to Redis, one after the other in each lane."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_LANES, "fold")
+        self._under_way: dict[int, Future[None]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._threads:  # waits, whatever has failed
+            for trip in self._under_way.values():
+                trip.result()
+
+    def send(self, lane: int, trip: Callable[[], None]) -> None:
+        """Begin a trip when the one before it in its lane has ended well."""
+        if before := self._under_way.pop(lane, None):
+            before.result()
+        self._under_way[lane] = self._threads.submit(trip)
 
 
 def _bytes(values: Sequence[bytes | None]) -> int:

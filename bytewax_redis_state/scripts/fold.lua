@@ -30,16 +30,23 @@ elseif under_way > to or (number > 1 and (under_way < to or done < number - 1)) 
   return {'torn', tostring(under_way)}
 end
 
-local byte, sub = string.byte, string.sub
+local byte, sub, call = string.byte, string.sub, redis.call
 
--- The deadline's field of an envelope: after the check sum and, with the flag 0x10, a key ID.
-local function field_of(head)
-  local kind = byte(head, 2)
-  if not kind or kind % 64 < 32 then
-    return nil
-  elseif kind % 32 < 16 then
-    return sub(head, 7, 12)
+-- Where an envelope's deadline is, by its second byte: 1 after the check sum, 2 after a key ID too, 0 nowhere.
+local places = {}
+
+local function place_of(kind)
+  local place = 0
+  if kind and kind % 64 >= 32 then
+    place = kind % 32 < 16 and 1 or 2
   end
+  if kind then
+    places[kind] = place
+  end
+  return place
+end
+
+local function after_key_id(head)
   local at = 8 + byte(head, 7)
   return sub(head, at, at + 5)
 end
@@ -60,38 +67,46 @@ if ARGV[7] ~= '' or have[5] then
   local brief = size < 131072  -- then what stands there is brief too: SET gives it at no cost
   local function count_out(old)
     if old and old ~= '' then
-      local field = field_of(old)
-      if field then
+      local kind = byte(old, 2)
+      local place = places[kind] or place_of(kind)
+      if place > 0 then
+        local field = place == 1 and sub(old, 7, 12) or after_key_id(old)
         dated[field] = (dated[field] or 0) - 1
       end
       grown = grown - 1
     end
   end
+  local last, expiry  -- most keys of a chunk have one deadline
   for i = 2, 1 + sets do
-    local value, old, expiry = ARGV[7 + i], nil, nil
-    local field = field_of(value)
-    if field then
+    local value = ARGV[7 + i]
+    local kind = byte(value, 2)
+    local place = places[kind] or place_of(kind)
+    if place == 0 then
+      last, expiry = nil, nil
+    else
+      local field = place == 1 and sub(value, 7, 12) or after_key_id(value)
       dated[field] = (dated[field] or 0) + 1
-      expiry = offset and expiries[field]
-      if offset and not expiry then
-        expiry = string.format('%.0f', number_of(field) + offset)
-        expiries[field] = expiry
-        any = true
+      if field ~= last then
+        last, expiry = field, offset and expiries[field]
+        if offset and not expiry then
+          expiry = string.format('%.0f', number_of(field) + offset)
+          expiries[field] = expiry
+          any = true
+        end
       end
     end
     if brief and expiry then
-      old = redis.call('SET', KEYS[i], value, 'PXAT', expiry, 'GET')
+      count_out(call('SET', KEYS[i], value, 'PXAT', expiry, 'GET'))
     elseif brief then
-      old = redis.call('SET', KEYS[i], value, 'GET')
+      count_out(call('SET', KEYS[i], value, 'GET'))
     else
-      old = redis.call('GETRANGE', KEYS[i], 0, 267)
+      count_out(call('GETRANGE', KEYS[i], 0, 267))
       if expiry then
-        redis.call('SET', KEYS[i], value, 'PXAT', expiry)
+        call('SET', KEYS[i], value, 'PXAT', expiry)
       else
-        redis.call('SET', KEYS[i], value)
+        call('SET', KEYS[i], value)
       end
     end
-    count_out(old)
   end
   grown = grown + sets
   if #KEYS > 1 + sets then

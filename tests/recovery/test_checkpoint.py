@@ -137,9 +137,9 @@ def test_rounds_are_bounded_by_bytes(started, monkeypatch):
     reached = []
     real = module.Folder._apply
 
-    def apply(self, part, from_epoch):
+    def apply(self, part, from_epoch, lanes):
         reached.append((from_epoch, part.to_epoch))
-        return real(self, part, from_epoch)
+        return real(self, part, from_epoch, lanes)
 
     monkeypatch.setattr(module.Folder, "_apply", apply)
     for epoch in range(1, 11):
