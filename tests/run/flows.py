@@ -16,6 +16,7 @@ from bytewax.inputs import (
     StatelessSourcePartition,
 )
 from bytewax.operators.windowing import EventClock, SessionWindower, TumblingWindower
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from bytewax_redis_state import retain
 
@@ -161,6 +162,39 @@ def visitors():
     # What nobody reads would fill the pipe.
     told = op.filter("told", every, lambda _item: "QUIET" not in os.environ)
     op.output("out", told, StdOutSink())
+    return flow
+
+
+class _Counting(StatefulSinkPartition):
+    def __init__(self, count):
+        print("sink resumes at", count, flush=True)
+        self._count = count or 0
+
+    def write_batch(self, items):
+        self._count += len(items)
+
+    def snapshot(self):
+        return self._count
+
+
+class Counting(FixedPartitionedSink):
+    """Two partitions, each of which counts what it gets."""
+
+    def list_parts(self):
+        return ["0", "1"]
+
+    def part_fn(self, item_key):
+        return int(item_key[1:])
+
+    def build_part(self, step_id, for_part, resume_state):
+        return _Counting(resume_state)
+
+
+def counted():
+    """Only source and sink have state."""
+    flow = Dataflow("counted")
+    numbers = op.input("in", flow, Numbers())
+    op.output("out", op.key_on("key", numbers, lambda n: f"k{n % 5}"), Counting())
     return flow
 
 

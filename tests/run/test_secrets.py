@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -146,6 +147,23 @@ def test_idle_state_of_every_kind_gets_the_current_key(run, sums, client, key_fi
     again = run(*options, "--key-file", str(second), ITEMS="30")
     assert "written anew" not in again.stderr
     assert verify(client, sums.keys).is_sound
+
+
+def test_idle_sources_and_sinks_alone_get_the_current_key(run, sums, client, key_file):
+    """The engine asks an idle sink for no snapshot; what it counted goes on under the new key."""
+    sums = type(sums)(client, "counted")
+    options = (*FAST, "--key-file")
+    steps = (signed_with("old"), signed_with("new", "old"), signed_with("new"))
+    for number, keys in enumerate(steps):
+        path = key_file(str(number), **keys)
+        done = run(*options, str(path), flow="counted()", ITEMS="30")
+        assert done.returncode == 0, done.stderr
+        assert ("4 values were written anew" in done.stderr) is (number == 1)
+        resumed = {"None"} if number == 0 else {"24", "36"}
+        assert set(re.findall("sink resumes at (.*)", done.stdout)) == resumed
+        assert key_ids(sums) == {keys["sign_with"]: 4}
+    assert values(sums, path, "in") == {"a": 30, "b": 30}
+    assert values(sums, path, "out") == {"0": 36, "1": 24}
 
 
 @pytest.mark.long

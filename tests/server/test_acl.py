@@ -277,3 +277,32 @@ def test_a_runner_of_a_cluster_needs_what_is_printed(shared_cluster, tmp_path, e
         for node in admins:
             node.acl_deluser("clustered")
             node.close()
+
+
+@pytest.mark.parametrize(("level", "flavour"), [("aof", "valkey-8"), ("replicas:1", "redis-7.0")])
+def test_a_runner_that_wants_durability_needs_what_is_printed(
+    start_group, tmp_path, eventually, level, flavour
+):
+    group = start_group("sentinel", flavour, replicas=1)
+    primary = group.primary
+    given = rules("runner", "--flow", "numbers", "--durability", level)
+    primary.client.execute_command("ACL", "SETUSER", "durable", *given, ">sesame")
+    primary.client.config_resetstat()
+    run = Runner(f"redis://durable:sesame@{primary.address}/0", tmp_path, [])
+    options = (*FAST, "--durability", level)
+    try:
+        sums = Sums(primary.client)
+        process = run.start(*options, ITEMS="3000", PAUSE="0.01")
+        eventually(lambda: sums.manifest and sums.manifest.processes and sums.progress() > 8)
+        os.killpg(process.pid, signal.SIGKILL)
+        finished(process)
+        done = run(*options, ITEMS="200")
+        assert done.returncode == 0, done.stderr
+        assert all(total >= expected(200)[key] for key, total in sums.state().items())
+    finally:
+        for process in run.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert denied(primary.client) == []
+    assert {"wait", "waitaof"} & used(primary.client) >= {"waitaof" if level == "aof" else "wait"}

@@ -211,3 +211,52 @@ def test_a_token_rotates_under_a_running_flow(tokens, admin, tmp_path, eventuall
     assert all(total >= expected(400)[key] for key, total in sums.state().items())
     doctor = [SCRIPT, "doctor", "--verify", "numbers", "--redis", tokens.url]
     subprocess.run([*doctor, "--credentials", "tokens:get"], cwd=tmp_path, check=True)
+
+
+@pytest.mark.parametrize("kind", ["cluster", pytest.param("sentinel", marks=pytest.mark.long)])
+def test_a_token_rotates_while_servers_are_followed(kind, start_group, tmp_path, eventually):
+    """Each node knows the users; which one a connection goes to is found out without the token."""
+    group = start_group(kind, **({"replicas": 0} if kind == "cluster" else {"replicas": 1}))
+    nodes = [node.client for node in group.nodes]
+
+    def rotate(token: str) -> None:
+        (tmp_path / "token").write_text(token)
+        for node in nodes:
+            let_in(node, token)
+            node.execute_command("CLIENT", "KILL", "USER", "app")
+
+    (tmp_path / "tokens.py").write_text(TOKENS)
+    rotate("first-token")
+    run = Runner(group.url, tmp_path, [])
+    options = (*FAST, "--credentials", "tokens:get")
+    try:
+        with connect(RedisConfig(url=group.url)) as client:
+            sums = Sums(client)
+            process = run.start(*options, ITEMS="30000", PAUSE="0.01")
+
+            def goes_on() -> None:
+                before = sums.progress()
+                eventually(lambda: process.poll() is not None or sums.progress() > before + 5)
+                assert process.poll() is None, process.communicate()
+
+            eventually(lambda: sums.manifest and sums.manifest.processes)
+            for token in ("second-token", "third-token"):
+                asked = (tmp_path / "asked").stat().st_size
+                rotate(token)
+                goes_on()
+                assert (tmp_path / "asked").stat().st_size > asked
+            if kind == "sentinel":
+                first = group.primary
+                group.fail_over(first)
+                group.wait_failed_over(first)
+                goes_on()
+            os.killpg(process.pid, signal.SIGKILL)
+            finished(process)
+            done = run(*options, ITEMS="300")
+            assert done.returncode == 0, done.stderr
+            assert all(total >= expected(300)[key] for key, total in sums.state().items())
+    finally:
+        for process in run.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
