@@ -14,7 +14,7 @@ from tests.crash.conftest import MakeJob
 from tests.crash.known import Ledger
 from tests.crash.test_start_steps import OTHERS, PHASES, STEPS, killed_in_midstream
 
-from .paused import outlive_lease, take_over_and_wake
+from .paused import have_claimed, outlive_lease, take_over_and_wake
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(240)]
 
@@ -40,6 +40,7 @@ def test_a_start_paused_past_its_lease_writes_nothing(
     killed_in_midstream(job, processes)
     old = job.start(processes, join_timeout=60, at_step={process: f"stop:{step}"})
     wait_until(lambda: old[process].is_stopped, "it is paused")
+    wait_until(lambda: have_claimed(job, old), "the others have claimed their leases")
     alone = processes == 1 and step != "shipping"
     if alone:  # nobody renews its lease; else the others, or its replicator, are awake
         outlive_lease(job, process)
