@@ -26,6 +26,7 @@ from bytewax_redis_state.errors import (
 )
 from bytewax_redis_state.recovery.cells import cells_of
 from bytewax_redis_state.recovery.checkpoint import CellBehindError, Folder
+from bytewax_redis_state.recovery.guard import Guard
 from bytewax_redis_state.recovery.setup import Line, Setup
 from bytewax_redis_state.recovery.takeover import sweep
 from bytewax_redis_state.server.replicas import run_of
@@ -48,10 +49,12 @@ class Checkpointer:
     """Folds the journal every interval, in a thread of its own so that shipping goes on.
 
     :arg setup: Of the replicator.
+    :arg guard: Whether a failover is possible; asked before each fold.
     """
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, guard: Guard) -> None:
         self._setup = setup
+        self._guard = guard
         self._line = Line(setup)
         self._journal = self._line.journal()
         steps = {name for name, _ in setup.steps.values()}
@@ -81,12 +84,12 @@ class Checkpointer:
                 f"the progress of partition {partition} is missing in Redis",
                 "Redis was emptied under a running flow; start the flow again",
             )
-        foldable = (safe or trimmed) if self._setup.guarded else epoch
+        foldable = (safe or trimmed) if self._guard.is_on else epoch
         return _Progress(int(epoch), int(trimmed), int(foldable))
 
     def _run_id(self) -> str:
         """Ask which run of the server this is; of more than one, trims come a margin later."""
-        return run_of(self._line.client, guarded=self._setup.guarded)
+        return run_of(self._line.client, guarded=self._guard.is_on)
 
     def checkpoint(self) -> bool:
         """Fold up to the least progress of all partitions, then trim the journal.
@@ -94,12 +97,13 @@ class Checkpointer:
         :returns: Whether the journal is folded to its end; else another partition is behind.
         """
         with translated(self._line.address):
+            self._guard.look(self._line.client)
             run_id = self._run_id()
             found = [self._progress(partition) for partition in range(self._setup.partitions)]
             own, target = found[self._setup.partition], min(part.foldable for part in found)
             # Asked each time: one server that has lost its tail has lost folds, too.
             folded = own.trimmed - 1
-            self.applied = max(self.applied, folded) if self._setup.guarded else folded
+            self.applied = max(self.applied, folded) if self._guard.is_on else folded
             if target - 1 > self.applied:
                 self._fold(own.trimmed, target)
                 self.applied = target - 1
@@ -121,7 +125,7 @@ class Checkpointer:
             self._fold(trimmed, target)
 
     def _trim(self, trimmed: int, run_id: str) -> None:
-        kept_since = time.monotonic() - (self._setup.margin if self._setup.guarded else 0.0)
+        kept_since = time.monotonic() - (self._setup.margin if self._guard.is_on else 0.0)
         below = trimmed
         while self._folds and self._folds[0][0] <= kept_since:
             below = self._folds.popleft()[1]

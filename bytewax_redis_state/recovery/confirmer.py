@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from bytewax_redis_state.config.durability import Durability
 from bytewax_redis_state.errors import ServerUnavailableError, StateError
+from bytewax_redis_state.recovery.guard import Guard
 from bytewax_redis_state.recovery.setup import Line, Setup
 from bytewax_redis_state.server.replicas import replicas_in_step, server_of
 from bytewax_redis_state.server.translation import translated
@@ -30,11 +31,13 @@ class Confirmer:
     """Ask Redis how sure it is, in a thread, whenever rows were shipped.
 
     :arg setup: Of the replicator.
+    :arg guard: Whether a failover is possible.
     :arg shipped: Tells the last row that Redis has acknowledged.
     """
 
-    def __init__(self, setup: Setup, shipped: Callable[[], int]) -> None:
+    def __init__(self, setup: Setup, guard: Guard, shipped: Callable[[], int]) -> None:
         self._setup = setup
+        self._guard = guard
         self._durability = Durability.parse(setup.durability)
         self._shipped = shipped
         self._progress = setup.keys.progress(setup.partition, setup.generation)
@@ -50,9 +53,11 @@ class Confirmer:
         return self._shipped() if self._durability.level == "memory" else self._row
 
     def start(self) -> None:
-        """Begin to ask, unless an acknowledgement is all that is wanted."""
-        if self._durability.level != "memory" or self._setup.guarded:
+        """Begin to ask; where an acknowledgement is enough, once a failover is possible."""
+        if self._durability.level != "memory":
             self._thread.start()
+        else:
+            self._guard.then(self._thread.start)
 
     def stop(self) -> None:
         """End the thread, after the question that it may have asked."""
@@ -83,10 +88,10 @@ class Confirmer:
                 return
 
     def _ask(self, line: Line, row: int) -> bool:
-        setup, level = self._setup, self._durability
+        setup, level, guarded = self._setup, self._durability, self._guard.is_on
         with translated(line.address):
             # What is folded must be on all replicas: one that takes over would lack it for good.
-            in_step = self._replicas_in_step(line) if setup.guarded else 0
+            in_step = self._replicas_in_step(line) if guarded else 0
             wanted = max(level.replicas, in_step)
             with line.client.pipeline(transaction=False) as pipe:
                 # In one trip: a connection that was made anew in between would wait for nothing.
@@ -99,7 +104,7 @@ class Confirmer:
                     pipe.waitaof(1, 0, _WAIT_MILLISECONDS)
                 epoch, *answers = pipe.execute()
             count = int(answers[0]) if wanted else 0
-            if epoch and count >= in_step and setup.guarded:
+            if epoch and count >= in_step and guarded:
                 line.scripts.note_safe(self._progress, setup.incarnation, str(setup.token), epoch)
         if not epoch:
             return False  # shipping finds out why

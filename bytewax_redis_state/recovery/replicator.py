@@ -35,6 +35,7 @@ from bytewax_redis_state.recovery.cells import Cell
 from bytewax_redis_state.recovery.checkpointer import Checkpointer
 from bytewax_redis_state.recovery.cluster import read_manifest
 from bytewax_redis_state.recovery.confirmer import Confirmer
+from bytewax_redis_state.recovery.guard import Guard
 from bytewax_redis_state.recovery.journal import Entry, JournalMovedError
 from bytewax_redis_state.recovery.lease import Lease, LeaseHolder
 from bytewax_redis_state.recovery.members import MemberWatch
@@ -112,7 +113,8 @@ class Replicator:
         self._outbox = setup.open_outbox()
         self._row = self._stored_row()
         status = Status(row=self._row, progress=setup.resume_epoch, call=setup.call)
-        self._confirmer = Confirmer(setup, lambda: self._row)
+        guard = Guard(setup.guarded)
+        self._confirmer = Confirmer(setup, guard, lambda: self._row)
         self._pulse = Pulse(
             Path(setup.status), setup.open_outbox(), status, lambda: self._confirmer.row
         )
@@ -126,7 +128,7 @@ class Replicator:
         self._forgotten = False
         self._members = MemberWatch(setup)
         self._wakeup = Wakeup(Path(setup.outbox).parent, parent)
-        self._checkpointer = Checkpointer(setup)
+        self._checkpointer = Checkpointer(setup, guard)
         lease = Lease.from_json(setup.lease.encode())
         lease = replace(lease, beat=lease.beat + _BEATS_AHEAD, phase="running")
         self._lease = LeaseHolder(self._line.client, setup.keys, lease, self._fail)
@@ -178,8 +180,8 @@ class Replicator:
         """
         try:
             self._lease.start()
-            self._checkpointer.start()
             self._confirmer.start()
+            self._checkpointer.start()
             self._pulse.start()
             self._ship_until_orphaned()
             return self._drain()

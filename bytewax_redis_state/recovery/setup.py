@@ -38,7 +38,7 @@ class Setup:
     :arg lease: As the parent last wrote it.
     :arg manifest: Fields of the manifest that the flow started from.
     :arg stamp: Incarnation and generation that the outbox is stamped with.
-    :arg guarded: Whether a failover may take back what Redis has acknowledged.
+    :arg guarded: Whether a failover may take back what Redis has acknowledged, as of the start.
     :arg call: Number of the call for all that the shards hold: the generation that the flow was
         founded anew with, 0 where it was not.
     """

@@ -123,6 +123,46 @@ def test_rows_stay_until_the_replica_has_them(replicated, tmp_path, eventually, 
     assert client_of(replica).dbsize() == client_of(primary).dbsize()
 
 
+def folded_and_safe(client: Client) -> tuple[int, int]:
+    """Give the highest epoch that a cell has applied, then below which replicas have all."""
+    generation = read_manifest(client, KEYS).generation
+    lanes = [client.hget(KEYS.applied("sum", shard), "p0") for shard in range(64)]
+    safe = client.hget(KEYS.progress(0, generation), "safe")
+    return max(int(lane or 0) for lane in lanes), int(safe or 0)
+
+
+def test_folds_wait_for_a_replica_that_came_while_the_flow_ran(start_redis, tmp_path, eventually):
+    """A failover to it must not take back what the keyed state relies on."""
+    primary = start_redis()
+    client = client_of(primary)
+    recovery = RedisRecovery(
+        primary.url, scratch=tmp_path, checkpoint_interval=timedelta(seconds=0.1)
+    )
+
+    def epoch() -> int:
+        generation = read_manifest(client, KEYS).generation
+        return int(client.hget(KEYS.progress(0, generation), "epoch"))
+
+    def act(job):
+        eventually(lambda: folded_and_safe(client)[0] > 0)
+        assert folded_and_safe(client)[1] == 0, "nobody is there to be waited for"
+        replica = start_redis("--replicaof", f"127.0.0.1 {primary.port}")
+        eventually(lambda: folded_and_safe(client)[1] > 0)
+        since = folded_and_safe(client)[0]
+        eventually(lambda: folded_and_safe(client)[0] > since)
+        os.kill(replica.pid, signal.SIGSTOP)
+        try:
+            since = epoch()
+            eventually(lambda: epoch() > since + 50)  # a second, ten checkpoints
+            folded, safe = folded_and_safe(client)
+            assert folded < safe < epoch()
+        finally:
+            os.kill(replica.pid, signal.SIGCONT)
+        eventually(lambda: folded_and_safe(client)[0] > since + 50)
+
+    Job(recovery).run(act)
+
+
 def test_a_drain_says_what_is_not_sure(replicated, tmp_path, eventually):
     primary, replica = replicated
     eventually(lambda: linked(primary))

@@ -6,6 +6,7 @@ import pytest
 
 from bytewax_redis_state.errors import ServerUnavailableError
 from bytewax_redis_state.recovery.checkpointer import Checkpointer
+from bytewax_redis_state.recovery.guard import Guard
 from bytewax_redis_state.recovery.journal import Journal
 from bytewax_redis_state.recovery.setup import Setup
 
@@ -43,7 +44,8 @@ def checkpointer(started: FlowInRedis, redis_url: str) -> Checkpointer:
             lease="",
             manifest={},
             stamp=(),
-        )
+        ),
+        Guard(False),
     )
 
 
