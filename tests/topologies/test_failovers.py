@@ -77,6 +77,7 @@ def move_all(group: ClusterGroup, job: Job, generation: int) -> None:
     for key in keys:
         here = primaries.index(group.primary_of(key))
         group.move_slot(slot_of(key), primaries[(here + 1) % len(primaries)])
+    group.settle()
 
 
 def strike_and_compare(

@@ -81,13 +81,17 @@ class ClusterGroup(Group):
         )
 
     def settle(self) -> None:
-        """Wait until all slots are served, and every node that lives has its part."""
+        """Wait until all slots are served, by whom all agree, and every living node has its part.
+
+        A failover before that may undo a move: who takes over does not know of it.
+        """
         wait_until(self._is_whole, "the cluster is whole", 60)
 
     def _is_whole(self) -> bool:
         living = [node for node in self.nodes if node.alive]
         followers = sum(node.follows for node in living)
-        return self._works() and followers == len(living) - self._primaries
+        views = {_slots_text(node) for node in living}
+        return self._works() and followers == len(living) - self._primaries and len(views) == 1
 
     def _works(self) -> bool:
         return all(
@@ -171,9 +175,20 @@ class ClusterGroup(Group):
         return len(keys)
 
     def end_move(self, slot: int, target: ServerNode) -> None:
-        """Let the target alone serve the slot."""
-        source = self.primary_of_slot(slot)
-        for node in (target, source):
+        """Let the target alone serve the slot.
+
+        Its claim is to be newer than any that it has not heard of yet: it would yield to that, and
+        drop the keys.
+        """
+        others = [node for node in self.nodes if node is not target and node.role == "master"]
+        primaries = (target, *others)
+        wait_until(
+            lambda: (
+                len({_cluster(node, "INFO")["cluster_current_epoch"] for node in primaries}) == 1
+            ),
+            "all primaries know the newest epoch",
+        )
+        for node in primaries:
             _cluster(node, "SETSLOT", slot, "NODE", self.id_of(target))
 
 
@@ -195,6 +210,12 @@ def _cluster(node: ServerNode, *command: Any) -> Any:
     if isinstance(answer, dict):
         return {_text(key): _text(value) for key, value in answer.items()}
     return dict(line.split(":", 1) for line in _text(answer).split("\r\n") if ":" in line)
+
+
+def _slots_text(node: ServerNode) -> str:
+    """Give who serves what, in a form that compares."""
+    found = node.client.execute_command("CLUSTER", "SLOTS")
+    return str(sorted((low, high, primary[1]) for low, high, primary, *_ in found))
 
 
 def _nodes_text(node: ServerNode) -> bytes:
