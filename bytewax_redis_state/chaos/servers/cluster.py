@@ -81,16 +81,17 @@ class ClusterGroup(Group):
         )
 
     def settle(self) -> None:
-        """Wait until all slots are served, by whom all agree, and every living node has its part.
+        """Wait until every living node has its part, and all of them agree who has which.
 
-        A failover before that may undo a move: who takes over does not know of it.
+        A failover before that may undo a move, of which who takes over does not know; an order for
+        one is forgotten by a primary that does not know whose replica it comes from.
         """
         wait_until(self._is_whole, "the cluster is whole", 60)
 
     def _is_whole(self) -> bool:
         living = [node for node in self.nodes if node.alive]
         followers = sum(node.follows for node in living)
-        views = {_slots_text(node) for node in living}
+        views = set(map(_view, living))
         return self._works() and followers == len(living) - self._primaries and len(views) == 1
 
     def _works(self) -> bool:
@@ -177,15 +178,13 @@ class ClusterGroup(Group):
     def end_move(self, slot: int, target: ServerNode) -> None:
         """Let the target alone serve the slot.
 
-        Its claim is to be newer than any that it has not heard of yet: it would yield to that, and
-        drop the keys.
+        It must have heard of all claims before: it would yield to a newer one that is on its way,
+        and drop the keys.
         """
         others = [node for node in self.nodes if node is not target and node.role == "master"]
         primaries = (target, *others)
         wait_until(
-            lambda: (
-                len({_cluster(node, "INFO")["cluster_current_epoch"] for node in primaries}) == 1
-            ),
+            lambda: len(set(map(_newest_epoch, primaries))) == 1,
             "all primaries know the newest epoch",
         )
         for node in primaries:
@@ -212,10 +211,18 @@ def _cluster(node: ServerNode, *command: Any) -> Any:
     return dict(line.split(":", 1) for line in _text(answer).split("\r\n") if ":" in line)
 
 
-def _slots_text(node: ServerNode) -> str:
-    """Give who serves what, in a form that compares."""
-    found = node.client.execute_command("CLUSTER", "SLOTS")
-    return str(sorted((low, high, primary[1]) for low, high, primary, *_ in found))
+def _newest_epoch(node: ServerNode) -> str:
+    return str(_cluster(node, "INFO")["cluster_current_epoch"])
+
+
+def _view(node: ServerNode) -> str:
+    """Give who serves what, and whose replicas there are, as a node sees it; it compares."""
+    ranges = node.client.execute_command("CLUSTER", "SLOTS")
+    found = [
+        (low, high, primary[1], sorted(replica[1] for replica in replicas))
+        for low, high, primary, *replicas in ranges
+    ]
+    return str(sorted(found))
 
 
 def _nodes_text(node: ServerNode) -> bytes:

@@ -23,7 +23,7 @@ PERSISTENT = (
 )
 """Options of each server."""
 
-_FILLING = 8 << 20  # bytes: more than the kernel keeps of a connection
+_FILLING = 48 << 20  # bytes: more than the kernel keeps of two connections, with a door between
 
 
 def announced_ports(ports: Sequence[int], behind_doors: bool) -> list[int]:
