@@ -17,7 +17,7 @@ import bytewax.operators as op
 import bytewax.operators.windowing as win
 import pytest
 from bytewax import visualize
-from bytewax.dataflow import Dataflow, Stream
+from bytewax.dataflow import Dataflow, Operator, Stream
 from bytewax.operators import StatefulBatchLogic
 from bytewax.operators.windowing import (
     EventClock,
@@ -35,8 +35,10 @@ from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.codec.delta import unpack_delta
 from bytewax_redis_state.codec.envelope import deadline_of
 from bytewax_redis_state.dataflow.deadlines import Lifetime
+from bytewax_redis_state.dataflow.fast_paths import fast_path
 from bytewax_redis_state.dataflow.logics import ShardLogic
 from bytewax_redis_state.dataflow.retention import lifetimes
+from bytewax_redis_state.dataflow.shard import Shard
 from bytewax_redis_state.dataflow.steps import kind_of, state_steps
 from bytewax_redis_state.errors import ConfigError
 
@@ -286,7 +288,7 @@ class Oracle:
         self.deadlines, self.touched = deadlines, set()
 
 
-def drop_due(shard: ShardLogic) -> None:
+def drop_due(shard: Shard) -> None:
     """Do what the engine does: notify for as long as it is wanted at once."""
     for _ in range(1000):
         at = shard.notify_at()
@@ -308,13 +310,39 @@ steps = st.lists(
     max_size=30,
 )
 FLOWS = {f"{name}-{w}": (name, w) for name in WINDOWS for w in WINDOWERS} | {"sum": ("", "")}
+FAST = [f"{name}-{w}" for name in WINDOWS if name != "join" for w in ("tumbling", "sliding")]
+KEPT = [S, None]
+CASES = [
+    *(pytest.param(case, kept, False, id=f"{case}-{kept}") for case in FLOWS for kept in KEPT),
+    *(pytest.param(case, S, True, id=f"{case}-fast") for case in FAST),
+]
 
 
-@pytest.mark.parametrize("kept", [1000 * timedelta(milliseconds=1), None], ids=["timed", "forever"])
-@pytest.mark.parametrize("case", FLOWS)
+def path_of(steps: Any, above: tuple[Operator, ...] = ()) -> tuple[Operator, ...]:
+    for step in steps:
+        path = (*above, step)
+        if kind_of(step) == "keyed":
+            return path
+        if found := path_of(step.substeps, path):
+            return found
+    return ()
+
+
+def shard_for(flow: Dataflow, lifetime: Lifetime | None, *, fast: bool) -> Shard:
+    path = path_of(flow.substeps)
+    found = fast_path(path)
+    if not fast:
+        return ShardLogic("f.w", path[-1].builder, CODEC, lifetime)
+    assert found is not None
+    shard: Shard = found.kind("f.w", found.logic, CODEC, lifetime)
+    assert not isinstance(shard, ShardLogic)
+    return shard
+
+
+@pytest.mark.parametrize(("case", "kept", "fast"), CASES)
 @settings(max_examples=40, deadline=None)
 @given(script=steps)
-def test_results_are_stocks_where_an_idle_key_counts_as_new(case, kept, script):
+def test_results_are_stocks_where_an_idle_key_counts_as_new(case, kept, fast, script):
     """In order, out of order, late; kills and stops: what a shard puts out is what stock would."""
     name, windower = FLOWS[case]
     flow = windowed(name, WINDOWERS[windower]) if name else summed()
@@ -322,7 +350,7 @@ def test_results_are_stocks_where_an_idle_key_counts_as_new(case, kept, script):
     clock = [1_000_000]
     lifetime = None if kept is None else Lifetime(kept, lambda: clock[0])
     oracle = Oracle(build, None if kept is None else 1000)
-    shard = ShardLogic("f.w", build, CODEC, lifetime)
+    shard = shard_for(flow, lifetime, fast=fast)
     durable: dict[str, bytes] = {}
     saved, closed_at, event = oracle.saved(), clock[0], EPOCH
     for what, how in [*script, ("close", None)]:
@@ -356,7 +384,7 @@ def test_results_are_stocks_where_an_idle_key_counts_as_new(case, kept, script):
         else:  # a kill; the flow's time is that of its last commit, however long it stands still
             clock[0] = closed_at
             oracle.resume(saved)
-            shard = ShardLogic("f.w", build, CODEC, lifetime)
+            shard = shard_for(flow, lifetime, fast=fast)
             shard.restore(pickle.loads(pickle.dumps(durable)))
             drop_due(shard)
 

@@ -179,3 +179,23 @@ def test_dropped_keys_take_no_room_until_their_time_comes():
     assert timers.next() is None
     timers.set("a", far)
     assert ("a" in timers, "k1" in timers, timers.next()) == (True, False, far)
+
+
+def test_moving_a_time_earlier_again_and_again_does_not_pile_up() -> None:
+    timers = Timers()
+    far = datetime(2100, 1, 1, tzinfo=timezone.utc)
+    timers.set("quiet", far)
+    for second in range(10_000):
+        timers.set("hot", far - timedelta(seconds=second))
+        assert len(timers._heap) <= 2 * len(timers._times) + 17
+    assert timers.next() == far - timedelta(seconds=9_999)
+
+
+def test_keys_that_rang_and_came_once_leave_nothing() -> None:
+    start = datetime(2024, 1, 1, tzinfo=timezone.utc)
+    timers = Timers()
+    for second in range(10_000):
+        timers.set(f"k{second}", start + timedelta(seconds=second))
+        due = [f"k{second - 5}"] if second >= 5 else []
+        assert timers.pop_due(start + timedelta(seconds=second - 5)) == due
+    assert len(timers._times) == len(timers._heap) == len(timers._queued) == 5
