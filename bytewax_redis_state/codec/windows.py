@@ -7,20 +7,22 @@ msgpack array.
 ====  ==================  ==============================================================
 kind  windows             array
 ====  ==================  ==============================================================
-1     of fixed length     since, base, queue, then of each: ID, start, length, state
-2     sessions            since, base, queue, largest ID, merges that wait, then of each:
-                          ID, start, length, merged IDs, state
+1     of fixed length     since, base, queue, then of each window: ID, start, length,
+                          state
+2     sessions            since, base, queue, largest ID, merges that wait, then of each
+                          window: ID, start, length, merged IDs, state
 ====  ==================  ==============================================================
 
-Since and base are of the event clock; times are microseconds since 1970 in UTC, lengths are
-microseconds, and what is empty is nil. What is in another zone, or of another clock, is written as
-dataclasses.
+Since and base are of the event clock; the queue is the number of values that wait, then value and
+time of each. Times are microseconds since 1970 in UTC, lengths are microseconds, and what else is
+empty is nil. What is in another zone, or of another clock, is written as dataclasses.
 
 Invariant: what is read is a ``_WindowSnapshot``, equal to the one that was written.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
@@ -105,9 +107,10 @@ class WindowsReader:
                 "upgrade bytewax-redis-state to read them",
             )
         read = self._sessions if kind == SESSIONS else self._fixed
-        since, base, queue = fields[:3]
-        clock = self._class("_EventClockState")(_time(since), _time(base))
-        return self._class("_WindowSnapshot")(clock, *read(fields), queue or [])
+        clock = self._class("_EventClockState")(_time(fields[0]), _time(fields[1]))
+        end = 3 + 2 * fields[2]
+        waiting = [(value, _time(at)) for value, at in _in_turn(fields[3:end], 2)]
+        return self._class("_WindowSnapshot")(clock, *read(fields[end:]), waiting)
 
     def _class(self, name: str) -> Any:
         return self._classes.find(_MODULE, name)
@@ -115,21 +118,24 @@ class WindowsReader:
     def _fixed(self, fields: list[Any]) -> tuple[Any, dict[int, Any]]:
         metadata = self._class("WindowMetadata")
         opened, states = {}, {}
-        for at in range(3, len(fields), 4):
-            window_id, start, length, state = fields[at : at + 4]
+        for window_id, start, length, state in _in_turn(fields, 4):
             opened[window_id] = metadata(_time(start), _time(start + length))
             states[window_id] = state
         return self._class("_SlidingWindowerState")(opened), states
 
     def _sessions(self, fields: list[Any]) -> tuple[Any, dict[int, Any]]:
         metadata = self._class("WindowMetadata")
-        largest, merges = fields[3:5]
+        largest, merges = fields[:2]
         sessions, states = {}, {}
-        for at in range(5, len(fields), 5):
-            window_id, start, length, merged, state = fields[at : at + 5]
-            sessions[window_id] = metadata(_time(start), _time(start + length), set(merged or ()))
+        for window_id, start, length, merged, state in _in_turn(fields[2:], 5):
+            times = _time(start), _time(start + length)
+            sessions[window_id] = metadata(*times, set(merged or ()))
             states[window_id] = state
         return self._class("_SessionWindowerState")(largest, sessions, merges or []), states
+
+
+def _in_turn(fields: list[Any], size: int) -> Iterable[tuple[Any, ...]]:
+    return zip(*[iter(fields)] * size, strict=True)
 
 
 def _time(number: int) -> datetime:

@@ -22,6 +22,7 @@ from bytewax.operators.windowing import (
 from bytewax_redis_state.codec.shapes import LEAVES
 from bytewax_redis_state.codec.survey import is_flat
 from bytewax_redis_state.codec.windows import FIXED, Windows, microseconds
+from bytewax_redis_state.dataflow.snapshots import waiting
 from bytewax_redis_state.dataflow.spans import Spans
 from bytewax_redis_state.dataflow.window_rules import REDUCE, Span, WindowRules
 
@@ -91,9 +92,10 @@ def snapshot_of_windows(held: KeyWindows, spans: Spans) -> Any:
     :arg spans: Of the step's windows.
     :returns: It shares what can't change, or is encoded before it can.
     """
-    since, base = held.since, held.base
+    since, base, fields = held.since, held.base, None
     if held.odd is None and spans.in_utc and since.tzinfo is _UTC is base.tzinfo:
-        fields: list[Any] = [spans.since[since], microseconds(base), held.queue or None]
+        fields = waiting(held.queue, [spans.since[since], microseconds(base)])
+    if fields is not None:
         for window_id, state in held.states.items():
             kept = state if type(state) in LEAVES or is_flat(state) else deepcopy(state)
             fields += (window_id, *spans.numbers[window_id], kept)

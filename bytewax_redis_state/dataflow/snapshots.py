@@ -9,7 +9,7 @@ copies itself in its own way, ``snapshot()`` is what is used.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timezone
+from datetime import datetime, timezone
 from typing import Any
 
 from bytewax.operators import StatefulBatchLogic, _StatefulFlatMapLogic, _StatefulLogic
@@ -27,9 +27,8 @@ from bytewax.operators.windowing import (
 from bytewax_redis_state.codec.survey import is_flat
 from bytewax_redis_state.codec.windows import FIXED, SESSIONS, Windows, microseconds
 
-__all__ = ["snapshot_of", "window_snapshot"]
+__all__ = ["snapshot_of", "waiting", "window_snapshot"]
 
-_UTC = {timezone.utc}
 _OWN_WINDOWERS = (_SlidingWindowerLogic, _SessionWindowerLogic)
 
 
@@ -71,11 +70,11 @@ def window_snapshot(logic: _WindowLogic[Any, Any, Any, Any, Any]) -> Callable[[]
 
 def _fixed(clock: Any, windower: Any, states: dict[int, Any], queue: list[Any]) -> Windows | None:
     opened: dict[int, WindowMetadata] = windower.opened
-    numbers = _numbers(clock, opened, states)
-    if numbers is None or any(meta.merged_ids for meta in opened.values()):
+    fields = _clock_and_queue(clock, queue)
+    numbers = _numbers(opened, states)
+    if fields is None or numbers is None or any(meta.merged_ids for meta in opened.values()):
         return None
-    fields: list[Any] = [*numbers[:2], queue or None]
-    at = 2
+    at = 0
     for window_id, state in states.items():
         fields += (window_id, numbers[at], numbers[at + 1] - numbers[at], state)
         at += 2
@@ -86,16 +85,12 @@ def _sessions(
     clock: Any, windower: Any, states: dict[int, Any], queue: list[Any]
 ) -> Windows | None:
     sessions: dict[int, WindowMetadata] = windower.sessions
-    numbers = _numbers(clock, sessions, states)
-    if numbers is None:
+    fields = _clock_and_queue(clock, queue)
+    numbers = _numbers(sessions, states)
+    if fields is None or numbers is None:
         return None
-    fields: list[Any] = [
-        *numbers[:2],
-        queue or None,
-        windower.max_key,
-        windower.merge_queue or None,
-    ]
-    at = 2
+    fields += (windower.max_key, windower.merge_queue or None)
+    at = 0
     for window_id, state in states.items():
         merged = sessions[window_id].merged_ids
         length = numbers[at + 1] - numbers[at]
@@ -104,14 +99,32 @@ def _sessions(
     return Windows(SESSIONS, fields)
 
 
-def _numbers(
-    clock: Any, metadata: dict[int, WindowMetadata], states: dict[int, Any]
-) -> list[int] | None:
-    """Give since, base, and each window's start and end; ``None`` where they don't fit."""
-    times = [clock.system_time_of_max_event, clock.watermark_base]
-    for meta in metadata.values():
-        times += (meta.open_time, meta.close_time)
-    if [*metadata] != [*states] or {time.tzinfo for time in times} != _UTC:
+def _clock_and_queue(clock: Any, queue: list[tuple[Any, datetime]]) -> list[Any] | None:
+    since, base = clock.system_time_of_max_event, clock.watermark_base
+    if not since.tzinfo is timezone.utc is base.tzinfo:
+        return None
+    return waiting(queue, [microseconds(since), microseconds(base)])
+
+
+def waiting(queue: list[tuple[Any, datetime]], fields: list[Any]) -> list[Any] | None:
+    """Add a queue to the fields of :class:`.Windows`.
+
+    :arg queue: Values and their times.
+    :arg fields: Gets them; its first two are there.
+    :returns: The fields; ``None`` where the times don't fit.
+    """
+    fields.append(len(queue))
+    for value, timestamp in queue:
+        if timestamp.tzinfo is not timezone.utc or timestamp.fold:
+            return None
+        fields += (value, microseconds(timestamp))
+    return fields
+
+
+def _numbers(metadata: dict[int, WindowMetadata], states: dict[int, Any]) -> list[int] | None:
+    """Give each window's start and end; ``None`` where they don't fit."""
+    times = [time for meta in metadata.values() for time in (meta.open_time, meta.close_time)]
+    if [*metadata] != [*states] or any(time.tzinfo is not timezone.utc for time in times):
         return None
     return [microseconds(time) for time in times]
 
