@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -94,7 +95,7 @@ class ClusterClient(redis.Redis):
 
     def server_of(self, key: bytes) -> Any:
         """Give a client of the primary that serves a key."""
-        return self._client(self._slots().node_of(slot_of(key)))
+        return self._client(self._host_of(slot_of(key)))
 
     def by_server(self, commands: Sequence[Command]) -> list[tuple[Any, Sequence[int]]]:
         """Tell which primary serves which commands, by their places; in order within a slot."""
@@ -107,18 +108,37 @@ class ClusterClient(redis.Redis):
                 self._table_made = time.monotonic()
             return self._table
 
+    @contextmanager
+    def _table_in_use(self) -> Iterator[SlotTable]:
+        """Give the table; one that lacks a slot is asked for anew: no server says it is back."""
+        try:
+            yield self._slots()
+        except ConnectionError:
+            self.forget()
+            raise
+
+    def _host_of(self, slot: int | None) -> Host:
+        with self._table_in_use() as table:
+            return table.node_of(slot)
+
     def _discover(self, first: tuple[Host, ...] = ()) -> SlotTable:
         """Ask one node after the other who serves what."""
         known = tuple(host for host in self._clients if host not in self._seeds)
         failure: RedisError | None = None
+        partial_table: SlotTable | None = None
         for host in dict.fromkeys((*first, *self._seeds, *known)):
             try:
                 table = SlotTable(self._client(host).execute_command("CLUSTER SLOTS"), host)
             except _AWAY as error:
                 failure = error
             else:
-                if table.nodes:
+                if table.is_whole:
                     return table
+                # A node that has just started may not know of all yet.
+                if table.nodes and partial_table is None:
+                    partial_table = table
+        if partial_table is not None:
+            return partial_table
         raise failure or ClusterDownError("no node of the cluster serves any slot")
 
     def forget(self) -> None:
@@ -170,7 +190,7 @@ class ClusterClient(redis.Redis):
         asking: Host | None = None
         until = time.monotonic() + _PATIENCE
         for _ in range(int(_PATIENCE / _TRY_AGAIN_SECONDS)):
-            host = asking or self._slots().node_of(slot)
+            host = asking or self._host_of(slot)
             try:
                 return self._sent(host, command, asking=asking is not None)
             except MovedError as error:
@@ -241,14 +261,14 @@ class ClusterClient(redis.Redis):
         return self._redirected(commands, scripts, answers)
 
     def _grouped(self, commands: Sequence[Command]) -> dict[Host, list[int]]:
-        table = self._slots()
         groups: dict[Host, list[int]] = {}
         host: Host | None = None
-        for place, (args, _) in enumerate(commands):
-            slot = slot_of_command(args)
-            if slot is not None or host is None:
-                host = table.node_of(slot)
-            groups.setdefault(host, []).append(place)
+        with self._table_in_use() as table:
+            for place, (args, _) in enumerate(commands):
+                slot = slot_of_command(args)
+                if slot is not None or host is None:
+                    host = table.node_of(slot)
+                groups.setdefault(host, []).append(place)
         return groups
 
     def _trip(

@@ -73,6 +73,11 @@ class SlotTable:
         shape = ",".join(map(str, self.nodes)).encode()
         self._shape = crc32(shape) % _SHAPES
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every slot is served."""
+        return None not in self._of_slot
+
     def node_of(self, slot: int | None) -> Host:
         """Tell who serves a slot.
 

@@ -149,6 +149,23 @@ def test_a_node_that_is_away_is_our_error_until_its_replica_has_taken_over(start
 # --- without a server -----------------------------------------------------------------------------
 
 
+def test_a_slot_that_nobody_served_for_a_while_is_found_again(start_group):
+    """No server is asked for such a key, so none could tell the client that it is served again."""
+    group = start_group("cluster", replicas=0)
+    slot, owner = slot_of(b"k"), group.primary_of(b"k")
+    with connect(RedisConfig(url=group.url)) as client:
+        client.set(b"k", b"kept")
+        for node in group.nodes:
+            node.client.execute_command("CLUSTER", "DELSLOTS", slot)
+        client.forget()
+        with pytest.raises(redis.ConnectionError, match=f"serves slot {slot}"):
+            client.get(b"k")
+        with client.pipeline(transaction=False) as pipe, pytest.raises(redis.ConnectionError):
+            pipe.get(b"k").execute()
+        owner.client.execute_command("CLUSTER", "ADDSLOTS", slot)
+        wait_until(lambda: client.get(b"k") == b"kept", "the slot is found again", 10)
+
+
 @pytest.mark.parametrize(
     ("command", "key"),
     [
