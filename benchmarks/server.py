@@ -40,9 +40,15 @@ def emptied(url: str) -> Iterator[None]:
     """Empty the server at the end of the block: a run's keys are no burden on the next one's."""
     try:
         yield
-    finally:
-        with connect(RedisConfig(url=url).patient(timedelta(seconds=30))) as client:
-            client.flushdb()
+    except Exception:
+        _empty(url)
+        raise
+    _empty(url)  # not after an interrupt: the server may have had the same signal, and be gone
+
+
+def _empty(url: str) -> None:
+    with connect(RedisConfig(url=url).patient(timedelta(seconds=30))) as client:
+        client.flushdb()
 
 
 def _wait(url: str, seconds: float = 10.0) -> None:
