@@ -124,9 +124,9 @@ _PAST_NOTE = (
 def _windows(flow: str, *, shuffled: bool, past: bool) -> FlowJob:
     load = replace(_PAST if past else _NOW, shuffled=shuffled)
     order, when = "out of order" if shuffled else "in order", "long past" if past else "of now"
-    seconds = {NONE: 11.0, STOCK: 16.0, SLOW: 9.0, OURS: 6.0}
+    seconds = {NONE: 32.0, STOCK: 50.0, SLOW: 17.0, OURS: 5.0}
     if past:
-        seconds = {NONE: 8.0, STOCK: 20.0, SLOW: 2.0, OURS: 1.5}
+        seconds = {NONE: 7.0, STOCK: 14.0, SLOW: 1.0, OURS: 1.0}
     return FlowJob(
         "c",
         f"{flow}, {order}, {when}",
@@ -173,7 +173,7 @@ _ALWAYS = (
         "1M events, 200k keys of which 1,000 stay hot, running sums, epochs of 0.1 s",
         "sums",
         Load(events=1_000_000, keys=200_000, hot=1_000, epoch=0.1),
-        {NONE: 4.0, STOCK: 196.0, SLOW: 3.5, OURS: 3.0},
+        {NONE: 10.0, STOCK: 380.0, SLOW: 8.0, OURS: 7.0},
         _against_both((None, None), (40.0, None)),
         few=(STOCK,),
         bound=900.0,
