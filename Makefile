@@ -20,7 +20,7 @@ help:
 	@echo "make lint          ruff and mypy"
 	@echo "make planted-bugs  show that the crash tests and the fault harness fail when the code is wrong"
 	@echo "make fuzz          random bytes for all that reads bytes, FUZZ_SECONDS=60 each"
-	@echo "make bench         every job, stock and ours in turn: about 45 minutes; BENCH='--quick' is short"
+	@echo "make bench         every job, stock and ours in turn: about an hour; BENCH='--quick' is short"
 	@echo "make bench-page    the page and the plots of docs/benchmarks, from its results.json"
 	@echo "make bench-backend the state backend beside bare redis-py"
 	@echo "make bench-retention  what is left of keys that came once, stock and ours; what retention costs"

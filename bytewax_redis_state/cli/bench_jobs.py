@@ -26,8 +26,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="time flows beside Bytewax's own recovery and beside none",
         description="Run jobs by rivals in turn, on a Redis of its own (append-only, fsync every "
         "second), check each result, and print medians, spread and ratios with their targets. "
-        "All of it takes about three quarters of an hour on two idle cores; an estimate comes "
-        "first.",
+        "All of it takes about an hour on two idle cores; an estimate comes first.",
     )
     made.add_argument(
         "--job",

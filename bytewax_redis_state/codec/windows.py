@@ -1,8 +1,8 @@
 """All windows of one key, written short: the state that window steps have most.
 
 As dataclasses inside a dataclass, with names of fields and a level of packing for each, a window
-takes eight times the time and five times the bytes. Extension type 19: one byte for the kind, then a
-msgpack array.
+takes eight times the time and five times the bytes. Extension type 19: one byte for the kind, then
+a msgpack array.
 
 ====  ==================  ==============================================================
 kind  windows             array

@@ -10,7 +10,7 @@ from bytewax_redis_state.dataflow.steps import StateStep
 from bytewax_redis_state.errors import FencedError, PartitionMissingError, StateLostError
 from bytewax_redis_state.keys import FlowKeys, shard_of
 from bytewax_redis_state.recovery import takeover as module
-from bytewax_redis_state.recovery.checkpoint import _Round
+from bytewax_redis_state.recovery.checkpoint import _Lanes, _Round
 from bytewax_redis_state.recovery.cluster import read_manifest
 from bytewax_redis_state.recovery.takeover import require_partitions
 
@@ -124,8 +124,9 @@ def test_an_old_replicator_can_neither_append_nor_fold_nor_trim(started):
         journal.trim(2)
     with pytest.raises(StateLostError, match="is missing"):
         folder.fold(journal, 0, 1)
-    with pytest.raises(FencedError, match="taken over by generation 2"):  # read before it was gone
-        folder._apply(_Round(to_epoch=1), 0)
+    overtaken = pytest.raises(FencedError, match="taken over by generation 2")
+    with overtaken, _Lanes() as lanes:  # read before it was gone
+        folder._apply(_Round(to_epoch=1), 0, lanes)
     assert started.dump() == before
 
 

@@ -16,7 +16,7 @@ from bytewax_redis_state.errors import FencedError, StateLostError
 from bytewax_redis_state.keys import shard_of
 from bytewax_redis_state.recovery import takeover
 from bytewax_redis_state.recovery.cells import Cell
-from bytewax_redis_state.recovery.checkpoint import _Round
+from bytewax_redis_state.recovery.checkpoint import _Lanes, _Round
 from bytewax_redis_state.recovery.journal import Entry
 from tests.recovery.conftest import SHARDS, FlowInRedis
 
@@ -52,7 +52,8 @@ class Stale:
 
     def fold(self) -> None:
         stale = seal("a", MSGPACK, b"stale")
-        self.folder._apply(_Round(to_epoch=9, changes={CELL: {b"a": stale}}), 0)
+        with _Lanes() as lanes:
+            self.folder._apply(_Round(to_epoch=9, changes={CELL: {b"a": stale}}), 0, lanes)
 
     def trim(self) -> None:
         self.journal.trim(3)
