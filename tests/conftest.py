@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 from uuid import uuid4
 
+import hypothesis
 import pytest
 
 from bytewax_redis_state.chaos.servers.cluster import ClusterGroup
@@ -36,6 +37,10 @@ from tests.servers.programs import find_program
 # A job in the background ignores Ctrl-C, and so would each process that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 DATABASES = 1024
 PATIENCE = timedelta(seconds=30)

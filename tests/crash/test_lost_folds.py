@@ -71,7 +71,8 @@ def pause(old: Cluster, pid: int) -> None:
     [
         pytest.param(1, "fold", "trim", id="the cells"),
         pytest.param(1, "append", "trim", id="cells and journal", marks=pytest.mark.long),
-        pytest.param(1, "append", "trimmed", id="also the trim"),
+        # A fold that was under way at the append may be all there is: then nothing is lost.
+        pytest.param(1, "append", "trimmed", id="also the trim", marks=pytest.mark.long),
         pytest.param(2, "fold", "trim", id="of two: the cells", marks=pytest.mark.long),
         pytest.param(2, "append", "trimmed", id="of two: all", marks=pytest.mark.long),
     ],
