@@ -162,7 +162,9 @@ def wait_for_members(
         joined = {
             i: lease
             for i, lease in found.items()
-            if lease.phase == "joining" and lease.cluster == own.cluster
+            if lease.phase == "joining"
+            and lease.cluster == own.cluster
+            and not lease.owner_is_dead  # killed while it joined, or soon after
         }
         missing = set(range(1, process_count)) - joined.keys()
         if not missing:

@@ -26,6 +26,7 @@ from bytewax_redis_state.dataflow.placement import shard_of_name
 from bytewax_redis_state.errors import (
     FencedError,
     ReplicatorError,
+    ServerError,
     ServerUnavailableError,
     StateError,
     StateLostError,
@@ -179,6 +180,9 @@ class Replicator:
         :returns: How it ended.
         """
         try:
+            # At once: a start that comes after a crash must not take this one for its member.
+            with suppress(ServerError):
+                self._lease.say("running")
             self._lease.start()
             self._confirmer.start()
             self._checkpointer.start()

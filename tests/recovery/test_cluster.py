@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -17,6 +19,7 @@ from bytewax_redis_state.recovery.cluster import (
     wait_for_members,
 )
 from bytewax_redis_state.recovery.lease import Lease, this_owner
+from bytewax_redis_state.recovery.lease import _pid_started as pid_started
 
 from .conftest import FlowInRedis
 
@@ -66,6 +69,20 @@ def test_members_of_another_cluster_do_not_count(flow):
     post(flow, owner(1, "theirs"))
     with pytest.raises(JoinTimeoutError, match="process 1"):
         members(flow, owner(0), 2)
+
+
+def test_a_member_that_was_killed_while_it_joined_does_not_count(flow):
+    """Its lease outlives it: a start that took it in would be over before it ran."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        dead = owner(1, pid=process.pid, pid_started=pid_started(process.pid))
+        assert not dead.owner_is_dead
+        process.kill()
+    post(flow, dead)
+    with pytest.raises(JoinTimeoutError, match="process 1"):
+        members(flow, owner(0), 2)
+    alive = owner(1)
+    threading.Timer(0.3, post, (flow, alive)).start()
+    assert members(flow, own := owner(0), 2, LONG) == [own, alive]
 
 
 def test_a_member_that_still_runs_does_not_count(flow):

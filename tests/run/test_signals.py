@@ -9,6 +9,7 @@ import time
 import pytest
 
 from bytewax_redis_state.config import RedisConfig
+from bytewax_redis_state.recovery.lease import Lease
 from bytewax_redis_state.server.client import connect
 
 from .conftest import Sums, expected, finished
@@ -51,6 +52,15 @@ def test_once_stops_drains_and_checkpoints(run, sums, eventually, number, worker
 
 def _added(one: dict[str, int], two: dict[str, int]) -> dict[str, int]:
     return {key: one.get(key, 0) + two.get(key, 0) for key in one.keys() | two.keys()}
+
+
+def test_a_flow_that_ships_counts_as_running(run, sums, eventually):
+    """From its first epoch on: a start after a crash would take it for one of its own members."""
+    running = run.start("-s", "0.05", **ENDLESS)
+    eventually(lambda: sums.manifest and sums.manifest.processes and sums.progress() > 1)
+    (lease,) = sums.leases()
+    assert Lease.from_json(sums.client.get(lease)).phase == "running"
+    os.killpg(running.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
