@@ -7,14 +7,10 @@ and started again.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib.util import find_spec
 from itertools import count
@@ -26,6 +22,7 @@ import hypothesis
 import pytest
 
 from bytewax_redis_state.chaos.servers.cluster import ClusterGroup
+from bytewax_redis_state.chaos.servers.node import HOST, ServerNode
 from bytewax_redis_state.chaos.servers.sentinel import SentinelGroup
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ConfigError, ServerUnavailableError
@@ -67,63 +64,26 @@ def no_server(reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-@dataclass
-class RedisProcess:
-    """A Redis server on a loopback port, which can be killed and started again on its data."""
+class RedisProcess(ServerNode):
+    """A Redis server with many databases, which can be killed and started again on its data.
 
-    binary: Path
-    folder: Path
-    options: tuple[str, ...] = PERSISTENT
-    port: int = field(default_factory=lambda: free_ports(1)[0])
-    process: subprocess.Popen[bytes] | None = None
+    :arg binary: The program.
+    :arg folder: For its data.
+    :arg options: Of the server.
+    """
+
+    def __init__(self, binary: Path, folder: Path, options: tuple[str, ...] = PERSISTENT) -> None:
+        (port,) = free_ports(1)
+        fixed = ("--port", port, "--bind", HOST, "--dir", folder, "--databases", DATABASES)
+        super().__init__(binary, folder, port, (*fixed, "--daemonize", "no", *options))
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    @property
-    def pid(self) -> int:
-        assert self.process is not None
-        return self.process.pid
-
-    def start(self) -> None:
-        fixed = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder))
-        sized = ("--databases", str(DATABASES), "--daemonize", "no")
-        with (self.folder / "redis.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [self.binary, *fixed, *sized, *self.options],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        wait_until(self._answers)
-
-    def _answers(self) -> bool:
-        assert self.process is not None
-        if self.process.poll() is not None:
-            pytest.fail(f"the server ended: {(self.folder / 'redis.log').read_text()[-500:]}")
-        # A PING in bare bytes: a server that wants a password has come up as well.
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-                connection.sendall(b"PING\r\n")
-                return connection.recv(64).startswith((b"+PONG", b"-NOAUTH", b"-NOPERM"))
-        except OSError:
-            return False
-
-    def kill(self) -> None:
-        """End it as a crash would."""
-        self._end(signal.SIGKILL)
+        return f"redis://{self.address}/0"
 
     def stop(self) -> None:
         """End it as an operator would."""
         self._end(signal.SIGTERM)
-
-    def _end(self, with_signal: signal.Signals) -> None:
-        if self.process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(with_signal)
-            self.process.wait(timeout=20)
 
 
 @pytest.fixture(scope="session")

@@ -421,7 +421,7 @@ def test_a_server_that_dies_meanwhile_ends_it(start_redis, tmp_path):
     fill(client, {b"%d" % i: b"" for i in range(9000)})
 
     def again(done, total):
-        if server.process.poll() is None:
+        if server.alive:
             server.kill()
             server.start()
 

@@ -11,7 +11,7 @@ from typing import Any
 import bytewax.operators as op
 import bytewax.operators.windowing as win
 import pytest
-from bytewax.dataflow import Dataflow, Operator
+from bytewax.dataflow import Dataflow
 from bytewax.operators.windowing import _WindowLogic
 from bytewax.testing import TestingSink, TestingSource
 from hypothesis import given, settings
@@ -25,10 +25,10 @@ from bytewax_redis_state.dataflow.fast_path import FastPath
 from bytewax_redis_state.dataflow.fast_paths import fast_path
 from bytewax_redis_state.dataflow.logics import ShardLogic
 from bytewax_redis_state.dataflow.roll import Roll
-from bytewax_redis_state.dataflow.steps import kind_of
 
 from .catalog import EPOCH, PLAIN, WINDOWERS, timestamp, windowed
 from .connectors import PlainCodec
+from .core import core_path
 
 LIFETIME = timedelta(seconds=32)
 STEP_MS = 1000
@@ -68,14 +68,6 @@ class Clock:
         )
 
 
-def keyed_paths(substeps: Iterable[Operator], above: tuple[Any, ...] = ()) -> Iterable[Any]:
-    for step in substeps:
-        if kind_of(step) == "keyed":
-            yield (*above, step)
-        else:
-            yield from keyed_paths(step.substeps, (*above, step))
-
-
 def path_of(case: str, clock: Clock) -> Any:
     """Give the operators around the core step, and itself."""
     flow = Dataflow("flow")
@@ -86,8 +78,7 @@ def path_of(case: str, clock: Clock) -> Any:
         name, shape = case.split()
         made = windowed(items, [items, items], name, True, clock.of_events(), WINDOWERS[shape]).down
     op.output("out", made, TestingSink([]))
-    (path,) = keyed_paths(flow.substeps)
-    return path
+    return core_path(flow)
 
 
 def value_for(case: str, key: str, at: datetime, number: int) -> Any:

@@ -37,6 +37,7 @@ from bytewax_redis_state.dataflow.steps import kind_of
 
 from .catalog import PLAIN
 from .connectors import PlainCodec
+from .core import core_path
 
 Keyed = Stream[tuple[str, Any]]
 Batch = list[tuple[str, Any]]
@@ -120,21 +121,10 @@ OPERATORS: dict[str, Callable[[Keyed], Keyed]] = {
 }
 
 
-def core_path(steps: Iterable[Operator], within: tuple[Operator, ...] = ()) -> tuple[Operator, ...]:
-    for step in steps:
-        path = (*within, step)
-        if kind_of(step) == "keyed":
-            return path
-        found = core_path(step.substeps, path)
-        if found:
-            return found
-    return ()
-
-
 def path_of(build: Callable[[Keyed], Keyed]) -> tuple[Operator, ...]:
     flow = Dataflow("flow")
     op.output("out", build(op.input("in", flow, TestingSource([]))), TestingSink([]))
-    return core_path(flow.substeps)
+    return core_path(flow)
 
 
 class Own:

@@ -17,7 +17,7 @@ import bytewax.operators as op
 import bytewax.operators.windowing as win
 import pytest
 from bytewax import visualize
-from bytewax.dataflow import Dataflow, Operator, Stream
+from bytewax.dataflow import Dataflow, Stream
 from bytewax.operators import StatefulBatchLogic
 from bytewax.operators.windowing import (
     EventClock,
@@ -41,6 +41,8 @@ from bytewax_redis_state.dataflow.retention import lifetimes
 from bytewax_redis_state.dataflow.shard import Shard
 from bytewax_redis_state.dataflow.steps import kind_of, state_steps
 from bytewax_redis_state.errors import ConfigError
+
+from .core import core_path
 
 EPOCH = datetime(2024, 1, 1, tzinfo=timezone.utc)
 S = timedelta(seconds=1)
@@ -318,18 +320,8 @@ CASES = [
 ]
 
 
-def path_of(steps: Any, above: tuple[Operator, ...] = ()) -> tuple[Operator, ...]:
-    for step in steps:
-        path = (*above, step)
-        if kind_of(step) == "keyed":
-            return path
-        if found := path_of(step.substeps, path):
-            return found
-    return ()
-
-
 def shard_for(flow: Dataflow, lifetime: Lifetime | None, *, fast: bool) -> Shard:
-    path = path_of(flow.substeps)
+    path = core_path(flow)
     found = fast_path(path)
     if not fast:
         return ShardLogic("f.w", path[-1].builder, CODEC, lifetime)

@@ -8,12 +8,13 @@ from typing import Any
 import bytewax.operators as op
 import bytewax.operators.windowing as win
 import pytest
-from bytewax.dataflow import Dataflow, Operator
+from bytewax.dataflow import Dataflow
 from bytewax.testing import TestingSink, TestingSource, run_main
 
 from bytewax_redis_state import shard_stateful_steps
 from bytewax_redis_state.dataflow.fast_paths import fast_path
-from bytewax_redis_state.dataflow.steps import kind_of
+
+from .core import core_path
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=timezone.utc)
 S = timedelta(seconds=1)
@@ -54,16 +55,6 @@ SLOW: dict[str, tuple[Any, Any]] = {
 }
 
 
-def path_of(steps: Any, above: tuple[Operator, ...] = ()) -> tuple[Operator, ...]:
-    for step in steps:
-        path = (*above, step)
-        if kind_of(step) == "keyed":
-            return path
-        if found := path_of(step.substeps, path):
-            return found
-    return ()
-
-
 def flow_of(of_clock: Any, windower: Any, out: list[Any]) -> Dataflow:
     flow = Dataflow("flow")
     items = op.input("items", flow, TestingSource(ITEMS))
@@ -74,14 +65,14 @@ def flow_of(of_clock: Any, windower: Any, out: list[Any]) -> Dataflow:
 
 
 def test_the_plain_one_is_fast() -> None:
-    assert fast_path(path_of(flow_of(*PLAIN, []).substeps)) is not None
+    assert fast_path(core_path(flow_of(*PLAIN, []))) is not None
 
 
 @pytest.mark.parametrize("case", SLOW)
 def test_what_is_not_known_to_be_the_same_has_no_fast_path(case: str) -> None:
     stock: list[Any] = []
     ours: list[Any] = []
-    assert fast_path(path_of(flow_of(*SLOW[case], []).substeps)) is None
+    assert fast_path(core_path(flow_of(*SLOW[case], []))) is None
     run_main(flow_of(*SLOW[case], stock))
     run_main(shard_stateful_steps(flow_of(*SLOW[case], ours)))
     assert stock
@@ -102,7 +93,7 @@ def test_what_bytewax_itself_would_hardly_take_has_none_either(
 ) -> None:
     if type(windower) is win.SlidingWindower:
         windower.length, windower.offset, windower.align_to = 5 * S, 7 * S, NOON
-    assert fast_path(path_of(flow_of(of_clock, windower, []).substeps)) is None
+    assert fast_path(core_path(flow_of(of_clock, windower, []))) is None
 
 
 @pytest.mark.parametrize("kind", ["join_window", "window"])
@@ -121,4 +112,4 @@ def test_another_operator_around_the_windows_has_none(kind: str) -> None:
             ),
         )
     op.output("out", made.down, TestingSink([]))
-    assert fast_path(path_of(flow.substeps)) is None
+    assert fast_path(core_path(flow)) is None

@@ -6,16 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from typing_extensions import Self
 
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.cluster import read_manifest
 from bytewax_redis_state.server.client import Client
+from tests.conftest import wait_until
 
 FLOWS = Path(__file__).parent / "flows.py"
 
@@ -31,7 +34,16 @@ class Runner:
 
     url: str
     folder: Path
-    started: list[subprocess.Popen[str]]
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
     def start(
         self, *options: str, flow: str = "flow", redis: bool = True, **env: str
@@ -68,12 +80,8 @@ def finished(process: subprocess.Popen[str], timeout: float = 60):
 
 @pytest.fixture
 def run(redis_url: str, tmp_path: Path) -> Iterator[Runner]:
-    runner = Runner(redis_url, tmp_path, [])
-    yield runner
-    for process in runner.started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with Runner(redis_url, tmp_path) as runner:
+        yield runner
 
 
 class Sums:
@@ -88,13 +96,14 @@ class Sums:
     def manifest(self):
         return read_manifest(self.client, self.keys)
 
-    def state(self, step: str = "sum") -> dict[str, object]:
-        codec = Codec().bind(namespace=self.namespace, flow_id=self.keys.flow_id, step=step)
+    def state(self, step: str = "sum", codec: Codec | None = None) -> dict[str, object]:
+        names = {"namespace": self.namespace, "flow_id": self.keys.flow_id, "step": step}
+        bound = (codec or Codec()).bind(**names)
         found = {}
         for key in self.client.scan_iter(self.keys.state_pattern, 1000):
             at = self.keys.parse_state(key)
             if at[0] == step:
-                found[at[2]] = codec.decode(at[2], self.client.get(key))
+                found[at[2]] = bound.decode(at[2], self.client.get(key))
         return found
 
     def progress(self, partition: int = 0) -> int:
@@ -108,6 +117,33 @@ class Sums:
 
     def leases(self) -> list[bytes]:
         return [key for key in self.client.scan_iter() if b":lease:" in key]
+
+    def require_sums_of_sources(self, items: int, codec: Codec | None = None) -> None:
+        """Require what the sources have given, each item once, where a run was killed ahead.
+
+        :arg items: What every source has given at least.
+        :arg codec: Of the flow.
+        """
+        given = self.state("in", codec).values()
+        assert min(given) >= items
+        due = Counter()
+        for number in given:
+            due.update(expected(number, parts=1))
+        assert self.state(codec=codec) == due
+
+
+def kill_and_resume(
+    run: Runner, sums: Sums, *options: str, items: int, epochs: int
+) -> subprocess.CompletedProcess[str]:
+    """Kill a flow in midstream, resume it, and require that all is there; gives the killed run."""
+    process = run.start(*options, ITEMS="3000", PAUSE="0.01")
+    wait_until(lambda: sums.manifest and sums.manifest.processes and sums.progress() > epochs)
+    os.killpg(process.pid, signal.SIGKILL)
+    killed = finished(process)
+    done = run(*options, ITEMS=str(items))
+    assert done.returncode == 0, done.stderr
+    sums.require_sums_of_sources(items)
+    return killed
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from bytewax_redis_state.recovery.cluster import read_manifest
 from bytewax_redis_state.recovery.lease import this_owner
 from bytewax_redis_state.server.acl import COMMANDS, acl_rules
 from bytewax_redis_state.server.client import connect
-from tests.run.conftest import Runner, Sums, expected, finished
+from tests.run.conftest import Runner, Sums, finished, kill_and_resume
 
 SCRIPT = Path(sys.executable).with_name("bytewax-redis-state")
 KEYS = FlowKeys("bytewax", "visitors")
@@ -67,8 +67,7 @@ def denied(admin) -> list[str]:
 
 def whole_path(url: str, folder: Path, admin) -> None:
     """Windows, retention, sources; a SIGKILL, a resume, two threads, a step that is dropped."""
-    run = Runner(url, folder, [])
-    try:
+    with Runner(url, folder) as run:
         for workers in ("1", "2"):
             process = run.start(
                 *OPTIONS, "-w", workers, flow="visitors()", OPEN="60", VISITORS="200"
@@ -79,11 +78,6 @@ def whole_path(url: str, folder: Path, admin) -> None:
             time.sleep(0.8)  # a downtime of more than half the allowance: expiries are moved on
         done = run(*OPTIONS, "--retention", "seen=1s", flow="visitors()", OPEN="3", VISITORS="200")
         assert done.returncode == 0, done.stderr
-    finally:
-        for process in run.started:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def wait_for_epochs(admin, process) -> None:
@@ -251,29 +245,19 @@ def test_people_get_a_command():
 
 
 @pytest.mark.long
-def test_a_runner_of_a_cluster_needs_what_is_printed(shared_cluster, tmp_path, eventually):
+def test_a_runner_of_a_cluster_needs_what_is_printed(shared_cluster, tmp_path):
     given = rules("runner", "--flow", "numbers", "--redis", shared_cluster.url)
     admins = [redis.Redis.from_url(f"redis://{node.address}") for node in shared_cluster.nodes]
     for node in admins:
         node.execute_command("ACL", "SETUSER", "clustered", *given, ">sesame")
         node.acl_log_reset()
-    run = Runner(shared_cluster.url.replace("://", "://clustered:sesame@"), tmp_path, [])
     try:
-        with connect(RedisConfig(url=shared_cluster.url)) as client:
-            sums = Sums(client)
-            process = run.start(*FAST, ITEMS="3000", PAUSE="0.01")
-            eventually(lambda: sums.manifest and sums.manifest.processes and sums.progress() > 12)
-            os.killpg(process.pid, signal.SIGKILL)
-            finished(process)
-            done = run(*FAST, ITEMS="300")
-            assert done.returncode == 0, done.stderr
-            assert all(total >= expected(300)[key] for key, total in sums.state().items())
-        assert [name for node in admins for name in denied(node)] == []
+        with Runner(shared_cluster.url.replace("://", "://clustered:sesame@"), tmp_path) as run:
+            with connect(RedisConfig(url=shared_cluster.url)) as client:
+                sums = Sums(client)
+                kill_and_resume(run, sums, *FAST, items=300, epochs=12)
+            assert [name for node in admins for name in denied(node)] == []
     finally:
-        for process in run.started:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
         for node in admins:
             node.acl_deluser("clustered")
             node.close()
@@ -281,28 +265,16 @@ def test_a_runner_of_a_cluster_needs_what_is_printed(shared_cluster, tmp_path, e
 
 @pytest.mark.parametrize(("level", "flavour"), [("aof", "valkey-8"), ("replicas:1", "redis-7.0")])
 def test_a_runner_that_wants_durability_needs_what_is_printed(
-    start_group, tmp_path, eventually, level, flavour
+    start_group, tmp_path, level, flavour
 ):
     group = start_group("sentinel", flavour, replicas=1)
     primary = group.primary
     given = rules("runner", "--flow", "numbers", "--durability", level)
     primary.client.execute_command("ACL", "SETUSER", "durable", *given, ">sesame")
     primary.client.config_resetstat()
-    run = Runner(f"redis://durable:sesame@{primary.address}/0", tmp_path, [])
     options = (*FAST, "--durability", level)
-    try:
+    with Runner(f"redis://durable:sesame@{primary.address}/0", tmp_path) as run:
         sums = Sums(primary.client)
-        process = run.start(*options, ITEMS="3000", PAUSE="0.01")
-        eventually(lambda: sums.manifest and sums.manifest.processes and sums.progress() > 8)
-        os.killpg(process.pid, signal.SIGKILL)
-        finished(process)
-        done = run(*options, ITEMS="200")
-        assert done.returncode == 0, done.stderr
-        assert all(total >= expected(200)[key] for key, total in sums.state().items())
-    finally:
-        for process in run.started:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        kill_and_resume(run, sums, *options, items=200, epochs=8)
     assert denied(primary.client) == []
     assert {"wait", "waitaof"} & used(primary.client) >= {"waitaof" if level == "aof" else "wait"}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +17,7 @@ from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ServerError, ServerUnavailableError
 from bytewax_redis_state.server.client import connect
 from tests.ports import free_ports
-from tests.run.conftest import Runner, Sums, expected, finished
+from tests.run.conftest import Runner, Sums, expected, kill_and_resume
 from tests.servers.certificates import Authority
 from tests.servers.programs import find_program
 
@@ -81,28 +79,17 @@ def test_a_flow_is_killed_and_goes_on_and_its_state_is_verified(
     place, start_redis, tmp_path, eventually
 ):
     url = place(start_redis, tmp_path)
-    run = Runner(url, tmp_path, [])
-    try:
+    with Runner(url, tmp_path) as run:
         with connect(RedisConfig(url=url)) as client:
             sums = Sums(client)
-            process = run.start(*FAST, ITEMS="3000", PAUSE="0.01")
-            eventually(lambda: sums.manifest and sums.manifest.processes and sums.progress() > 12)
-            os.killpg(process.pid, signal.SIGKILL)
-            assert "sesame" not in finished(process).stderr
-            done = run(*FAST, ITEMS="300")
-            assert done.returncode == 0, done.stderr
-            assert all(total >= expected(300)[key] for key, total in sums.state().items())
+            killed = kill_and_resume(run, sums, *FAST, items=300, epochs=12)
+            assert "sesame" not in killed.stderr
         doctor = [SCRIPT, "doctor", "--verify", "numbers", "--redis", url]
         assert "sound" in subprocess.run(doctor, capture_output=True, text=True, check=True).stdout
         with RedisStateBackend(RedisConfig(url=url)) as backend:
             backend.put("k", [1])
             assert backend.get("k") == [1]
             assert backend.health().healthy
-    finally:
-        for process in run.started:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def refused(url: str) -> ServerError:
@@ -148,7 +135,7 @@ def test_a_certificate_that_is_renewed_on_the_disk_is_used_by_the_next_connectio
 def test_databases_keep_their_flows_apart(start_redis, tmp_path):
     server = start_redis()
     for number, items in (("0", "20"), ("5", "30")):
-        run = Runner(server.url[:-1] + number, tmp_path, [])
+        run = Runner(server.url[:-1] + number, tmp_path)
         assert run(*FAST, ITEMS=items).returncode == 0
     for number, items in (("0", 20), ("5", 30)):
         with connect(RedisConfig(url=server.url[:-1] + number)) as client:

@@ -128,7 +128,10 @@ class ServerNode:
 
     def kill(self) -> None:
         """End it as a crash would."""
-        self._send(signal.SIGKILL)
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> None:
+        self._send(number)
         if self._process is not None:
             self._process.wait(timeout=20)
         self.client.connection_pool.disconnect()
