@@ -17,7 +17,7 @@ import time
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 from uuid import uuid4
 from weakref import ref
 
@@ -323,32 +323,32 @@ class AsyncLock(_Holding, AbstractAsyncContextManager["AsyncLock"]):
         self._driver = driver
         self._operations = operations
         self._renew = renew
-        self._task: asyncio.Task[Any] | None = None
+        self._ended = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
 
     async def acquire(self) -> None:
         """Take the lock as soon as it is free; as :meth:`Lock.acquire`."""
         self._taken = await self._driver.run(self._operations.take(self._begin()))
         if self._renew:
-            self._task = asyncio.create_task(self._keep(self._owner))
+            self._ended = asyncio.Event()
+            # Weakly, as a lock for blocking code.
+            keeping = _keep_async(ref(self), self._owner, self._ended, self._ttl / _RENEWALS)
+            self._task = asyncio.create_task(keeping)
 
-    async def _keep(self, owner: str) -> None:
-        while True:
-            await asyncio.sleep(self._ttl / _RENEWALS)
-            try:
-                goes_on = self._renewed(await self._driver.run(self._operations.renew(owner)))
-            except StateError as error:
-                goes_on = self._not_renewed(error)
-            if not goes_on:
-                return
+    async def _keep_once(self, owner: str) -> bool:
+        try:
+            return self._renewed(await self._driver.run(self._operations.renew(owner)))
+        except StateError as error:
+            return self._not_renewed(error)
 
     async def release(self) -> None:
         """Give the lock back; as :meth:`Lock.release`."""
         owner = self._owner
         self.token  # noqa: B018 - refuses a lock that is not held
+        self._ended.set()
         if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            # Not cancelled: a renewal that is under way may swallow that, and then never end.
+            await self._task
             self._task = None
         self._taken = None
         if not await self._driver.run(self._operations.release(owner)):
@@ -369,3 +369,18 @@ class AsyncLock(_Holding, AbstractAsyncContextManager["AsyncLock"]):
             return
         with suppress(StateError):  # What the block raised matters more; the TTL frees the lock.
             await self.release()
+
+
+async def _keep_async(lock: ref[AsyncLock], owner: str, ended: asyncio.Event, pause: float) -> None:
+    """Renew a lock until it ends, is lost, or is dropped; as :func:`_keep`."""
+    while not await _ends_within(ended, pause):
+        holder = lock()
+        if holder is None or not await holder._keep_once(owner):
+            return
+        del holder
+
+
+async def _ends_within(ended: asyncio.Event, seconds: float) -> bool:
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(ended.wait(), seconds)
+    return ended.is_set()

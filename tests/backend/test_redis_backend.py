@@ -240,3 +240,29 @@ def test_closing_twice_does_nothing_and_work_goes_on(backend):
     backend.close()
     backend.close()
     assert backend.get("k") == 1
+
+
+def test_an_async_lock_is_given_back_also_while_it_is_being_renewed(backend):
+    async def hold(lock, seconds: float) -> None:
+        async with lock:
+            await asyncio.sleep(seconds)
+
+    async def main() -> None:
+        async with backend.aio as aio:
+            for tenth in range(150):  # The first renewal is due after 20 ms.
+                lock = aio.lock("x", ttl=timedelta(milliseconds=60))
+                await asyncio.wait_for(hold(lock, 0.019 + tenth % 30 / 10_000), 5)
+
+    asyncio.run(main())
+
+
+def test_an_async_lock_that_was_dropped_runs_out(backend):
+    async def main() -> None:
+        async with backend.aio as aio:
+            lock = aio.lock("x", ttl=timedelta(milliseconds=60))
+            await lock.acquire()
+            del lock
+            async with aio.lock("x", wait=timedelta(seconds=5)):
+                pass
+
+    asyncio.run(main())

@@ -34,9 +34,9 @@ class Forgetful:
         self._kept = kept
 
     def keep(self) -> None:
-        self.server.process.send_signal(signal.SIGSTOP)  # it writes to the file before it answers
+        self.server.hold()  # it writes to the file before it answers
         shutil.copytree(self._file, self._kept)
-        self.server.process.send_signal(signal.SIGCONT)
+        self.server.go_on()
 
     def go_back(self) -> None:
         self.server.kill()
