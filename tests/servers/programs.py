@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+
+from bytewax_redis_state.server.binary import find_installed
 
 __all__ = ["FLAVOURS", "find_program"]
 
@@ -21,8 +22,7 @@ def find_program(flavour: str) -> Path | None:
     """Find a server program, ``None`` where it is not installed."""
     package, program = FLAVOURS[flavour]
     if not package:
-        found = shutil.which(program)
-        return Path(found) if found else None
+        return find_installed(program)
     spec = find_spec(package)
     if spec is None:
         return None
