@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 import redis
@@ -48,6 +49,7 @@ _EPOCH_SECONDS, _CHECKPOINT_SECONDS, _JOIN_SECONDS, _SHARDS = 0.1, 0.3, 25, 16
 _END_SECONDS = 60.0  # for the others to end, when one has
 _RECOVERY_SECONDS = 100.0
 _POLL = 0.01
+_WAYS = {"on": ("true",), "off": ("false",), "in-turn": ("true", "false")}
 _LOOK_PATIENCE = timedelta(seconds=3)  # with a Redis that is ill
 _MOST_STARTS_IN_VAIN = 25
 
@@ -101,6 +103,7 @@ class Scene:
     :arg folder: For all files; made here.
     :arg home: The scene's alone; started by it.
     :arg program: What runs the flow.
+    :arg fast_paths: One of ``schedule.FAST_PATHS``.
     :arg shifted: Whether clocks are to be shifted.
     :arg given_up: Set when the trial is not to go on.
     """
@@ -113,6 +116,7 @@ class Scene:
         namespace: str,
         program: Program,
         *,
+        fast_paths: str = "on",
         shifted: bool = False,
         given_up: threading.Event | None = None,
     ) -> None:
@@ -130,6 +134,7 @@ class Scene:
         self.scratch.mkdir(exist_ok=True)
         self.tide = Tide(folder / "limit", _RATE, self._position)
         self._program = program
+        self._ways = cycle(_WAYS[fast_paths])
         self._shifted = shifted
         self._given_up = given_up or threading.Event()
         self._codec = Codec()
@@ -212,6 +217,7 @@ class Scene:
         environ = {k: v for k, v in os.environ.items() if not k.startswith("BYTEWAX_")}
         environ["CHAOS_LIMIT"] = str(self.tide.path)
         environ["CHAOS_OUT"] = str(self.out / folder.name)
+        environ["BYTEWAX_REDIS_FAST_PATHS"] = next(self._ways)
         if self._shifted:
             environ |= clock_environ(self._clock(process))
         environ |= self._program.environ

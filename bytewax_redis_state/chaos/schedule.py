@@ -13,6 +13,7 @@ from itertools import count
 from typing import Protocol
 
 __all__ = [
+    "FAST_PATHS",
     "MOMENTS",
     "SERVERS",
     "TOPOLOGIES",
@@ -29,6 +30,9 @@ MOMENTS = ("stream", "unshipped", "fold", "start")
 
 SERVERS = ("single", "sentinel", "cluster")
 """What the Redis of a flow is: one server, a primary that Sentinels watch, or a Redis Cluster."""
+
+FAST_PATHS = ("on", "off", "in-turn")
+"""Whether a flow's operators run on fast paths; in turn: each start of a process the other way."""
 
 _FAULTS_PER_TRIAL = 6
 _LEAST_SECONDS, _MOST_SECONDS = 0.3, 2.5
@@ -94,12 +98,14 @@ class Plan:
     :arg number: Within the schedule.
     :arg topology: A name of :data:`TOPOLOGIES`.
     :arg servers: One of :data:`SERVERS`, which all its strikes can strike.
+    :arg fast_paths: One of :data:`FAST_PATHS`.
     :arg strikes: In their order.
     """
 
     number: int
     topology: str
     servers: str
+    fast_paths: str
     strikes: tuple[Strike, ...]
 
 
@@ -126,6 +132,7 @@ def make_schedule(
     topologies: Sequence[str],
     kinds: Mapping[str, Kind],
     *,
+    fast_paths: Sequence[str] = FAST_PATHS,
     per_trial: int = _FAULTS_PER_TRIAL,
 ) -> Schedule:
     """Make the schedule of a seed.
@@ -133,6 +140,7 @@ def make_schedule(
     :arg faults: How many there are in all.
     :arg topologies: To go through, each of them equally often.
     :arg kinds: Each kind of fault by its name; used equally often.
+    :arg fast_paths: To go through, on each topology; the faults stay the same.
     :arg per_trial: How many faults strike one flow.
     """
     source = random.Random(f"{seed} {faults} {topologies} {sorted(kinds)} {per_trial}")
@@ -140,11 +148,12 @@ def make_schedule(
     orders = [_Order(rounds.begun_at(n / len(topologies)), kinds) for n in range(len(topologies))]
     plans: list[Plan] = []
     while faults > 0:
-        place = len(plans) % len(topologies)
+        turn, place = divmod(len(plans), len(topologies))
+        paths = fast_paths[(turn + place) % len(fast_paths)]
         size = min(per_trial, faults)
         chosen, servers = orders[place].take(size)
         strikes = tuple(_strike(kind, kinds[kind].moments, source) for kind in chosen)
-        plans.append(Plan(len(plans), topologies[place], servers, strikes))
+        plans.append(Plan(len(plans), topologies[place], servers, paths, strikes))
         faults -= size
     return Schedule(seed, tuple(plans))
 

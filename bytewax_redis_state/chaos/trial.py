@@ -154,6 +154,7 @@ class Trial:
                 _HOMES[self._plan.servers](self._folder / "redis"),
                 self._namespace,
                 self._program,
+                fast_paths=self._plan.fast_paths,
                 shifted="clock" in kinds,
                 given_up=self._given_up,
             )

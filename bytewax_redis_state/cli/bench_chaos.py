@@ -25,7 +25,7 @@ from rich.table import Table
 from bytewax_redis_state.chaos.campaign import Campaign, Report, usable_faults
 from bytewax_redis_state.chaos.faults import FAULTS
 from bytewax_redis_state.chaos.scene import Program
-from bytewax_redis_state.chaos.schedule import TOPOLOGIES, Plan, make_schedule
+from bytewax_redis_state.chaos.schedule import FAST_PATHS, TOPOLOGIES, Plan, make_schedule
 from bytewax_redis_state.chaos.stock import STOCK, StockTrial
 from bytewax_redis_state.chaos.trial import Outcome, Trial
 from bytewax_redis_state.errors import ConfigError
@@ -79,6 +79,13 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="kind of fault; may be repeated (default: all)",
     )
     made.add_argument(
+        "--fast-paths",
+        action="append",
+        choices=FAST_PATHS,
+        help="whether operators run on fast paths, or each start of a process the other way; may "
+        "be repeated (default: all, run by run)",
+    )
+    made.add_argument(
         "--jobs", type=int, metavar="N", help="runs at a time (default: one for two CPUs)"
     )
     made.add_argument(
@@ -130,11 +137,14 @@ def _prepared(args: argparse.Namespace) -> Report:
     if not usable:
         raise ConfigError("no fault can be had here", "; ".join(left_out.values()))
     seed = random.randrange(_SEEDS) if args.seed is None else args.seed
-    schedule = make_schedule(seed, args.faults, args.topology or list(TOPOLOGIES), usable)
+    # Stock recovery knows no fast paths.
+    fast_paths = ("off",) if args.rival == "stock" else args.fast_paths or FAST_PATHS
+    topologies = args.topology or list(TOPOLOGIES)
+    schedule = make_schedule(seed, args.faults, topologies, usable, fast_paths=fast_paths)
     if args.run is not None and not 0 <= args.run < len(schedule.plans):
         raise ConfigError(
             f"--run is {args.run}, and the schedule has {len(schedule.plans)} runs",
-            "count from 0, and give --faults, --fault and --topology as they were",
+            "count from 0, and give --faults, --fault, --topology and --fast-paths as they were",
         )
     return Report(schedule, args.rival or "ours", left_out)
 
@@ -193,8 +203,8 @@ class _Account:
         kinds = ", ".join(strike.kind for strike in plan.strikes)
         verdict = "right" if outcome.ok else "NOT RIGHT"
         self._line(
-            f"run {plan.number}, {plan.topology}: {kinds}: {verdict}, "
-            f"{outcome.compared:,} values compared, {outcome.seconds:.0f} s",
+            f"run {plan.number}, {plan.topology}, fast paths {plan.fast_paths}: {kinds}: "
+            f"{verdict}, {outcome.compared:,} values compared, {outcome.seconds:.0f} s",
             "" if outcome.ok else "red",
         )
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 from bytewax_redis_state.chaos.faults import FAULTS
-from bytewax_redis_state.chaos.schedule import MOMENTS, SERVERS, TOPOLOGIES, make_schedule
+from bytewax_redis_state.chaos.schedule import (
+    FAST_PATHS,
+    MOMENTS,
+    SERVERS,
+    TOPOLOGIES,
+    make_schedule,
+)
 
 
 def schedule(seed: int, faults: int = 92):
@@ -26,6 +32,20 @@ def test_each_kind_strikes_each_topology_equally_often():
     struck = Counter((strike.kind, plan.topology) for plan in made.plans for strike in plan.strikes)
     assert len(struck) == len(FAULTS) * len(TOPOLOGIES)
     assert set(struck.values()) <= {5, 6, 7}
+
+
+def test_each_topology_goes_through_fast_paths_on_off_and_in_turn():
+    for topologies in (list(TOPOLOGIES), list(TOPOLOGIES)[:3], ["1-worker"]):
+        plans = make_schedule(9, 180, topologies, FAULTS).plans
+        met = Counter((plan.topology, plan.fast_paths) for plan in plans)
+        assert len(met) == len(topologies) * len(FAST_PATHS)
+        assert max(met.values()) - min(met.values()) <= 1
+
+
+def test_the_faults_are_the_same_whatever_the_fast_paths():
+    plain = make_schedule(7, 92, list(TOPOLOGIES), FAULTS, fast_paths=["off"])
+    assert {plan.fast_paths for plan in plain.plans} == {"off"}
+    assert [plan.strikes for plan in plain.plans] == [plan.strikes for plan in schedule(7).plans]
 
 
 def test_few_faults_have_all_kinds_too():

@@ -11,7 +11,9 @@ import pytest
 
 from bytewax_redis_state.chaos.campaign import Campaign, Report, usable_faults
 from bytewax_redis_state.chaos.faults import FAULTS
-from bytewax_redis_state.chaos.schedule import make_schedule
+from bytewax_redis_state.chaos.scene import Program, Scene
+from bytewax_redis_state.chaos.schedule import TOPOLOGIES, make_schedule
+from bytewax_redis_state.chaos.servers.single import Server
 from bytewax_redis_state.chaos.trial import Outcome, Struck
 
 pytestmark = pytest.mark.timeout(240)
@@ -129,3 +131,31 @@ def test_options_without_sense_are_refused(options, words):
     done = bench(*options)
     assert done.returncode == 2
     assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fast_paths", "ways"),
+    [("on", ["true"] * 4), ("off", ["false"] * 4), ("in-turn", ["true", "false"] * 2)],
+)
+def test_each_start_of_a_process_has_fast_paths_as_planned(
+    fast_paths, ways, server_binary, tmp_path
+):
+    says = "import os; print(os.environ['BYTEWAX_REDIS_FAST_PATHS'])"
+    scene = Scene(
+        TOPOLOGIES["2-processes"],
+        tmp_path / "scene",
+        Server(tmp_path / "redis"),
+        "fast-paths",
+        Program((sys.executable, "-c", says)),
+        fast_paths=fast_paths,
+    )
+    said = []
+    try:
+        scene.open()
+        for _ in range(2):
+            scene.start()
+            assert scene.cluster.wait() == [0, 0]
+            said += [member.out.strip() for member in scene.cluster.members]
+    finally:
+        scene.close()
+    assert said == ways
