@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from zlib import crc32
 
+from bytewax_redis_state.codec.brief import Brief, pack_brief
 from bytewax_redis_state.codec.envelope import MSGPACK, MSGPACK_TUPLE, plain_start
 from bytewax_redis_state.codec.packing import Packing
 from bytewax_redis_state.codec.shapes import LEAVES
 from bytewax_redis_state.codec.survey import is_flat
-from bytewax_redis_state.codec.windows import Windows, pack_windows
 
 __all__ = ["seal_plain_all"]
 
@@ -38,13 +38,13 @@ def seal_plain_all(
     pack = packing.flat_packer()
     for key, value in states:
         kind = type(value)
-        is_windows = kind is Windows and LEAVES.issuperset(map(type, value.fields))
-        if not (kind in LEAVES or is_windows or is_flat(value)):
+        is_brief = kind is Brief and LEAVES.issuperset(map(type, value.fields))
+        if not (kind in LEAVES or is_brief or is_flat(value)):
             sealed[key] = encode(key, value, deadline)
             continue
         try:
-            if is_windows:
-                payload = pack_windows(value, pack)
+            if is_brief:
+                payload = pack_brief(value, pack)
             else:
                 payload = pack([*value] if kind is tuple else value)
         except Exception:  # noqa: BLE001 - encode() knows another way, or what to say

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import msgpack
 
+from bytewax_redis_state.codec.brief import BRIEF, SHAPE, Brief, BriefReader
 from bytewax_redis_state.codec.classes import (
     DATACLASS,
     ENUM,
@@ -26,7 +27,6 @@ from bytewax_redis_state.codec.classes import (
 )
 from bytewax_redis_state.codec.shapes import BYTEARRAY, READERS, SHAPES, extension
 from bytewax_redis_state.codec.survey import is_flat, survey
-from bytewax_redis_state.codec.windows import SHAPE, WINDOWS, Windows, WindowsReader
 from bytewax_redis_state.errors import DecodeError
 
 __all__ = ["Packing"]
@@ -114,15 +114,15 @@ class Packing:
     """
 
     def __init__(self, classes: Classes) -> None:
-        self._shapes = _Shapes({**SHAPES, Windows: SHAPE})
+        self._shapes = _Shapes({**SHAPES, Brief: SHAPE})
         self._plain = _Level(self._shapes)
         self._lowering = _Level(self._shapes, _without_bytearrays)
-        self._windows = WindowsReader(classes)
+        self._brief = BriefReader(classes)
         self._readers = dict(READERS) | {
             ENUM: classes.read_enum,
             DATACLASS: classes.read_dataclass,
             NAMEDTUPLE: classes.read_namedtuple,
-            WINDOWS: self._windows,
+            BRIEF: self._brief,
         }
         self.unpack: Callable[[bytes], Any] = partial(
             msgpack.unpackb, raw=False, strict_map_key=False, ext_hook=self._read_extension
@@ -165,8 +165,8 @@ class Packing:
         return tuple(cast("list[Any]", self.unpack(data)))
 
     def whole(self, value: Any) -> Any:
-        """Give what is read where a value was packed; windows are handed over short."""
-        return self._windows.whole(value) if type(value) is Windows else value
+        """Give what is read where a value was packed; some states are handed over short."""
+        return self._brief.whole(value) if type(value) is Brief else value
 
     def _read_extension(self, code: int, data: bytes) -> Any:
         reader = self._readers.get(code)

@@ -15,12 +15,18 @@ from bytewax.dataflow import Operator
 
 from bytewax_redis_state.dataflow.fast_path import FastPath, Recogniser
 from bytewax_redis_state.dataflow.folds import recognise_fold
+from bytewax_redis_state.dataflow.joins import recognise_join
 from bytewax_redis_state.dataflow.maps import recognise_map
 from bytewax_redis_state.dataflow.window_shard import recognise_window
 
 __all__ = ["FastPath", "fast_path"]
 
-_RECOGNISERS: tuple[Recogniser, ...] = (recognise_map, recognise_fold, recognise_window)
+_RECOGNISERS: tuple[Recogniser, ...] = (
+    recognise_map,
+    recognise_fold,
+    recognise_join,
+    recognise_window,
+)
 
 
 def fast_path(path: Sequence[Operator]) -> FastPath | None:

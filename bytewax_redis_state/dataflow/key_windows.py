@@ -19,9 +19,9 @@ from bytewax.operators.windowing import (
     _WindowSnapshot,
 )
 
+from bytewax_redis_state.codec.brief import FIXED, Brief, microseconds
 from bytewax_redis_state.codec.shapes import LEAVES
 from bytewax_redis_state.codec.survey import is_flat
-from bytewax_redis_state.codec.windows import FIXED, Windows, microseconds
 from bytewax_redis_state.dataflow.snapshots import waiting
 from bytewax_redis_state.dataflow.spans import Spans
 from bytewax_redis_state.dataflow.window_rules import REDUCE, Span, WindowRules
@@ -99,7 +99,7 @@ def snapshot_of_windows(held: KeyWindows, spans: Spans) -> Any:
         for window_id, state in held.states.items():
             kept = state if type(state) in LEAVES or is_flat(state) else deepcopy(state)
             fields += (window_id, *spans.numbers[window_id], kept)
-        return Windows(FIXED, fields)
+        return Brief(FIXED, fields)
     return _WindowSnapshot(
         _EventClockState(held.since, held.base),
         _SlidingWindowerState(

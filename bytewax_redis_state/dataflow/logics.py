@@ -56,6 +56,8 @@ def _may_sleep(logic: Logic) -> bool:
 
 def _ignores_eof(logic: Logic) -> bool:
     if type(logic) is _StatefulLogic and logic.logic is not None:
+        if type(logic.logic) is _JoinLogic:
+            return logic.logic.emit_mode != "final"
         return getattr(logic.logic.on_eof, "__func__", None) is StatefulLogic.on_eof
     return getattr(logic.on_eof, "__func__", None) is StatefulBatchLogic.on_eof
 

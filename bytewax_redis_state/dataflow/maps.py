@@ -68,18 +68,10 @@ class FlatMapShard(StateShard):
         """
         items: Items = []
         for pairs in values:
-            if self._asleep or self._lifetime is not None:
-                self._prepare({key for key, _value in pairs})
+            self.wake(pairs)
             self._map(pairs, items)
             self._dirty.update([key for key, _value in pairs])
         return ((items,) if items else NOTHING), False
-
-    def _prepare(self, keys: set[str]) -> None:
-        """Let what has passed its deadline expire, and decode the states that are needed."""
-        self.expire_passed(keys)
-        asleep, decode = self._asleep, self._codec.decode
-        for key in asleep.keys() & keys:
-            self._held[key] = decode(key, asleep.pop(key))
 
     def _map(self, pairs: Pairs, items: Items) -> None:
         states, mapper, key = self._held, self._mapper, ""

@@ -8,11 +8,17 @@ copies itself in its own way, ``snapshot()`` is what is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from datetime import datetime, timezone
 from typing import Any
 
-from bytewax.operators import StatefulBatchLogic, _StatefulFlatMapLogic, _StatefulLogic
+from bytewax.operators import (
+    StatefulBatchLogic,
+    _JoinLogic,
+    _StatefulFlatMapLogic,
+    _StatefulLogic,
+)
 from bytewax.operators.windowing import (
     WindowLogic,
     WindowMetadata,
@@ -24,10 +30,10 @@ from bytewax.operators.windowing import (
     _WindowSnapshot,
 )
 
+from bytewax_redis_state.codec.brief import FIXED, JOIN, SESSIONS, Brief, microseconds
 from bytewax_redis_state.codec.survey import is_flat
-from bytewax_redis_state.codec.windows import FIXED, SESSIONS, Windows, microseconds
 
-__all__ = ["snapshot_of", "waiting", "window_snapshot"]
+__all__ = ["join_snapshot", "snapshot_of", "waiting", "window_snapshot"]
 
 _OWN_WINDOWERS = (_SlidingWindowerLogic, _SessionWindowerLogic)
 
@@ -38,11 +44,28 @@ def snapshot_of(logic: StatefulBatchLogic[Any, Any, Any]) -> Any:
     :arg logic: Any logic of a key.
     :returns: What ``logic.snapshot()`` would give, perhaps not a copy.
     """
-    if type(logic) is _StatefulLogic and type(logic.logic) is _StatefulFlatMapLogic:
-        state = logic.logic.state
-        if state is not None and is_flat(state):
-            return state
+    if type(logic) is _StatefulLogic:
+        inner: Any = logic.logic
+        kind = type(inner)
+        if kind is _StatefulFlatMapLogic:
+            if inner.state is not None and is_flat(inner.state):
+                return inner.state
+        elif kind is _JoinLogic:
+            return join_snapshot(inner.state.seen)
     return logic.snapshot()
+
+
+def join_snapshot(sides: Iterable[Sequence[Any]]) -> Brief:
+    """Give what is read as the state of a join.
+
+    :arg sides: The values of each.
+    :returns: A copy, where that could be another one.
+    """
+    fields: list[Any] = []
+    for values in sides:
+        fields.append(len(values))
+        fields += values
+    return Brief(JOIN, fields if is_flat(fields) else deepcopy(fields))
 
 
 def window_snapshot(logic: _WindowLogic[Any, Any, Any, Any, Any]) -> Callable[[], Any]:
@@ -68,7 +91,7 @@ def window_snapshot(logic: _WindowLogic[Any, Any, Any, Any, Any]) -> Callable[[]
     return snapshot
 
 
-def _fixed(clock: Any, windower: Any, states: dict[int, Any], queue: list[Any]) -> Windows | None:
+def _fixed(clock: Any, windower: Any, states: dict[int, Any], queue: list[Any]) -> Brief | None:
     opened: dict[int, WindowMetadata] = windower.opened
     fields = _clock_and_queue(clock, queue)
     numbers = _numbers(opened, states)
@@ -78,12 +101,10 @@ def _fixed(clock: Any, windower: Any, states: dict[int, Any], queue: list[Any]) 
     for window_id, state in states.items():
         fields += (window_id, numbers[at], numbers[at + 1] - numbers[at], state)
         at += 2
-    return Windows(FIXED, fields)
+    return Brief(FIXED, fields)
 
 
-def _sessions(
-    clock: Any, windower: Any, states: dict[int, Any], queue: list[Any]
-) -> Windows | None:
+def _sessions(clock: Any, windower: Any, states: dict[int, Any], queue: list[Any]) -> Brief | None:
     sessions: dict[int, WindowMetadata] = windower.sessions
     fields = _clock_and_queue(clock, queue)
     numbers = _numbers(sessions, states)
@@ -96,7 +117,7 @@ def _sessions(
         length = numbers[at + 1] - numbers[at]
         fields += (window_id, numbers[at], length, [*merged] if merged else None, state)
         at += 2
-    return Windows(SESSIONS, fields)
+    return Brief(SESSIONS, fields)
 
 
 def _clock_and_queue(clock: Any, queue: list[tuple[Any, datetime]]) -> list[Any] | None:
@@ -107,7 +128,7 @@ def _clock_and_queue(clock: Any, queue: list[tuple[Any, datetime]]) -> list[Any]
 
 
 def waiting(queue: list[tuple[Any, datetime]], fields: list[Any]) -> list[Any] | None:
-    """Add a queue to the fields of :class:`.Windows`.
+    """Add a queue to the fields of :class:`.Brief`.
 
     :arg queue: Values and their times.
     :arg fields: Gets them; its first two are there.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import TypeVar
 
-from bytewax_redis_state.codec.windows import microseconds
+from bytewax_redis_state.codec.brief import microseconds
 from bytewax_redis_state.dataflow.window_rules import Span, WindowRules
 
 __all__ = ["Memory", "Spans"]

@@ -7,16 +7,19 @@ from what the other one wrote.
 
 from __future__ import annotations
 
+import copy
 import pickle
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import bytewax.operators as op
 import pytest
 from bytewax.dataflow import Dataflow, Operator, Stream, operator
+from bytewax.operators import _JoinState
 from bytewax.testing import TestingSink, TestingSource, run_main
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,13 +32,14 @@ from bytewax_redis_state.dataflow.deadlines import NEVER, Lifetime
 from bytewax_redis_state.dataflow.fast_path import FastPath
 from bytewax_redis_state.dataflow.fast_paths import fast_path
 from bytewax_redis_state.dataflow.folds import FoldShard, ReduceShard
+from bytewax_redis_state.dataflow.joins import JoinShard
 from bytewax_redis_state.dataflow.logics import ShardLogic
 from bytewax_redis_state.dataflow.maps import FlatMapShard, MapShard
 from bytewax_redis_state.dataflow.roll import Call, Roll
 from bytewax_redis_state.dataflow.shard import Shard
 from bytewax_redis_state.dataflow.steps import kind_of
 
-from .catalog import PLAIN
+from .catalog import JOIN_MODES, PLAIN
 from .connectors import PlainCodec
 from .core import core_path
 
@@ -119,6 +123,19 @@ OPERATORS: dict[str, Callable[[Keyed], Keyed]] = {
     "max_final": lambda up: op.max_final("step", up, by=lambda value: -value),
     "min_final": lambda up: op.min_final("step", up, by=lambda value: value % 5),
 }
+
+
+JOINS: dict[str, Callable[[Keyed], Keyed]] = {
+    "_".join(("join", insert, emit)): partial(
+        lambda up, **modes: op.join("step", up, up, **modes), insert_mode=insert, emit_mode=emit
+    )
+    for insert, emit in JOIN_MODES
+}
+SHARED = ["one list"]
+SIDES = st.tuples(
+    st.integers(0, 1),
+    st.sampled_from([None, 0, "text", (), [], SHARED, {"n": SHARED}, Held(), (1, [2])]),
+)
 
 
 def path_of(build: Callable[[Keyed], Keyed]) -> tuple[Operator, ...]:
@@ -266,7 +283,7 @@ def rounds_of(values: st.SearchStrategy[int]) -> Any:
 
 def play(name: str, rounds: Any, *, timed: bool) -> None:
     """Run all three, and compare them round by round."""
-    path: Any = path_of(OPERATORS[name])
+    path: Any = path_of((OPERATORS | JOINS)[name])
     fast = fast_path(path)
     assert fast is not None
     clock = SimpleNamespace(now=5_000)
@@ -332,6 +349,42 @@ def test_a_fast_shard_is_the_operators_own_logics(name: str, timed: bool) -> Non
     compare()
 
 
+@pytest.mark.parametrize("timed", [True, False], ids=["timed", "for ever"])
+@pytest.mark.parametrize("name", JOINS)
+def test_a_fast_join_is_the_operators_own_logics(name: str, timed: bool) -> None:
+    @settings(max_examples=50, deadline=None)
+    @given(rounds_of(SIDES))
+    def compare(rounds: Any) -> None:
+        play(name, rounds, timed=timed)
+
+    compare()
+
+
+@pytest.mark.parametrize("name", JOINS)
+@pytest.mark.parametrize("seen", [[], [[1]], [[1], []], [[], [1, 2]], [[1], [], [3, 4]]])
+def test_a_join_goes_on_from_a_state_of_other_modes_or_sides(name: str, seen: Any) -> None:
+    path: Any = path_of(JOINS[name])
+    fast = fast_path(path)
+    assert fast is not None
+    data = PlainCodec().encode("a", _JoinState(seen))
+    for values in ([(0, 5)], [(1, 5)], [(0, 5), (1, 6), (1, 7)], []):
+        batch = [[("a", value) for value in values]]
+        own = Own(path[-1].builder, None)
+        own.logics["a"] = own.builder(_JoinState(copy.deepcopy(seen)))
+        ours = Ours(fast, None)
+        ours.resume({"a": data})
+        expected = outcome(lambda: own.on_batch(batch))  # noqa: B023 - called here
+        found = outcome(lambda: ours.on_batch(batch))  # noqa: B023
+        if isinstance(expected, list):
+            assert [text for _, text in found[1:]] == [text for _, text in expected]
+            continue
+        assert found == expected
+        assert ours.on_eof() == own.on_eof()
+        ours.close(None)
+        states = {key: decoded(key, data) for key, data in ours.stored.items()}
+        assert states == {key: logic.snapshot() for key, logic in own.logics.items()}
+
+
 @pytest.mark.parametrize("name", ["stateful_map", "stateful_flat_map", "fold_final"])
 def test_a_fast_shard_refuses_what_the_operators_own_logics_refuse(name: str) -> None:
     @settings(max_examples=50, deadline=None)
@@ -390,6 +443,13 @@ FAST = {
 def test_bytewaxs_own_operators_are_known_and_no_others(name: str) -> None:
     fast = fast_path(path_of(PLAIN[name]))
     assert (fast and fast.kind) == FAST.get(name)
+
+
+@pytest.mark.parametrize("name", JOINS)
+def test_joins_are_known_in_all_modes(name: str) -> None:
+    fast = fast_path(path_of(JOINS[name]))
+    assert fast is not None
+    assert fast.kind is JoinShard
 
 
 def test_an_operator_is_known_inside_of_the_users_own() -> None:

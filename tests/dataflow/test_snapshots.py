@@ -10,17 +10,18 @@ from zoneinfo import ZoneInfo
 
 import bytewax.operators.windowing as win
 import pytest
+from bytewax.operators import _JoinLogic, _JoinState, _StatefulLogic
 from bytewax.testing import run_main
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bytewax_redis_state import shard_stateful_steps
 from bytewax_redis_state.codec import Codec
-from bytewax_redis_state.codec.windows import Windows
+from bytewax_redis_state.codec.brief import JOIN, Brief
 from bytewax_redis_state.dataflow import logics
 from bytewax_redis_state.dataflow.snapshots import snapshot_of
 from bytewax_redis_state.dataflow.windows import PatientWindow
-from bytewax_redis_state.errors import EncodeError
+from bytewax_redis_state.errors import DecodeError, EncodeError
 
 from .catalog import catalog
 
@@ -38,8 +39,8 @@ def test_every_operator_gives_the_same_state(monkeypatch: pytest.MonkeyPatch) ->
     def compared(logic: Any) -> Any:
         own = logic._logic if isinstance(logic, PatientWindow) else logic
         state, copy = snapshot_of(logic), own.snapshot()
-        if type(state) is Windows:
-            taken["Windows"] += 1
+        if type(state) is Brief:
+            taken["Brief"] += 1
             assert repr(came_back(state)) == repr(copy)
         else:
             assert state == copy
@@ -50,7 +51,7 @@ def test_every_operator_gives_the_same_state(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(logics, "snapshot_of", compared)
     run_main(shard_stateful_steps(catalog([])), epoch_interval=timedelta(0))
     assert {"_WindowLogic", "_StatefulLogic"} <= taken.keys()
-    assert min(taken["_WindowLogic"], taken["_StatefulLogic"], taken["Windows"]) > 100
+    assert min(taken["_WindowLogic"], taken["_StatefulLogic"], taken["Brief"]) > 100
 
 
 def windows(windower: Any, clock_state: Any, states: dict[int, Any], queue: list[Any]) -> Any:
@@ -124,7 +125,7 @@ class Foreign:
 def test_windows_that_need_pickle_are_pickled_whole() -> None:
     logic = one_window([Foreign()])
     state = snapshot_of(logic)
-    assert type(state) is Windows
+    assert type(state) is Brief
     assert came_back(state) == logic._logic.snapshot()
 
 
@@ -132,6 +133,21 @@ def test_an_error_names_the_path_as_in_the_snapshot() -> None:
     codec = Codec(allow_pickle=False).bind(namespace="n", flow_id="f", step="s")
     with pytest.raises(EncodeError, match=r"logic_states\[7\]\[0\]"):
         codec.encode("key", snapshot_of(one_window([Foreign()])))
+
+
+@given(st.lists(st.lists(VALUES, max_size=3), max_size=4))
+def test_a_join_of_any_values_comes_back(seen: list[list[Any]]) -> None:
+    logic = _StatefulLogic(_JoinLogic("product", "final", _JoinState(seen)), lambda state: state)
+    state = snapshot_of(logic)
+    assert type(state) is Brief
+    assert came_back(state) == _JoinState(seen)
+    assert CODEC.encode_all([("key", state)]) == {"key": CODEC.encode("key", state)}
+
+
+@pytest.mark.parametrize("fields", [[1], [2, 5], [-1], [0, -2, 1], [1, 2, "x"], [None]])
+def test_a_damaged_join_is_refused(fields: list[Any]) -> None:
+    with pytest.raises(DecodeError):
+        CODEC.decode("key", CODEC.encode("key", Brief(JOIN, fields)))
 
 
 def test_many_windows_are_written_as_one_is() -> None:

@@ -1,23 +1,25 @@
-"""All windows of one key, written short: the state that window steps have most.
+"""The states that operators have most, written short: all windows of one key, and joins.
 
 As dataclasses inside a dataclass, with names of fields and a level of packing for each, a window
 takes eight times the time and five times the bytes. Extension type 19: one byte for the kind, then
 a msgpack array.
 
 ====  ==================  ==============================================================
-kind  windows             array
+kind  state               array
 ====  ==================  ==============================================================
-1     of fixed length     since, base, queue, then of each window: ID, start, length,
-                          state
-2     sessions            since, base, queue, largest ID, merges that wait, then of each
+1     windows of fixed    since, base, queue, then of each window: ID, start, length,
+      length              state
+2     session windows     since, base, queue, largest ID, merges that wait, then of each
                           window: ID, start, length, merged IDs, state
+3     join                of each side: the number of its values, then they
 ====  ==================  ==============================================================
 
 Since and base are of the event clock; the queue is the number of values that wait, then value and
 time of each. Times are microseconds since 1970 in UTC, lengths are microseconds, and what else is
-empty is nil. What is in another zone, or of another clock, is written as dataclasses.
+empty is nil. Windows in another zone, or of another clock, are written as dataclasses.
 
-Invariant: what is read is a ``_WindowSnapshot``, equal to the one that was written.
+Invariant: what is read is Bytewax's ``_WindowSnapshot`` or ``_JoinState``, equal to the one that
+was written.
 """
 
 from __future__ import annotations
@@ -31,29 +33,30 @@ from bytewax_redis_state.codec.shapes import extension
 from bytewax_redis_state.errors import DecodeError
 
 __all__ = [
+    "BRIEF",
     "FIXED",
+    "JOIN",
     "SESSIONS",
-    "WINDOWS",
-    "Windows",
-    "WindowsReader",
+    "Brief",
+    "BriefReader",
     "microseconds",
-    "pack_windows",
+    "pack_brief",
 ]
 
-WINDOWS = 19
+BRIEF = 19
 """Extension type."""
-FIXED, SESSIONS = 1, 2
+FIXED, SESSIONS, JOIN = 1, 2, 3
 """Kinds."""
 
-_MODULE = "bytewax.operators.windowing"
+_WINDOWING = "bytewax.operators.windowing"
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-class Windows(NamedTuple):
+class Brief(NamedTuple):
     """What is written, and read as Bytewax's snapshot.
 
-    :arg kind: :data:`FIXED` or :data:`SESSIONS`.
+    :arg kind: :data:`FIXED`, :data:`SESSIONS` or :data:`JOIN`.
     :arg fields: The array of the table above.
     """
 
@@ -66,21 +69,21 @@ def microseconds(time: datetime) -> int:
     return (time - _EPOCH) // _MICROSECOND
 
 
-def _write(windows: Windows, pack: Pack) -> bytes:
-    return windows.kind.to_bytes(1, "big") + pack(windows.fields)
+def _write(brief: Brief, pack: Pack) -> bytes:
+    return brief.kind.to_bytes(1, "big") + pack(brief.fields)
 
 
-def pack_windows(windows: Windows, pack: Pack) -> bytes:
-    """Pack windows whose fields are all scalars."""
-    return pack(extension((WINDOWS, _write(windows, pack))))
+def pack_brief(brief: Brief, pack: Pack) -> bytes:
+    """Pack a state whose fields are all scalars."""
+    return pack(extension((BRIEF, _write(brief, pack))))
 
 
-SHAPE = Shape(WINDOWS, _write, lambda windows: windows.fields)
-"""How :class:`Windows` are written."""
+SHAPE = Shape(BRIEF, _write, lambda brief: brief.fields)
+"""How a :class:`Brief` is written."""
 
 
-class WindowsReader:
-    """Read :class:`Windows` as Bytewax's snapshot.
+class BriefReader:
+    """Read a :class:`Brief` as Bytewax's snapshot.
 
     :arg classes: Finds Bytewax's.
     """
@@ -93,18 +96,20 @@ class WindowsReader:
 
         :raises DecodeError: If a newer version wrote it, or Bytewax can't be imported.
         """
-        return self.whole(Windows(data[0], unpack(data[1:])))
+        return self.whole(Brief(data[0], unpack(data[1:])))
 
-    def whole(self, windows: Windows) -> Any:
+    def whole(self, brief: Brief) -> Any:
         """Make Bytewax's snapshot of what was written short.
 
         :raises DecodeError: As above.
         """
-        kind, fields = windows
+        kind, fields = brief
+        if kind == JOIN:
+            return self._join(fields)
         if kind not in (FIXED, SESSIONS):
             raise DecodeError(
-                f"windows of kind {kind}: written by a newer version",
-                "upgrade bytewax-redis-state to read them",
+                f"a state of kind {kind}: written by a newer version",
+                "upgrade bytewax-redis-state to read it",
             )
         read = self._sessions if kind == SESSIONS else self._fixed
         clock = self._class("_EventClockState")(_time(fields[0]), _time(fields[1]))
@@ -113,7 +118,18 @@ class WindowsReader:
         return self._class("_WindowSnapshot")(clock, *read(fields[end:]), waiting)
 
     def _class(self, name: str) -> Any:
-        return self._classes.find(_MODULE, name)
+        return self._classes.find(_WINDOWING, name)
+
+    def _join(self, fields: list[Any]) -> Any:
+        seen, at = [], 0
+        while at < len(fields):
+            start, at = at + 1, at + 1 + fields[at]
+            if not start <= at <= len(fields):
+                raise DecodeError(
+                    f"a side of a join with {fields[start - 1]} values", "it is damaged"
+                )
+            seen.append(fields[start:at])
+        return self._classes.find("bytewax.operators", "_JoinState")(seen)
 
     def _fixed(self, fields: list[Any]) -> tuple[Any, dict[int, Any]]:
         metadata = self._class("WindowMetadata")
