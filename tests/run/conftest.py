@@ -46,13 +46,18 @@ class Runner:
             process.wait()
 
     def start(
-        self, *options: str, flow: str = "flow", redis: bool = True, **env: str
+        self,
+        *options: str,
+        file: Path = FLOWS,
+        flow: str = "flow",
+        redis: bool = True,
+        **env: str,
     ) -> subprocess.Popen[str]:
         where = ("--redis", self.url) if redis else ()
         fixed = ("--scratch", str(self.folder / "scratch")) if "--scratch" not in options else ()
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "bytewax_redis_state.run", f"{FLOWS}:{flow}"),
+                *(sys.executable, "-m", "bytewax_redis_state.run", f"{file}:{flow}"),
                 *where,
                 *fixed,
                 *options,
