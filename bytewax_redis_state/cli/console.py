@@ -19,7 +19,8 @@ _QUIET_SECONDS = 1.0  # what is over sooner needs no bar
 
 
 def _stderr() -> Console:
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    # Names are shown as they are; and an interrupt must not find rich importing its emojis.
+    return Console(stderr=True, emoji=False, highlight=False, soft_wrap=True)
 
 
 class PatientBar:

@@ -127,7 +127,7 @@ def _report(directory: Path, findings: Findings) -> dict[str, Any]:
 
 
 def _render(directory: Path, findings: Findings) -> None:
-    console, table = Console(highlight=False), _table(findings)
+    console, table = Console(emoji=False, highlight=False), _table(findings)
     # A narrow terminal wraps lines; that is better than numbers cut short.
     wide = console.options.update(width=_PLENTY)
     console.width = max(console.width, console.measure(table, options=wide).minimum)

@@ -126,7 +126,7 @@ def _report(found: Verification) -> dict[str, Any]:
 
 
 def _render(found: Verification) -> None:
-    console, manifest = Console(highlight=False), found.manifest
+    console, manifest = Console(emoji=False, highlight=False), found.manifest
     if manifest is not None:
         keys = ", ".join(f"{count:,} {name}" for name, count in found.keys.items())
         console.print(
