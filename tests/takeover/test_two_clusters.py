@@ -22,6 +22,8 @@ pytestmark = [pytest.mark.crash, pytest.mark.timeout(240)]
 REFUSED = re.compile(
     r"the flow 'clicks_per_minute' is already running: process 0 on host \S+ \(pid \d+\), since \S+"
 )
+LONG = Clicks(200_000)
+"""Runs for longer than the other one needs to be refused, or to take over."""
 CASES = [(processes, seed) for processes in (1, 2, 3) for seed in range(4)]
 
 
@@ -44,7 +46,7 @@ def has_let_go(pid: int, replicator: int) -> bool:
 def test_one_of_two_runs_and_the_other_is_refused(
     make_job: MakeJob, processes: int, seed: int
 ) -> None:
-    job = make_job(Clicks(200_000))  # runs for longer than the other needs to be refused
+    job = make_job(LONG)
     codes = [cluster.wait(90) for cluster in start_both(job, processes, seed)]
     said = "\n".join(cluster.said for cluster in job._clusters)
     assert sorted(codes) == [[0] * processes, [2] * processes], said
@@ -57,7 +59,7 @@ def test_one_of_two_runs_and_the_other_is_refused(
 @pytest.mark.long
 @pytest.mark.parametrize(("processes", "seed"), CASES)
 def test_with_take_over_the_later_one_runs(make_job: MakeJob, processes: int, seed: int) -> None:
-    job = make_job(Clicks(60_000))
+    job = make_job(LONG)
     first, second = start_both(job, processes, seed, take_over=True)
     codes = [first.wait(90), second.wait(90)]
     said = f"{first.said}\n=====\n{second.said}"
