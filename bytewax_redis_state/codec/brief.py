@@ -34,9 +34,11 @@ from bytewax_redis_state.errors import DecodeError
 
 __all__ = [
     "BRIEF",
+    "EPOCH",
     "FIXED",
     "JOIN",
     "SESSIONS",
+    "TICK",
     "Brief",
     "BriefReader",
     "microseconds",
@@ -49,8 +51,10 @@ FIXED, SESSIONS, JOIN = 1, 2, 3
 """Kinds."""
 
 _WINDOWING = "bytewax.operators.windowing"
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MICROSECOND = timedelta(microseconds=1)
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+"""When time begins."""
+TICK = timedelta(microseconds=1)
+"""What it is counted in."""
 
 
 class Brief(NamedTuple):
@@ -66,7 +70,7 @@ class Brief(NamedTuple):
 
 def microseconds(time: datetime) -> int:
     """Make a number of a time in UTC."""
-    return (time - _EPOCH) // _MICROSECOND
+    return (time - EPOCH) // TICK
 
 
 def _write(brief: Brief, pack: Pack) -> bytes:
@@ -155,4 +159,4 @@ def _in_turn(fields: list[Any], size: int) -> Iterable[tuple[Any, ...]]:
 
 
 def _time(number: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=number)
+    return EPOCH + timedelta(microseconds=number)

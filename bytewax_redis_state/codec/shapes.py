@@ -105,7 +105,8 @@ def _read_zone(data: bytes, unpack: Unpack) -> tzinfo:
 
 def _write_datetime(value: datetime, pack: Pack) -> bytes:
     state: bytes = value.__reduce_ex__(4)[1][0]  # type: ignore[assignment]
-    return state + _zone(value.tzinfo, pack)
+    zone = value.tzinfo
+    return state + (b"Z" if zone is timezone.utc else _zone(zone, pack))
 
 
 def _read_datetime(data: bytes, unpack: Unpack) -> datetime:

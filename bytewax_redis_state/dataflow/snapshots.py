@@ -30,11 +30,12 @@ from bytewax.operators.windowing import (
     _WindowSnapshot,
 )
 
-from bytewax_redis_state.codec.brief import FIXED, JOIN, SESSIONS, Brief, microseconds
+from bytewax_redis_state.codec.brief import EPOCH, FIXED, JOIN, SESSIONS, TICK, Brief
 from bytewax_redis_state.codec.survey import is_flat
 
 __all__ = ["join_snapshot", "snapshot_of", "waiting", "window_snapshot"]
 
+_UTC = timezone.utc
 _OWN_WINDOWERS = (_SlidingWindowerLogic, _SessionWindowerLogic)
 
 
@@ -91,40 +92,42 @@ def window_snapshot(logic: _WindowLogic[Any, Any, Any, Any, Any]) -> Callable[[]
     return snapshot
 
 
+# What follows runs for each key that has changed in an epoch, so it calls as little as it can.
+
+
 def _fixed(clock: Any, windower: Any, states: dict[int, Any], queue: list[Any]) -> Brief | None:
-    opened: dict[int, WindowMetadata] = windower.opened
     fields = _clock_and_queue(clock, queue)
-    numbers = _numbers(opened, states)
-    if fields is None or numbers is None or any(meta.merged_ids for meta in opened.values()):
+    opened: dict[int, WindowMetadata] = windower.opened
+    if fields is None or len(opened) != len(states):
         return None
-    at = 0
-    for window_id, state in states.items():
-        fields += (window_id, numbers[at], numbers[at + 1] - numbers[at], state)
-        at += 2
+    for (window_id, meta), (state_id, state) in zip(opened.items(), states.items(), strict=True):
+        opens, closes = meta.open_time, meta.close_time
+        if window_id != state_id or meta.merged_ids or not opens.tzinfo is _UTC is closes.tzinfo:
+            return None
+        fields += (window_id, (opens - EPOCH) // TICK, (closes - opens) // TICK, state)
     return Brief(FIXED, fields)
 
 
 def _sessions(clock: Any, windower: Any, states: dict[int, Any], queue: list[Any]) -> Brief | None:
-    sessions: dict[int, WindowMetadata] = windower.sessions
     fields = _clock_and_queue(clock, queue)
-    numbers = _numbers(sessions, states)
-    if fields is None or numbers is None:
+    sessions: dict[int, WindowMetadata] = windower.sessions
+    if fields is None or len(sessions) != len(states):
         return None
     fields += (windower.max_key, windower.merge_queue or None)
-    at = 0
-    for window_id, state in states.items():
-        merged = sessions[window_id].merged_ids
-        length = numbers[at + 1] - numbers[at]
-        fields += (window_id, numbers[at], length, [*merged] if merged else None, state)
-        at += 2
+    for (window_id, meta), (state_id, state) in zip(sessions.items(), states.items(), strict=True):
+        opens, closes = meta.open_time, meta.close_time
+        if window_id != state_id or not opens.tzinfo is _UTC is closes.tzinfo:
+            return None
+        start, length = (opens - EPOCH) // TICK, (closes - opens) // TICK
+        fields += (window_id, start, length, [*meta.merged_ids] or None, state)
     return Brief(SESSIONS, fields)
 
 
 def _clock_and_queue(clock: Any, queue: list[tuple[Any, datetime]]) -> list[Any] | None:
     since, base = clock.system_time_of_max_event, clock.watermark_base
-    if not since.tzinfo is timezone.utc is base.tzinfo:
+    if not since.tzinfo is _UTC is base.tzinfo:
         return None
-    return waiting(queue, [microseconds(since), microseconds(base)])
+    return waiting(queue, [(since - EPOCH) // TICK, (base - EPOCH) // TICK])
 
 
 def waiting(queue: list[tuple[Any, datetime]], fields: list[Any]) -> list[Any] | None:
@@ -136,18 +139,10 @@ def waiting(queue: list[tuple[Any, datetime]], fields: list[Any]) -> list[Any] |
     """
     fields.append(len(queue))
     for value, timestamp in queue:
-        if timestamp.tzinfo is not timezone.utc or timestamp.fold:
+        if timestamp.tzinfo is not _UTC or timestamp.fold:
             return None
-        fields += (value, microseconds(timestamp))
+        fields += (value, (timestamp - EPOCH) // TICK)
     return fields
-
-
-def _numbers(metadata: dict[int, WindowMetadata], states: dict[int, Any]) -> list[int] | None:
-    """Give each window's start and end; ``None`` where they don't fit."""
-    times = [time for meta in metadata.values() for time in (meta.open_time, meta.close_time)]
-    if [*metadata] != [*states] or any(time.tzinfo is not timezone.utc for time in times):
-        return None
-    return [microseconds(time) for time in times]
 
 
 def _of_window(window: WindowLogic[Any, Any, Any]) -> Any:
