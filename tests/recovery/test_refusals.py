@@ -50,7 +50,7 @@ def loading(server: RedisProcess, client: redis.Redis) -> Iterator[None]:
             pipe.set(f"filling-{number}", "x")
         pipe.execute()
     client.config_set("key-load-delay", 1000)
-    again = redis.Redis.from_url(server.url)
+    again = redis.Redis.from_url(server.url, socket_timeout=None)  # it answers when it has loaded
     load = threading.Thread(target=again.execute_command, args=("DEBUG", "LOADAOF"))
     load.start()
     yield
