@@ -135,6 +135,7 @@ class Scene:
         self.tide = Tide(folder / "limit", _RATE, self._position)
         self._program = program
         self._ways = cycle(_WAYS[fast_paths])
+        self._way = ""
         self._shifted = shifted
         self._given_up = given_up or threading.Event()
         self._codec = Codec()
@@ -217,7 +218,9 @@ class Scene:
         environ = {k: v for k, v in os.environ.items() if not k.startswith("BYTEWAX_")}
         environ["CHAOS_LIMIT"] = str(self.tide.path)
         environ["CHAOS_OUT"] = str(self.out / folder.name)
-        environ["BYTEWAX_REDIS_FAST_PATHS"] = next(self._ways)
+        if not any(member.alive for member in self.cluster.members):
+            self._way = next(self._ways)  # the processes of a cluster have to agree
+        environ["BYTEWAX_REDIS_FAST_PATHS"] = self._way
         if self._shifted:
             environ |= clock_environ(self._clock(process))
         environ |= self._program.environ

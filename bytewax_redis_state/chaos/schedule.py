@@ -32,7 +32,7 @@ SERVERS = ("single", "sentinel", "cluster")
 """What the Redis of a flow is: one server, a primary that Sentinels watch, or a Redis Cluster."""
 
 FAST_PATHS = ("on", "off", "in-turn")
-"""Whether a flow's operators run on fast paths; in turn: each start of a process the other way."""
+"""Whether a flow's operators run on fast paths; in turn: each start the other way."""
 
 _FAULTS_PER_TRIAL = 6
 _LEAST_SECONDS, _MOST_SECONDS = 0.3, 2.5

@@ -82,8 +82,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--fast-paths",
         action="append",
         choices=FAST_PATHS,
-        help="whether operators run on fast paths, or each start of a process the other way; may "
-        "be repeated (default: all, run by run)",
+        help="whether operators run on fast paths, or each start the other way; may be "
+        "repeated (default: all, run by run)",
     )
     made.add_argument(
         "--jobs", type=int, metavar="N", help="runs at a time (default: one for two CPUs)"

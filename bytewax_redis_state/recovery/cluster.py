@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 _POLL_SECONDS = 0.05
+_EQUAL = "equal flows, -w, -a and --no-fast-paths"
 
 
 @dataclass(frozen=True)
@@ -129,11 +130,11 @@ def wait_for_coordinator(
             if lease is not None:
                 raise FlowRunningError(
                     f"the flow {keys.flow_id!r} is already running: {lease.whereabouts}",
-                    "stop it first; processes of one cluster need equal flows, -w and -a",
+                    f"stop it first; processes of one cluster need {_EQUAL}",
                 )
             raise JoinTimeoutError(
                 f"process 0 of the flow {keys.flow_id!r} has not joined in {timeout}",
-                "start all processes of the cluster",
+                f"start all processes of the cluster, with {_EQUAL}",
             )
         if not said:
             say("waiting for process 0 to join")
@@ -173,7 +174,7 @@ def wait_for_members(
             names = ", ".join(map(str, sorted(missing)))
             raise JoinTimeoutError(
                 f"process {names} of the flow {keys.flow_id!r} has not joined in {timeout}",
-                "start all processes of the cluster, with equal flows, -w and -a",
+                f"start all processes of the cluster, with {_EQUAL}",
             )
         if missing != said:
             say(f"waiting for process {', '.join(map(str, sorted(missing)))} to join")

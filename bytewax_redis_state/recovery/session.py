@@ -207,7 +207,9 @@ class Session:
     def _claim(
         self, client: redis.Redis, steps: Sequence[StateStep], parts: Mapping[str, list[str]]
     ) -> Lease:
-        cluster = self._shape.digest(repr([step.step_id for step in steps]))
+        # A fast path's shards take their items in another form.
+        how = ([step.step_id for step in steps], self._settings.fast_paths)
+        cluster = self._shape.digest(repr(how))
         lease = this_owner(self._shape.process_id, cluster, parts)
         say = self._reporter.say
         if self._shape.process_id > 0:

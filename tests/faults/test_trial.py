@@ -11,6 +11,7 @@ import pytest
 
 from bytewax_redis_state.chaos.campaign import Campaign, Report, usable_faults
 from bytewax_redis_state.chaos.faults import FAULTS
+from bytewax_redis_state.chaos.member import wait_until
 from bytewax_redis_state.chaos.scene import Program, Scene
 from bytewax_redis_state.chaos.schedule import TOPOLOGIES, make_schedule
 from bytewax_redis_state.chaos.servers.single import Server
@@ -135,12 +136,14 @@ def test_options_without_sense_are_refused(options, words):
 
 @pytest.mark.parametrize(
     ("fast_paths", "ways"),
-    [("on", ["true"] * 4), ("off", ["false"] * 4), ("in-turn", ["true", "false"] * 2)],
+    [("on", ["true"] * 3), ("off", ["false"] * 3), ("in-turn", ["true", "false", "true"])],
 )
-def test_each_start_of_a_process_has_fast_paths_as_planned(
+def test_each_start_of_a_cluster_has_fast_paths_as_planned(
     fast_paths, ways, server_binary, tmp_path
 ):
-    says = "import os; print(os.environ['BYTEWAX_REDIS_FAST_PATHS'])"
+    says = (
+        "import os, time; print(os.environ['BYTEWAX_REDIS_FAST_PATHS'], flush=True); time.sleep(60)"
+    )
     scene = Scene(
         TOPOLOGIES["2-processes"],
         tmp_path / "scene",
@@ -150,12 +153,27 @@ def test_each_start_of_a_process_has_fast_paths_as_planned(
         fast_paths=fast_paths,
     )
     said = []
+
+    def all_have_said() -> bool:
+        return all(member.out for member in scene.cluster.members)
+
+    def note() -> None:
+        wait_until(all_have_said, "both processes say what they were given")
+        said.append({member.out.strip() for member in scene.cluster.members})
+
     try:
         scene.open()
-        for _ in range(2):
-            scene.start()
-            assert scene.cluster.wait() == [0, 0]
-            said += [member.out.strip() for member in scene.cluster.members]
+        note()
+        scene.cluster.kill_groups()  # a supervisor starts them again, one after the other
+        scene.tend()
+        note()
+        scene.cluster[0].kill_group()  # the other one lives on
+        scene.tend()
+        note()
+        scene.cluster.kill_groups()
+        scene.tend()
+        note()
     finally:
         scene.close()
-    assert said == ways
+    assert said[1] == said[2]
+    assert [said[0], said[1], said[3]] == [{way} for way in ways]

@@ -10,6 +10,8 @@ from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.keys import shard_of
 from bytewax_redis_state.server.client import connect
 
+from .conftest import finished
+
 FAST = ("-s", "0.1")
 OURS = "bytewax-redis-state: error: "
 
@@ -155,6 +157,16 @@ def test_a_process_that_never_joins(run, sums, dump, two_addresses):
     options = ("-a", two_addresses, "--join-timeout", "1")
     refused(run(*FAST, "-i", "0", *options), "process 1 ", "has not joined", "start all processes")
     refused(run(*FAST, "-i", "1", *options), "process 0 ", "has not joined", "start all processes")
+    assert dump() == {}
+    assert sums.leases() == []
+
+
+def test_processes_that_have_fast_paths_and_such_that_have_none(run, sums, dump, two_addresses):
+    options = (*FAST, "-a", two_addresses, "--join-timeout", "2")
+    both = [run.start("-i", "0", *options), run.start("-i", "1", *options, "--no-fast-paths")]
+    hint = "equal flows, -w, -a and --no-fast-paths"
+    refused(finished(both[0]), "process 1 ", "has not joined", hint)
+    refused(finished(both[1]), "process 0 ", hint)
     assert dump() == {}
     assert sums.leases() == []
 
