@@ -23,7 +23,7 @@ code   type              data
 16     complex           array of two floats
 17     timezone          array of its offset and its name, if it has one
 18     ZoneInfo          its key
-19     see ``windows``   kind and array
+19     see ``brief``     kind and array
 32-34  see ``classes``   length and name of the class, then name or fields
 =====  ================  ===========================================================
 
