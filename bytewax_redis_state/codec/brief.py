@@ -15,9 +15,8 @@ kind  state               array
 ====  ==================  ==============================================================
 
 Since and base are of the event clock; the queue is the number of values that wait, then value and
-time of each, or, where no value can change, bytes that hold value and time of each as an array.
-Times are microseconds since 1970 in UTC, lengths are microseconds, and what else is empty is nil.
-Windows in another zone, or of another clock, are written as dataclasses.
+time of each. Times are microseconds since 1970 in UTC, lengths are microseconds, and what else is
+empty is nil. Windows in another zone, or of another clock, are written as dataclasses.
 
 Invariant: what is read is Bytewax's ``_WindowSnapshot`` or ``_JoinState``, equal to the one that
 was written.
@@ -91,12 +90,10 @@ class BriefReader:
     """Read a :class:`Brief` as Bytewax's snapshot.
 
     :arg classes: Finds Bytewax's.
-    :arg unpack: Reads a queue.
     """
 
-    def __init__(self, classes: Classes, unpack: Unpack) -> None:
+    def __init__(self, classes: Classes) -> None:
         self._classes = classes
-        self._unpack = unpack
 
     def __call__(self, data: bytes, unpack: Unpack) -> Any:
         """Read one.
@@ -120,13 +117,8 @@ class BriefReader:
             )
         read = self._sessions if kind == SESSIONS else self._fixed
         clock = self._class("_EventClockState")(_time(fields[0]), _time(fields[1]))
-        queue, end = fields[2], 3
-        if isinstance(queue, bytes):
-            queue = self._unpack(queue)
-        else:
-            end = 3 + 2 * queue
-            queue = fields[3:end]
-        waiting = [(value, _time(at)) for value, at in _in_turn(queue, 2)]
+        end = 3 + 2 * fields[2]
+        waiting = [(value, _time(at)) for value, at in _in_turn(fields[3:end], 2)]
         return self._class("_WindowSnapshot")(clock, *read(fields[end:]), waiting)
 
     def _class(self, name: str) -> Any:

@@ -29,7 +29,7 @@ from bytewax_redis_state.codec.shapes import BYTEARRAY, READERS, SHAPES, extensi
 from bytewax_redis_state.codec.survey import is_flat, survey
 from bytewax_redis_state.errors import DecodeError
 
-__all__ = ["Packing", "scalar_packer"]
+__all__ = ["Packing"]
 
 # Each level costs a few frames of Python's stack, here and on reading, where the stack may be
 # deeper already. Lists and dicts need no level.
@@ -107,11 +107,6 @@ class _Level:
         return extension((shape.code, shape.write(value, self._pack_inner)))
 
 
-def scalar_packer() -> Pack:
-    """Make what packs scalars, and tuples of them, for any thread."""
-    return _Level(_Shapes(SHAPES)).pack
-
-
 class Packing:
     """Pack values exactly, or say that they don't fit.
 
@@ -122,7 +117,7 @@ class Packing:
         self._shapes = _Shapes({**SHAPES, Brief: SHAPE})
         self._plain = _Level(self._shapes)
         self._lowering = _Level(self._shapes, _without_bytearrays)
-        self._brief = BriefReader(classes, lambda data: self.unpack(data))
+        self._brief = BriefReader(classes)
         self._readers = dict(READERS) | {
             ENUM: classes.read_enum,
             DATACLASS: classes.read_dataclass,

@@ -20,7 +20,6 @@ from bytewax.operators.windowing import (
 )
 
 from bytewax_redis_state.codec.brief import FIXED, Brief, microseconds
-from bytewax_redis_state.codec.queue import PackedQueue
 from bytewax_redis_state.codec.shapes import LEAVES
 from bytewax_redis_state.codec.survey import is_flat
 from bytewax_redis_state.dataflow.snapshots import waiting
@@ -42,9 +41,7 @@ class KeyWindows:
     :arg now: The system's time at which its clock starts.
     """
 
-    __slots__ = (
-        *("base", "closes", "next", "now", "odd", "packed", "queue", "since", "states", "vain"),
-    )
+    __slots__ = ("base", "closes", "next", "now", "odd", "queue", "since", "states", "vain")
 
     def __init__(self, now: datetime) -> None:
         self.now = now
@@ -56,8 +53,6 @@ class KeyWindows:
         """Of the open windows, in the order in which they opened."""
         self.queue: Queue = []
         """Values that wait for the watermark, in the order in which they came."""
-        self.packed: PackedQueue | None = None
-        """Them, as they were written last; ``None`` where there are none."""
         self.closes = NEVER
         """When the first window closes."""
         self.next = NEVER
@@ -99,8 +94,7 @@ def snapshot_of_windows(held: KeyWindows, spans: Spans) -> Any:
     """
     since, base, fields = held.since, held.base, None
     if held.odd is None and spans.in_utc and since.tzinfo is _UTC is base.tzinfo:
-        held.packed = (held.packed or PackedQueue()) if held.queue else None
-        fields = waiting(held.queue, [spans.since[since], microseconds(base)], held.packed)
+        fields = waiting(held.queue, [spans.since[since], microseconds(base)])
     if fields is not None:
         for window_id, state in held.states.items():
             kept = state if type(state) in LEAVES or is_flat(state) else deepcopy(state)

@@ -31,7 +31,6 @@ from bytewax.operators.windowing import (
 )
 
 from bytewax_redis_state.codec.brief import EPOCH, FIXED, JOIN, SESSIONS, TICK, Brief
-from bytewax_redis_state.codec.queue import PackedQueue
 from bytewax_redis_state.codec.survey import is_flat
 
 __all__ = ["join_snapshot", "snapshot_of", "waiting", "window_snapshot"]
@@ -82,16 +81,12 @@ def window_snapshot(logic: _WindowLogic[Any, Any, Any, Any, Any]) -> Callable[[]
         return logic.snapshot
 
     brief = _fixed if type(windower) is _SlidingWindowerLogic else _sessions
-    packed: PackedQueue | None = None
 
     def snapshot() -> Any:
-        nonlocal packed
         # Clock and windower hold times and numbers, which nothing else refers to.
         states = {window_id: _of_window(window) for window_id, window in logic.logics.items()}
         clock_state, windower_state, queue = clock.state, windower.state, logic.queue
-        packed = (packed or PackedQueue()) if queue else None
-        fields = _clock_and_queue(clock_state, queue, packed)
-        windows = None if fields is None else brief(fields, windower_state, states)
+        windows = brief(clock_state, windower_state, states, queue)
         return windows or _WindowSnapshot(clock_state, windower_state, states, queue)
 
     return snapshot
@@ -100,9 +95,10 @@ def window_snapshot(logic: _WindowLogic[Any, Any, Any, Any, Any]) -> Callable[[]
 # What follows runs for each key that has changed in an epoch, so it calls as little as it can.
 
 
-def _fixed(fields: list[Any], windower: Any, states: dict[int, Any]) -> Brief | None:
+def _fixed(clock: Any, windower: Any, states: dict[int, Any], queue: list[Any]) -> Brief | None:
+    fields = _clock_and_queue(clock, queue)
     opened: dict[int, WindowMetadata] = windower.opened
-    if len(opened) != len(states):
+    if fields is None or len(opened) != len(states):
         return None
     for (window_id, meta), (state_id, state) in zip(opened.items(), states.items(), strict=True):
         opens, closes = meta.open_time, meta.close_time
@@ -112,9 +108,10 @@ def _fixed(fields: list[Any], windower: Any, states: dict[int, Any]) -> Brief | 
     return Brief(FIXED, fields)
 
 
-def _sessions(fields: list[Any], windower: Any, states: dict[int, Any]) -> Brief | None:
+def _sessions(clock: Any, windower: Any, states: dict[int, Any], queue: list[Any]) -> Brief | None:
+    fields = _clock_and_queue(clock, queue)
     sessions: dict[int, WindowMetadata] = windower.sessions
-    if len(sessions) != len(states):
+    if fields is None or len(sessions) != len(states):
         return None
     fields += (windower.max_key, windower.merge_queue or None)
     for (window_id, meta), (state_id, state) in zip(sessions.items(), states.items(), strict=True):
@@ -126,29 +123,20 @@ def _sessions(fields: list[Any], windower: Any, states: dict[int, Any]) -> Brief
     return Brief(SESSIONS, fields)
 
 
-def _clock_and_queue(
-    clock: Any, queue: list[tuple[Any, datetime]], packed: PackedQueue | None
-) -> list[Any] | None:
+def _clock_and_queue(clock: Any, queue: list[tuple[Any, datetime]]) -> list[Any] | None:
     since, base = clock.system_time_of_max_event, clock.watermark_base
     if not since.tzinfo is _UTC is base.tzinfo:
         return None
-    return waiting(queue, [(since - EPOCH) // TICK, (base - EPOCH) // TICK], packed)
+    return waiting(queue, [(since - EPOCH) // TICK, (base - EPOCH) // TICK])
 
 
-def waiting(
-    queue: list[tuple[Any, datetime]], fields: list[Any], packed: PackedQueue | None
-) -> list[Any] | None:
+def waiting(queue: list[tuple[Any, datetime]], fields: list[Any]) -> list[Any] | None:
     """Add a queue to the fields of :class:`.Brief`.
 
     :arg queue: Values and their times.
     :arg fields: Gets them; its first two are there.
-    :arg packed: Of this key; ``None`` where nothing waits.
     :returns: The fields; ``None`` where the times don't fit.
     """
-    data = None if packed is None else packed.pack(queue)
-    if data is not None:
-        fields.append(data)
-        return fields
     fields.append(len(queue))
     for value, timestamp in queue:
         if timestamp.tzinfo is not _UTC or timestamp.fold:
