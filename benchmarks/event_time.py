@@ -29,8 +29,10 @@ def _start(load: Load) -> datetime:
     if load.past:
         return PAST
     # No window's end may pass by the system's clock before its items have: Bytewax then calls
-    # every open window on each activation, as it does with events long past.
-    return datetime.now(timezone.utc).replace(second=0, microsecond=0) + LENGTH
+    # every open window on each activation, as it does with events long past. Shuffled items reach
+    # back into the window before the first.
+    ahead = 2 * LENGTH if load.shuffled else LENGTH
+    return datetime.now(timezone.utc).replace(second=0, microsecond=0) + ahead
 
 
 def _maker(load: Load) -> Callable[[range], list[Stamped]]:

@@ -28,9 +28,9 @@ _ROWS_PER_REPORT = 10_000
 # of rows costs a walk through all rows.
 _ROWS_PER_PAGE = 1000
 _SECONDS_PER_ROW_AND_PAGE = 0.75e-6
-# Measured on ours, start to first new item, in docs/benchmarks.md: 100k keys 0.7 s, 1M 3.5 s.
-_OWN_SECONDS = 0.5
-_OWN_SECONDS_PER_KEY = 3e-6
+# Measured on ours, start to first new item, in docs/benchmarks.md: 100k keys 0.5 s, 1M 2.7 s.
+_OWN_SECONDS = 0.3
+_OWN_SECONDS_PER_KEY = 2.4e-6
 
 
 @dataclass

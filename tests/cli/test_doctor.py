@@ -70,7 +70,7 @@ def test_json_is_one_object(finished):
     assert report["redis"] == {
         "rows": 2 * KEYS + 1,
         "rows_saved": KEYS,
-        "resume_seconds": 0.5,
+        "resume_seconds": 0.3,
         "dropped_by_retention": KEYS,
         "rows_with_retention": KEYS + 1,
         "resume_seconds_with_retention": 0.5,
