@@ -73,7 +73,7 @@ def test_json_is_one_object(finished):
         "resume_seconds": 0.3,
         "dropped_by_retention": KEYS,
         "rows_with_retention": KEYS + 1,
-        "resume_seconds_with_retention": 0.5,
+        "resume_seconds_with_retention": 0.3,
     }
 
 
