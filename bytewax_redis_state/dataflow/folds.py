@@ -6,18 +6,15 @@ the user's functions get the calls that Bytewax's own logic would make.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import bytewax.operators as op
 from bytewax.dataflow import Operator
 
-from bytewax_redis_state.codec import StateCodec
-from bytewax_redis_state.dataflow.deadlines import Lifetime
 from bytewax_redis_state.dataflow.fast_path import FastPath
-from bytewax_redis_state.dataflow.roll import Roll
 from bytewax_redis_state.dataflow.route import Pairs, pair_router
-from bytewax_redis_state.dataflow.shard import NOTHING, Items
+from bytewax_redis_state.dataflow.shard import Items
 from bytewax_redis_state.dataflow.states import StateShard
 
 __all__ = ["FoldShard", "ReduceShard", "recognise_fold"]
@@ -33,26 +30,10 @@ class FoldShard(StateShard):
 
     On resume each key's accumulator is as of the last committed epoch. All are put out at the end
     of input, and are gone then.
-
-    :arg step_id: Of the user's core step; errors name it.
-    :arg step: The operator, with its functions.
-    :arg codec: Of the step.
-    :arg lifetime: How long an idle key is kept; ``None`` for ever.
-    :arg roll: Calls for everything where Redis came back empty; ``None`` for never.
     """
 
-    def __init__(
-        self,
-        step_id: str,
-        step: Any,
-        codec: StateCodec,
-        lifetime: Lifetime | None = None,
-        roll: Roll | None = None,
-    ) -> None:
-        super().__init__(step_id, codec, lifetime, roll)
-        self._take_functions(step)
-
-    def _take_functions(self, step: Any) -> None:
+    def heed(self, step: Any) -> None:
+        """Take the functions."""
         self._builder: Callable[[], Any] = step.builder
         self._folder: Callable[[Any, Any], Any] = step.folder
 
@@ -71,20 +52,8 @@ class FoldShard(StateShard):
         except Exception as error:
             raise self.failure("builder", key) from error
 
-    def on_batch(self, values: list[Pairs]) -> tuple[Iterable[Items], bool]:
-        """Fold each value in.
-
-        :arg values: What each batch from upstream holds for this shard.
-        :returns: Nothing; a shard is never discarded.
-        :raises BytewaxRuntimeError: If a function fails; names the user's step and the key.
-        """
-        for pairs in values:
-            self.expire_passed(key for key, _value in pairs)
-            self._fold(pairs)
-            self._dirty.update([key for key, _value in pairs])
-        return NOTHING, False
-
-    def _fold(self, pairs: Pairs) -> None:
+    def take(self, pairs: Pairs, items: Items) -> None:
+        """Fold each value in."""
         states, folder, key = self._held, self._folder, ""
         doing = "StatefulBatchLogic.on_batch"
         try:
@@ -110,13 +79,15 @@ class FoldShard(StateShard):
 class ReduceShard(FoldShard):
     """Run the reducer of ``reduce_final`` on one shard's keys; as :class:`FoldShard`."""
 
-    def _take_functions(self, step: Any) -> None:
+    def heed(self, step: Any) -> None:
+        """Take the functions."""
         self._reducer: Callable[[Any, Any], Any] = step.reducer
 
     def _first(self, key: str) -> Any:
         return None
 
-    def _fold(self, pairs: Pairs) -> None:
+    def take(self, pairs: Pairs, items: Items) -> None:
+        """Fold each value in."""
         states, reducer, key = self._held, self._reducer, ""
         get = states.get
         try:

@@ -14,12 +14,10 @@ import bytewax.operators as op
 from bytewax.dataflow import Operator
 from bytewax.operators import _JoinState
 
-from bytewax_redis_state.codec import StateCodec
-from bytewax_redis_state.dataflow.deadlines import Lifetime
 from bytewax_redis_state.dataflow.fast_path import FastPath
-from bytewax_redis_state.dataflow.roll import Roll
+from bytewax_redis_state.dataflow.pair_shard import PairShard
 from bytewax_redis_state.dataflow.route import Pairs, pair_router
-from bytewax_redis_state.dataflow.shard import NOTHING, Items, Shard
+from bytewax_redis_state.dataflow.shard import Items
 from bytewax_redis_state.dataflow.snapshots import join_snapshot
 
 __all__ = ["JoinShard", "recognise_join"]
@@ -31,30 +29,17 @@ _join: Any = op.join._op_cls  # type: ignore[attr-defined]
 _stateful: Any = op.stateful._op_cls  # type: ignore[attr-defined]
 
 
-class JoinShard(Shard):
+class JoinShard(PairShard):
     """Join the sides of one shard's keys, on items as they come.
 
     On resume each key's sides are as of the last committed epoch; they are decoded when the key's
     first item comes, or at once where the end of input is waited for.
-
-    :arg step_id: Of the user's core step; errors name it.
-    :arg step: The operator, with its modes.
-    :arg codec: Of the step.
-    :arg lifetime: How long an idle key is kept; ``None`` for ever.
-    :arg roll: Calls for everything where Redis came back empty; ``None`` for never.
     """
 
     _held: dict[str, _Sides]
 
-    def __init__(
-        self,
-        step_id: str,
-        step: Any,
-        codec: StateCodec,
-        lifetime: Lifetime | None = None,
-        roll: Roll | None = None,
-    ) -> None:
-        super().__init__(step_id, codec, lifetime, roll)
+    def heed(self, step: Any) -> None:
+        """Take the modes, and how many sides there are."""
         self._none: _Sides = ((),) * len(step.sides.stream_ids)
         self._keeps_last = step.insert_mode == "last"
         self._put = self._put_any if step.insert_mode == "product" else self._put_one
@@ -71,21 +56,8 @@ class JoinShard(Shard):
         else:
             self._asleep.update(states)
 
-    def on_batch(self, values: list[Pairs]) -> tuple[Iterable[Items], bool]:
-        """Take each value to its side, and put out what the mode asks for.
-
-        :arg values: What each batch from upstream holds for this shard.
-        :returns: One list of items, or nothing; a shard is never discarded.
-        :raises BytewaxRuntimeError: If a side is not one of the step's; names the step and the key.
-        """
-        items: Items = []
-        for pairs in values:
-            self.wake(pairs)
-            self._take(pairs, items)
-            self._dirty.update([key for key, _value in pairs])
-        return ((items,) if items else NOTHING), False
-
-    def _take(self, pairs: Pairs, items: Items) -> None:
+    def take(self, pairs: Pairs, items: Items) -> None:
+        """Take each value to its side, and put out what the mode asks for."""
         states, put, key = self._held, self._put, ""
         is_complete, is_running = self._emit == "complete", self._emit == "running"
         try:

@@ -6,18 +6,15 @@ it returns is taken or refused in the same words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import bytewax.operators as op
 from bytewax.dataflow import Operator, f_repr
 
-from bytewax_redis_state.codec import StateCodec
-from bytewax_redis_state.dataflow.deadlines import Lifetime
 from bytewax_redis_state.dataflow.fast_path import FastPath
-from bytewax_redis_state.dataflow.roll import Roll
 from bytewax_redis_state.dataflow.route import Pairs, pair_router
-from bytewax_redis_state.dataflow.shard import NOTHING, Items
+from bytewax_redis_state.dataflow.shard import Items
 from bytewax_redis_state.dataflow.states import StateShard
 
 __all__ = ["FlatMapShard", "MapShard", "recognise_map"]
@@ -33,25 +30,12 @@ class FlatMapShard(StateShard):
 
     On resume each key's state is as of the last committed epoch; it is decoded when the key's
     first item comes.
-
-    :arg step_id: Of the user's core step; errors name it.
-    :arg step: The operator, with its mapper.
-    :arg codec: Of the step.
-    :arg lifetime: How long an idle key is kept; ``None`` for ever.
-    :arg roll: Calls for everything where Redis came back empty; ``None`` for never.
     """
 
     emits = "emit_values"
 
-    def __init__(
-        self,
-        step_id: str,
-        step: Any,
-        codec: StateCodec,
-        lifetime: Lifetime | None = None,
-        roll: Roll | None = None,
-    ) -> None:
-        super().__init__(step_id, codec, lifetime, roll)
+    def heed(self, step: Any) -> None:
+        """Take the mapper."""
         self._mapper: Callable[[Any, Any], Any] = step.mapper
         self._operator_id: str = step.step_id
 
@@ -59,21 +43,8 @@ class FlatMapShard(StateShard):
         """Keep restored keys as they are encoded."""
         self._asleep.update(states)
 
-    def on_batch(self, values: list[Pairs]) -> tuple[Iterable[Items], bool]:
-        """Run the mapper on each value.
-
-        :arg values: What each batch from upstream holds for this shard.
-        :returns: One list of items, or nothing; a shard is never discarded.
-        :raises BytewaxRuntimeError: If the mapper fails; names the user's step and the key.
-        """
-        items: Items = []
-        for pairs in values:
-            self.wake(pairs)
-            self._map(pairs, items)
-            self._dirty.update([key for key, _value in pairs])
-        return ((items,) if items else NOTHING), False
-
-    def _map(self, pairs: Pairs, items: Items) -> None:
+    def take(self, pairs: Pairs, items: Items) -> None:
+        """Run the mapper on each value."""
         states, mapper, key = self._held, self._mapper, ""
         try:
             for key, value in pairs:
@@ -107,7 +78,8 @@ class MapShard(FlatMapShard):
 
     emits = "emit_value"
 
-    def _map(self, pairs: Pairs, items: Items) -> None:
+    def take(self, pairs: Pairs, items: Items) -> None:
+        """Run the mapper on each value."""
         states, mapper, key = self._held, self._mapper, ""
         get, append = states.get, items.append
         try:

@@ -22,7 +22,6 @@ from bytewax_redis_state.codec.delta import pack_answer, pack_delta
 from bytewax_redis_state.codec.envelope import deadline_of, keys_with_deadline
 from bytewax_redis_state.dataflow.deadlines import NEVER, Deadlines, Lifetime
 from bytewax_redis_state.dataflow.roll import Call, Roll
-from bytewax_redis_state.dataflow.route import Pairs
 from bytewax_redis_state.errors import CodecError
 
 __all__ = ["NOTHING", "Items", "Shard"]
@@ -92,10 +91,6 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
         :arg held: A value of ``_held``.
         :returns: What Bytewax's own logic would give for its snapshot, perhaps not a copy.
         """
-
-    def held_of(self, state: Any) -> Any:
-        """Give what to hold of a key for its decoded state."""
-        return state
 
     def owes(self, key: str) -> bool:
         """Tell whether something is still to come of a held key by itself: it has no deadline."""
@@ -234,20 +229,6 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
         for key in keys:
             if self._deadlines.has_passed(key, now) and key not in self._dirty:
                 self._expire(key)
-
-    def wake(self, pairs: Pairs) -> None:
-        """Let what has passed its deadline expire, and decode the states that items have come for.
-
-        :arg pairs: The items.
-        :raises DecodeError: If a state can't be decoded.
-        """
-        if not self._asleep and self._lifetime is None:
-            return
-        keys = {key for key, _value in pairs}
-        self.expire_passed(keys)
-        asleep, decode = self._asleep, self._codec.decode
-        for key in asleep.keys() & keys:
-            self._held[key] = self.held_of(decode(key, asleep.pop(key)))
 
     def discard(self, key: str) -> None:
         """Drop a key that has come to its end; it has to be in ``_dirty`` before the snapshot."""

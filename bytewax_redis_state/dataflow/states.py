@@ -10,12 +10,12 @@ from collections.abc import Collection
 from typing import Any
 
 from bytewax_redis_state.codec.survey import is_flat
-from bytewax_redis_state.dataflow.shard import Shard
+from bytewax_redis_state.dataflow.pair_shard import PairShard
 
 __all__ = ["StateShard"]
 
 
-class StateShard(Shard):
+class StateShard(PairShard):
     """Hold the states themselves: ``_held`` is state key to state."""
 
     def state_of(self, held: Any) -> Any:
