@@ -33,6 +33,7 @@ from bytewax_redis_state.config import (
 )
 from bytewax_redis_state.errors import ConfigError, StateError
 from bytewax_redis_state.metrics.prometheus import expose
+from bytewax_redis_state.recovery.interrupts import Interrupts
 from bytewax_redis_state.recovery.redis_recovery import RedisRecovery
 from bytewax_redis_state.recovery.session import EXIT_FAILED, EXIT_INTERRUPTED
 
@@ -386,8 +387,11 @@ def _run(args: argparse.Namespace) -> None:
         on_expired=args.on_expired,
         **settings,
     )
+    with Interrupts() as interrupts:
+        flow = _flow(args.import_str)
+        interrupts.require_none()
     recovery.run(
-        _flow(args.import_str),
+        flow,
         epoch_interval=args.snapshot_interval,
         workers_per_process=args.workers_per_process,
         process_id=place.process_id,

@@ -5,6 +5,7 @@ file               noun
 =================  =======================================================================
 redis_recovery.py  what users call
 session.py         one run, from its resume to its drain
+interrupts.py      Ctrl-C and SIGTERM, remembered until the run heeds them
 reporter.py        what a session tells a person
 resume.py          from a claimed lease to an outbox that the engine can load
 plan.py            how the flow fits what Redis holds of it

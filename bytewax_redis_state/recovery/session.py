@@ -47,6 +47,7 @@ from bytewax_redis_state.recovery.cluster import (
     taken_over,
     wait_for_coordinator,
 )
+from bytewax_redis_state.recovery.interrupts import Interrupts
 from bytewax_redis_state.recovery.lease import Lease, LeaseHolder, claim, this_owner
 from bytewax_redis_state.recovery.manifest import Manifest
 from bytewax_redis_state.recovery.outbox import part_file, require_sqlite
@@ -121,6 +122,7 @@ class Session:
         self._seen: StateError | None = None
         self._engine_may_run = False
         self._stopping = threading.Event()
+        self._interrupts = Interrupts(self._stopping)
         self._leaving = False
         self._hurried = False
         self.flow = flow
@@ -136,7 +138,9 @@ class Session:
             return self  # nothing to keep: stock without recovery
         try:
             with self._stack:
+                self._stack.enter_context(self._interrupts)
                 self._enter(steps, kept)
+                self._interrupts.require_none()
                 self._stack = self._stack.pop_all()
         except KeyboardInterrupt:
             if self._failure is not None:  # it was our own thread that interrupted
@@ -310,6 +314,7 @@ class Session:
     def _heed(self, status: Status) -> StateError | None:
         """Do what the replicator's status asks for: hold the sources, or call the shards."""
         assert self._backpressure is not None
+        self._interrupts.remind()
         if status.call > self._roll.number:
             leave_roll(self._folder, status.call, self._roll.call(status.call))
             self._reporter.warn("Redis came back empty: its state is built anew from memory")

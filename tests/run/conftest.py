@@ -25,7 +25,7 @@ FLOWS = Path(__file__).parent / "flows.py"
 
 def environment(**extra: str) -> dict[str, str]:
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("BYTEWAX_", "RUST_"))}
-    return plain | extra
+    return plain | {"PYTHONFAULTHANDLER": "1"} | extra
 
 
 @dataclass
@@ -79,7 +79,15 @@ class Runner:
 
 
 def finished(process: subprocess.Popen[str], timeout: float = 60):
-    out, err = process.communicate(timeout=timeout)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # it says where it hangs
+        try:
+            _out, err = process.communicate(timeout=10)
+        except subprocess.TimeoutExpired as still:
+            err = f"it is gone, and somebody else holds its output: {still.stderr!r}"
+        pytest.fail(f"it does not end within {timeout} s:\n{err}")
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from datetime import datetime, timedelta, timezone
 
 import bytewax.operators as op
@@ -78,6 +80,42 @@ def get_flow(flow_id="numbers", step="sum"):
 
     sums = op.stateful_map(step, keyed, add)
     op.output("out", sums, StdOutSink())
+    return flow
+
+
+def _deaf():
+    """Interrupt this process, and do as code does that lets no exception out."""
+    number = signal.Signals[os.environ["NUMBER"]]
+    try:
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+    except KeyboardInterrupt:
+        pass
+
+
+class _DeafNumbers(Numbers):
+    def list_parts(self):
+        if os.environ["DEAF"] == "start":
+            _deaf()
+        return super().list_parts()
+
+
+def deaf():
+    """Lose the interrupt that is sent while it is imported, while it starts or while it runs."""
+    if os.environ["DEAF"] == "import":
+        _deaf()
+    flow = Dataflow("numbers")
+    numbers = op.input("in", flow, _DeafNumbers())
+
+    def key(number):
+        if number == 5 and os.environ["DEAF"] == "run":
+            _deaf()
+        return f"k{number % 5}"
+
+    def add(total, number):
+        return (total or 0) + number, number
+
+    op.output("out", op.stateful_map("sum", op.key_on("key", numbers, key), add), StdOutSink())
     return flow
 
 

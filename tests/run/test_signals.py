@@ -116,3 +116,24 @@ def test_while_it_waits_for_others_it_ends_too(run, sums, two_addresses, eventua
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
     assert sums.leases() == []
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("where", ["import", "start", "run"])
+def test_an_interrupt_that_the_flow_lets_nobody_see_ends_it_too(run, sums, number, where):
+    """Such as the one that comes in a weak reference's callback, of which each import has one."""
+    done = finished(
+        run.start(
+            *("-s", "0.1"), flow="deaf()", PARTS="a", DEAF=where, NUMBER=number.name, **ENDLESS
+        ),
+        30,
+    )
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert sums.leases() == []
+    if where == "run":
+        count = sums.state("in")["a"]
+        assert count > 5  # it went on for a while
+        assert sums.state() == expected(count, 1)
+    else:
+        assert sums.state("in") == {}
