@@ -441,11 +441,12 @@ class _Start:
     def clean(self, plan: StartPlan) -> None:
         """Step j: the old generation's journals, and cells that no manifest names any more.
 
-        A Redis that has gone back to before the manifest was written needs those journals again.
+        A Redis that has gone back to before the manifest was written needs them again.
         """
         for partition in range(self._old.partitions):
             self._journal(self._old.token, partition).delete_fenced(self._token, self._run_id)
         with self._client.pipeline(transaction=False) as pipe:
             for cell in cells_of(plan.dropped, self._old.shards):
-                pipe.unlink(self._keys.applied(cell.step, cell.shard))
+                applied = self._keys.applied(cell.step, cell.shard)
+                self._scripts.delete_cell(applied, str(self._token), self._run_id, pipe)
             pipe.execute()

@@ -25,6 +25,7 @@ SCRIPT_NAMES = (
     "claim_lease",
     "create_cell",
     "create_partition",
+    "delete_cell",
     "delete_partition",
     "drop_keys",
     "end_renewal",
@@ -239,6 +240,13 @@ class Scripts:
     ) -> None:
         """Delete state keys of a cell; the pipeline's answer is their number or None."""
         self._run("drop_keys", (applied, *state_keys), (incarnation, generation), on)
+
+    def delete_cell(self, applied: bytes, generation: str, run_id: str, on: Executor) -> None:
+        """Delete an empty cell; the pipeline's answer is the number of keys.
+
+        ``run_id`` as in :meth:`delete_partition`.
+        """
+        self._run("delete_cell", (applied,), (generation, run_id), on)
 
     def fence_cell(self, applied: bytes, incarnation: str, generation: str, on: Executor) -> None:
         """Fence a cell; the pipeline's answer is its fields as a flat list."""

@@ -264,6 +264,21 @@ def test_a_partition_is_deleted_by_who_fenced_it_on_the_same_run_of_the_server(d
     assert delete("", "") == 0
 
 
+def test_a_cell_is_deleted_by_who_fenced_it_on_the_same_run_of_the_server(db, scripts):
+    run, other = str(db.info("server")["run_id"]), "0" * 40
+
+    def delete(by: str, run_id: str) -> int:
+        return piped(db, scripts.delete_cell, APPLIED, by, run_id)
+
+    assert piped(db, scripts.create_cell, APPLIED, "one", "4-a", 0) == 0
+    before = dumped(db)
+    assert [delete("4-b", run), delete("5-c", ""), delete("4-a", other)] == [0] * 3
+    assert dumped(db) == before
+    assert delete("4-a", run) == 1
+    assert db.keys() == []
+    assert delete("4-a", "") == 0
+
+
 @pytest.mark.usefixtures("partition")
 @pytest.mark.parametrize("gone", [JOURNAL, PROGRESS])
 def test_without_both_keys_there_is_neither_append_nor_progress(db, scripts, gone):
