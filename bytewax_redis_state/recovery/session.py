@@ -6,6 +6,7 @@ state before the resume epoch; and whatever ends the run, what was committed is 
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -69,6 +70,8 @@ from bytewax_redis_state.server.replicas import may_go_back
 from bytewax_redis_state.server.translation import translated
 
 __all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "MARGIN_SECONDS", "Session"]
+
+logger = logging.getLogger(__name__)
 
 EXIT_FAILED = 2
 """Exit code of a process that had to stop."""
@@ -343,8 +346,17 @@ class Session:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             if not self._engine_may_run or self._stopping.wait(_STOP_SECONDS):
                 return
-        self._reporter.failed(error)
+        self._tell(error)
         os._exit(EXIT_FAILED)
+
+    def _tell(self, *errors: StateError | None) -> None:
+        """Report what ends this process, from where an exception would keep it from ending."""
+        try:
+            for error in filter(None, errors):
+                self._reporter.failed(error)
+        except Exception:
+            # The reporter is the caller's.
+            logger.exception("the reporter failed")
 
     def _witness(self, error: StateError) -> None:
         self._seen = self._seen or error
@@ -369,13 +381,12 @@ class Session:
             os._exit(EXIT_INTERRUPTED)
         self._leaving = True
         undrained = self._drain()
-        code = EXIT_INTERRUPTED if self._failure is None else EXIT_FAILED
-        for error in filter(None, (self._failure, undrained)):
-            self._reporter.failed(error)
+        self._tell(self._failure, undrained)
         with suppress(StateError):  # the next start removes what is left
             self._stack.close()
-        sys.stdout.flush()
-        os._exit(code)
+        with suppress(OSError, ValueError):  # whoever reads it may be gone, or it was closed
+            sys.stdout.flush()
+        os._exit(EXIT_INTERRUPTED if self._failure is None else EXIT_FAILED)
 
     # -- leaving --------------------------------------------------------------------------
 
