@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -36,6 +35,7 @@ from benchmarks.results import Run
 from benchmarks.scales import Scales
 from benchmarks.stored import require_stored_sums
 from bytewax_redis_state import RedisRecovery
+from bytewax_redis_state.chaos.ports import free_addresses
 
 NONE, STOCK, SLOW, OURS = "no recovery", "stock recovery", "ours, no fast paths", "ours"
 RIVALS = (NONE, STOCK, SLOW, OURS)
@@ -253,7 +253,7 @@ def _started(
 ) -> Iterator[list[subprocess.Popen[str]]]:
     runs = [run]
     if processes > 1:
-        addresses = tuple(f"127.0.0.1:{port}" for port in _free_ports(processes))
+        addresses = tuple(free_addresses(processes))
         runs = [replace(run, process=n, addresses=addresses) for n in range(processes)]
     children = []
     try:
@@ -284,16 +284,6 @@ def _output(child: subprocess.Popen[str], deadline: float, bound: float) -> str:
     if child.returncode:
         raise FailedRunError(f"a run ended with {child.returncode}: {err[-3000:]}")
     return out
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @contextmanager

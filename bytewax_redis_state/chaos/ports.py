@@ -1,30 +1,92 @@
-"""Loopback ports: below those that the kernel hands to clients, which would take them."""
+"""Loopback ports that no other test, trial or server takes: not even while their server is down.
+
+A process has blocks of ports to itself, each by a lock on a file, and gives the one that it gave
+longest ago. Invariant: the ports lie below those that the kernel hands to clients, and above each
+is another, ``SHADOW`` higher, that nobody is given.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
 import socket
+import tempfile
+from collections import deque
 from contextlib import suppress
+from pathlib import Path
+from threading import Lock
 
-__all__ = ["free_addresses", "free_ports"]
+__all__ = ["SHADOW", "free_addresses", "free_ports"]
 
-_CHOICE = random.SystemRandom()  # several processes look at once
+SHADOW = 10_000
+"""How far above a port its second one is, for a server that wants two."""
+
+_LOWEST, _HIGHEST = 10_000, 20_000
+_BLOCK = 100  # ports
+_MOST = 6  # blocks of a process, of a hundred in all
 
 
-_LOWEST, _HIGHEST = 10_000, 32_000
+class _Ports:
+    """What one process has."""
+
+    def __init__(self) -> None:
+        self._ports: deque[int] = deque()
+        self._new = 0
+        self._locks: list[int] = []
+        starts = range(_LOWEST, _HIGHEST, _BLOCK)
+        self._untried = random.SystemRandom().sample(starts, len(starts))
+
+    def take(self, count: int) -> list[int]:
+        """Give ports of which nobody listens at either.
+
+        :raises TimeoutError: If there are none.
+        """
+        while self._new < count and len(self._locks) < _MOST and self._add_block():
+            pass
+        found: list[int] = []
+        for _ in range(len(self._ports)):
+            port = self._ports.popleft()
+            self._ports.append(port)
+            self._new = max(0, self._new - 1)
+            if _is_free(port) and _is_free(port + SHADOW):
+                found.append(port)
+            if len(found) == count:
+                return sorted(found)
+        raise TimeoutError(
+            f"no {count} free ports from {_LOWEST} to {_HIGHEST - 1}: end what listens there, "
+            "or some of the processes that want ports"
+        )
+
+    def _add_block(self) -> bool:
+        folder = Path(tempfile.gettempdir(), f"bytewax-redis-state-ports-{os.getuid()}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        while self._untried:
+            start = self._untried.pop()
+            lock = os.open(folder / str(start), os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                continue
+            self._locks.append(lock)  # held for as long as the process lives
+            self._ports.extendleft(range(start, start + _BLOCK))
+            self._new += _BLOCK
+            return True
+        return False
 
 
-def free_ports(count: int, *, also_above: int = 0) -> list[int]:
-    """Find ports where nobody listens.
+_lock = Lock()
+_by_process: dict[int, _Ports] = {}  # one that was forked off does not share its parent's
 
-    :arg also_above: The port that lies so much higher is as good.
+
+def free_ports(count: int) -> list[int]:
+    """Give ports where nobody listens, nor ``SHADOW`` above them, and that nobody else is given.
+
+    :raises TimeoutError: If there are none.
     """
-    found: set[int] = set()
-    while len(found) < count:
-        port = _CHOICE.randrange(_LOWEST, _HIGHEST - also_above)
-        if all(map(_is_free, {port, port + also_above})):
-            found.add(port)
-    return sorted(found)
+    with _lock:
+        return _by_process.setdefault(os.getpid(), _Ports()).take(count)
 
 
 def _is_free(port: int) -> bool:
@@ -34,5 +96,5 @@ def _is_free(port: int) -> bool:
 
 
 def free_addresses(count: int) -> list[str]:
-    """Find addresses for the processes of a cluster."""
+    """Give addresses for the processes of a cluster."""
     return [f"127.0.0.1:{port}" for port in free_ports(count)]

@@ -263,18 +263,18 @@ def test_a_flow_may_say_itself_how_long_state_is_kept(run, client, given, kept):
     assert {ttl > 0 for ttl in map(client.pttl, client.scan_iter("*:state:sum:*"))} == {bool(kept)}
 
 
-def test_two_hundred_thousand_keys_leave_nothing(run, visitors, client):
+def test_fifty_thousand_keys_leave_nothing(run, visitors, client):
     """Tombstones: none in the shard, the keyed state, the journal; a resume takes no time."""
     before = int(client.info("memory")["used_memory"])
     short = ("--window-grace", "1s", "--retention", "seen=2s")
-    process = run.start(*FAST, *short, flow="visitors()", VISITORS="200000", OPEN="100", QUIET="1")
+    process = run.start(*FAST, *short, flow="visitors()", VISITORS="50000", OPEN="100", QUIET="1")
     wait_for(lambda: live(visitors) > 0)
     wait_for(lambda: live(visitors) == 0 and journals(visitors) == 0, 100)
     assert keyed(visitors) == dict.fromkeys(STEPS, 0)
     wait_for(lambda: int(client.info("memory")["used_memory"]) < before + 5_000_000)
     os.killpg(process.pid, signal.SIGKILL)
     finished(process)
-    again = run(*FAST, *short, flow="visitors()", VISITORS="200000", OPEN="0", QUIET="1")
+    again = run(*FAST, *short, flow="visitors()", VISITORS="50000", OPEN="0", QUIET="1")
     assert again.returncode == 0, again.stderr
     assert "keys: " in again.stderr
     took = float(again.stderr.rsplit(" in ", 1)[1].split()[0])

@@ -10,15 +10,15 @@ from typing import Any
 import redis
 from redis.exceptions import ClusterDownError
 
-from bytewax_redis_state.chaos.ports import free_ports
+from bytewax_redis_state.chaos.ports import SHADOW, free_ports
 from bytewax_redis_state.chaos.servers.group import PERSISTENT, Group, announced_ports
 from bytewax_redis_state.chaos.servers.node import HOST, ServerNode, wait_until
 from bytewax_redis_state.keys import SLOTS, slot_of
 
 __all__ = ["ClusterGroup"]
 
-_BUS = 10_000
-"""A node's bus listens so much higher."""
+_BUS = SHADOW
+"""A node's bus listens so much higher: Redis has it so."""
 
 
 class ClusterGroup(Group):
@@ -43,8 +43,7 @@ class ClusterGroup(Group):
         behind_doors: bool = False,
     ) -> None:
         self._primaries = primaries
-        # The bus must be at no port that the kernel hands to clients, either.
-        ports = free_ports(primaries * (1 + replicas), also_above=_BUS)
+        ports = free_ports(primaries * (1 + replicas))
         told = announced_ports(ports, behind_doors)
         self.nodes = [
             _node(binary, folder / f"node-{n}", *pair, node_timeout)
@@ -66,6 +65,7 @@ class ClusterGroup(Group):
             _cluster(node, "ADDSLOTS", *range(low, high))
         for number, node in enumerate(self.nodes, 1):
             _cluster(node, "SET-CONFIG-EPOCH", number)
+        for node in self.nodes:
             _cluster(self.nodes[0], "MEET", HOST, node.announced, node.port + _BUS)
         wait_until(self._all_met, "all nodes know each other")
         for number, node in enumerate(replicas):
