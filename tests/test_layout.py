@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -115,6 +116,17 @@ def test_sqlite_has_one_user():
 def test_bytewax_stays_out_of_the_lower_rooms():
     for module in users_of("bytewax"):
         assert room(module) in {"dataflow", "recovery", "chaos", "run", "cli", "reader"}, module
+
+
+TABLE_ROW = re.compile(r"^(?:`(\w+)`|(\w+)\.py) ", re.MULTILINE)
+
+
+@pytest.mark.parametrize("inside", ["recovery", "chaos", "chaos.servers"])
+def test_the_table_of_a_large_room_names_what_is_in_it(inside):
+    module = f"{PACKAGE}.{inside}"
+    named = {one or other for one, other in TABLE_ROW.findall(ast.get_docstring(tree_of(module)))}
+    found = {m[len(module) + 1 :] for m in MODULES if m.startswith(f"{module}.")}
+    assert named == {name for name in found if "." not in name}
 
 
 def literals(module: str) -> Iterator[str]:

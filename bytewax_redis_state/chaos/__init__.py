@@ -9,10 +9,17 @@ module         noun
 `harvest`      what it has left, in Redis and in files
 `schedule`     which faults strike which flow, and when: all of it follows from a seed
 `faults`       the kinds of faults
-`member`       one process of a dataflow, and all processes of one start
+`tide`         up to which event the flow may read while they strike it
+`member`       one process of a dataflow
+`cluster`      all processes of one start
 `servers`      the Redis that is struck: one server, or several in a group
 `proxy`        the network between them, which is struck too
+`ports`        loopback ports that nobody else takes
+`disk`         a small disk for scratch files, to be filled
+`faketime`     the clock of one process, shifted
+`scene`        processes, their supervisor, the network and the flow's Redis
 `trial`        one flow from its start to its end under some faults
 `campaign`     all trials of a schedule
+`stock`        the same flow under the same faults with Bytewax's own recovery
 =============  ==================================================================================
 """

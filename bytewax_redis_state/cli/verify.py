@@ -27,7 +27,8 @@ from bytewax_redis_state.config import (
 )
 from bytewax_redis_state.errors import ConfigError
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.recovery.verification import Verification, verify
+from bytewax_redis_state.recovery.findings import Verification
+from bytewax_redis_state.recovery.verification import verify
 from bytewax_redis_state.server.client import connect
 from bytewax_redis_state.server.translation import translated
 

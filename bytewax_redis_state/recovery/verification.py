@@ -1,84 +1,33 @@
 """The verification of one flow in Redis: everything that can be checked without running it.
 
 It reads only, also while the flow runs: what may move under it is read again before it is called
-wrong. Invariant: a finding names the key or the cell, never a value.
+wrong.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import redis
 
 from bytewax_redis_state.codec import Codec
-from bytewax_redis_state.codec.envelope import deadline_of
-from bytewax_redis_state.errors import DecodeError, StateLostError
-from bytewax_redis_state.keys import FlowKeys, Place, shard_of
+from bytewax_redis_state.errors import StateLostError
+from bytewax_redis_state.keys import FlowKeys, Place
 from bytewax_redis_state.recovery.cells import LOST_HINT, Cell, CellMark, cells_of
+from bytewax_redis_state.recovery.census import Census, cell_fields
 from bytewax_redis_state.recovery.cluster import read_manifest
+from bytewax_redis_state.recovery.findings import Findings, Verification
 from bytewax_redis_state.recovery.journal import Journal
 from bytewax_redis_state.recovery.lease import Lease
 from bytewax_redis_state.recovery.manifest import FORMAT, Manifest
 from bytewax_redis_state.recovery.seals import Seals
 from bytewax_redis_state.recovery.token import Token
 from bytewax_redis_state.scripts import Scripts
-from bytewax_redis_state.server.client import server_time
 
-__all__ = ["Finding", "Verification", "verify"]
+__all__ = ["verify"]
 
 _SCAN_COUNT = 10_000
-_TRIES = 5
-_ALIKE = 20  # findings of one kind that are told one by one
-
-Severity = Literal["error", "warning", "note"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was found.
-
-    :arg severity: ``error``: a start would refuse, or be wrong. ``warning``: look at it. ``note``:
-        as it may be.
-    :arg what: In one line.
-    :arg hint: What to do.
-    """
-
-    severity: Severity
-    what: str
-    hint: str
-
-
-@dataclass
-class Verification:
-    """What a flow is made of, and what is wrong with it.
-
-    :arg flow_id: Of the flow.
-    :arg namespace: It is in.
-    :arg manifest: As Redis holds it, ``None`` where there is none.
-    :arg keys: Short step name to number of state keys.
-    :arg entries: Journal entries that no checkpoint has folded yet.
-    :arg signed: Key ID to number of values that are signed with it, those in journals included;
-        empty for none.
-    :arg encrypted: The same of encryption.
-    :arg findings: In the order in which they were found.
-    """
-
-    flow_id: str
-    namespace: str
-    manifest: Manifest | None = None
-    keys: dict[str, int] = field(default_factory=dict)
-    entries: int = 0
-    signed: Mapping[str, int] = field(default_factory=dict)
-    encrypted: Mapping[str, int] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether nothing is wrong; warnings and notes are not."""
-        return all(finding.severity != "error" for finding in self.findings)
 
 
 def verify(
@@ -115,42 +64,36 @@ class _Check:
         self._progress = progress
         self._found = Verification(keys.flow_id, keys.namespace)
         self._seals = Seals(keys, codec)
-        self._alike: Counter[str] = Counter()
+        self._findings = Findings(self._found)
+        self._say = self._findings.say
         self._leased = False
         self._starting = False
 
     def run(self) -> Verification:
+        self._look()
+        self._findings.end()
+        return self._found
+
+    def _look(self) -> None:
         manifest = self._manifest()
         others = self._other_keys()
         if manifest is None:
             if any(place is not None and place.kind != "lease" for _, place in others):
                 self._say("error", "the flow has keys but no manifest", LOST_HINT)
-            return self._done()
+            return
         self._leases(manifest, others)
         self._counter(manifest)
         ends = {p: self._partition(manifest, p) for p in range(manifest.partitions)}
         marks = self._cells(manifest, ends)
-        self._states(manifest, marks)
+        census = Census(
+            self._client, self._keys, manifest, self._seals, self._findings, self._progress
+        )
+        self._found.keys = census.take(marks)
         self._orphans(manifest, others)
         self._found.signed = dict(self._seals.signed)
         self._found.encrypted = dict(self._seals.encrypted)
         for what, hint in self._seals.remarks():
             self._say("note", what, hint)
-        return self._done()
-
-    def _say(self, severity: Severity, what: str, hint: str, kind: str = "") -> None:
-        """Note a finding; of many of one kind only the first."""
-        kind = kind or what
-        self._alike[kind] += 1
-        if self._alike[kind] <= _ALIKE:
-            self._found.findings.append(Finding(severity, what, hint))
-
-    def _done(self) -> Verification:
-        for kind, count in self._alike.items():
-            if count > _ALIKE:
-                more = f"and {count - _ALIKE:,} more of this kind: {kind}"
-                self._found.findings.append(Finding("error", more, "see those above"))
-        return self._found
 
     # -- the flow as a whole ------------------------------------------------------------------
 
@@ -336,7 +279,7 @@ class _Check:
                     fault = value and self._seals.fault(cell.step, state_key, value)
                     if fault:
                         where = f"entry {entry.epoch}-{entry.row} of {name}"
-                        self._faulty(f"the value of {state_key!r} in {where}", fault)
+                        self._findings.damaged(f"the value of {state_key!r} in {where}", fault)
         except StateLostError as error:
             self._say("error", error.message, error.hint)
         return last
@@ -358,7 +301,9 @@ class _Check:
         self, manifest: Manifest, ends: Mapping[int, tuple[int, int] | None]
     ) -> dict[Cell, CellMark]:
         marks = {}
-        for cell, fields in self._fields(cells_of(manifest.steps, manifest.shards)):
+        for cell, fields in cell_fields(
+            self._client, self._keys, cells_of(manifest.steps, manifest.shards)
+        ):
             try:
                 mark = CellMark.parse(cell, fields, manifest.incarnation)
             except StateLostError as error:
@@ -367,12 +312,6 @@ class _Check:
             marks[cell] = mark
             self._place(manifest, cell, mark, ends)
         return marks
-
-    def _fields(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, dict[bytes, bytes]]]:
-        with self._client.pipeline(transaction=False) as pipe:
-            for cell in cells:
-                pipe.hgetall(self._keys.applied(cell.step, cell.shard))
-            yield from zip(cells, pipe.execute(), strict=True)
 
     def _place(
         self,
@@ -411,149 +350,6 @@ class _Check:
                 "the next start finishes it",
                 kind="unfinished folds",
             )
-
-    # -- states -------------------------------------------------------------------------------
-
-    def _states(self, manifest: Manifest, marks: Mapping[Cell, CellMark]) -> None:
-        """Count and check all states; again where a fold may have come between."""
-        doubtful = dict(marks)
-        for attempt in range(_TRIES):
-            seen = self._read_states(manifest, first=attempt == 0)
-            if attempt == 0:
-                self._found.keys = dict.fromkeys(manifest.steps, 0)
-                for cell, dated in seen.items():
-                    if cell.step in self._found.keys:
-                        self._found.keys[cell.step] += dated.total()
-            doubtful = self._doubtful(doubtful, seen, last=attempt == _TRIES - 1)
-            if not doubtful:
-                return
-
-    def _doubtful(
-        self,
-        before: Mapping[Cell, CellMark],
-        seen: Mapping[Cell, Counter[int | None]],
-        *,
-        last: bool,
-    ) -> dict[Cell, CellMark]:
-        """Compare counts, and give the cells that changed while they were read."""
-        now = server_time(self._client)
-        wrong = {
-            cell: mark
-            for cell, mark in before.items()
-            if self._difference(mark, seen.get(cell, Counter()), now) is not None
-        }
-        again: dict[Cell, CellMark] = {}
-        for cell, fields in self._fields(list(wrong)):
-            try:
-                mark = CellMark.parse(cell, fields, self._incarnation)
-            except StateLostError:  # it was there a moment ago: the flow is being emptied
-                mark = wrong[cell]
-            if mark != wrong[cell] and not last:
-                again[cell] = mark
-                continue
-            difference = self._difference(wrong[cell], seen.get(cell, Counter()), now)
-            if mark != wrong[cell]:
-                self._say(
-                    "note",
-                    f"shard {cell.shard} of step {cell.step!r} changed each time it was read",
-                    "verify again when the flow is less busy",
-                    kind="cells that kept changing",
-                )
-            else:
-                self._say(
-                    "error",
-                    f"shard {cell.shard} of step {cell.step!r} {difference}",
-                    LOST_HINT,
-                    kind="counts that differ",
-                )
-        return again
-
-    @property
-    def _incarnation(self) -> str:
-        assert self._found.manifest is not None
-        return self._found.manifest.incarnation
-
-    def _difference(self, mark: CellMark, seen: Counter[int | None], now: int) -> str | None:
-        expired = mark.expired(now)
-        gone = {d: n - seen[d] for d, n in expired.items() if n > seen[d]}
-        missing = mark.count - seen.total() - sum(gone.values())
-        if missing:
-            return f"has {seen.total():,} keys, its count says {mark.count:,}"
-        if mark.slack is not None:
-            for deadline in {*mark.dated, *(d for d in seen if d is not None)}:
-                if mark.dated.get(deadline, 0) != seen[deadline] + gone.get(deadline, 0):
-                    return "has other deadlines than it has counted"
-        return None
-
-    def _read_states(self, manifest: Manifest, *, first: bool) -> dict[Cell, Counter[int | None]]:
-        seen: dict[Cell, Counter[int | None]] = defaultdict(Counter)
-        known: set[bytes] = set()  # SCAN may give a key twice
-        cursor, total = 0, self._client.dbsize()
-        while True:
-            cursor, page = cast(
-                "tuple[int, list[bytes]]",
-                self._client.scan(cursor, match=self._keys.state_pattern, count=_SCAN_COUNT),
-            )
-            groups: dict[bytes, list[bytes]] = defaultdict(list)
-            for key in set(page) - known:
-                groups[self._keys.cell_prefix(key)].append(key)
-            known.update(page)
-            with self._client.pipeline(transaction=False) as pipe:
-                for group in groups.values():
-                    pipe.mget(group)
-                answers = pipe.execute()
-            for group, values in zip(groups.values(), answers, strict=True):
-                for key, value in zip(group, values, strict=True):
-                    if value is not None:
-                        self._state(manifest, key, value, seen, first=first)
-            if first:
-                self._progress(min(len(known), total), total)
-            if not cursor:
-                return seen
-
-    def _state(
-        self,
-        manifest: Manifest,
-        key: bytes,
-        value: bytes,
-        seen: dict[Cell, Counter[int | None]],
-        *,
-        first: bool,
-    ) -> None:
-        place = self._keys.parse_state(key)
-        if place is None:
-            if first:
-                self._say("error", f"the key {key!r} is no state key", "delete it if it is foreign")
-            return
-        step, shard, state_key = place
-        seen[Cell(step, shard)][deadline_of(value)] += 1
-        if not first:
-            return
-        if step not in manifest.steps:
-            self._say(
-                "warning",
-                f"the key {key.decode()!r} is of a step that the manifest does not have",
-                "nobody reads it: delete it",
-                kind="keys of unknown steps",
-            )
-        elif shard != shard_of(state_key, manifest.shards):
-            self._say(
-                "error",
-                f"the key {key.decode()!r} is in the wrong shard",
-                LOST_HINT,
-                kind="keys in the wrong shard",
-            )
-        fault = self._seals.fault(step, state_key, value)
-        if fault is not None:
-            self._faulty(f"the value of {key.decode()!r}", fault)
-
-    def _faulty(self, name: str, fault: DecodeError) -> None:
-        self._say(
-            "error",
-            f"{name} is damaged: {fault.message}",
-            fault.hint or "restore it from a backup",
-            kind="damaged values",
-        )
 
     # -- the rest -----------------------------------------------------------------------------
 

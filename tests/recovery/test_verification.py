@@ -13,7 +13,8 @@ import pytest
 
 from bytewax_redis_state.keys import FlowKeys, shard_of
 from bytewax_redis_state.recovery.cluster import read_manifest
-from bytewax_redis_state.recovery.verification import Verification, verify
+from bytewax_redis_state.recovery.findings import Verification
+from bytewax_redis_state.recovery.verification import verify
 from tests.run.conftest import finished
 from tests.run.conftest import run as run
 from tests.run.test_retention import wait_for
