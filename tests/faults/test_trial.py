@@ -93,7 +93,7 @@ def test_after_a_failover_the_flow_is_right_and_the_report_has_its_kind(tmp_path
     (run,) = report["runs"]
     assert run["plan"]["servers"] == kind.partition("-")[0]
     assert run["plan"]["strikes"][0]["size"] >= 0.5
-    assert run["limit"] > 2200  # it had something to read for as long as it was struck
+    assert run["limit"] > 1000  # from 400 on: it had something to read while it was struck
     assert report["table"][kind]["1-worker"] == {"runs": 1, "faults": 1, "bad": 0}
 
 

@@ -7,8 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from bytewax_redis_state.config import RedisConfig
+from bytewax_redis_state.errors import FencedError
 from bytewax_redis_state.recovery.redis_recovery import RedisRecovery
 from bytewax_redis_state.recovery.reporter import LogReporter
+from bytewax_redis_state.recovery.session import EXIT_FAILED
 from tests.run.flows import get_flow
 
 
@@ -19,12 +21,15 @@ class Speechless(LogReporter):
 
 def main(url, scratch, process=None, addresses=None):
     recovery = RedisRecovery(RedisConfig(url=url), reporter=Speechless(), scratch=Path(scratch))
-    recovery.run(
-        get_flow(),
-        epoch_interval=timedelta(seconds=0.1),
-        process_id=None if process is None else int(process),
-        addresses=None if addresses is None else addresses.split(";"),
-    )
+    try:
+        recovery.run(
+            get_flow(),
+            epoch_interval=timedelta(seconds=0.1),
+            process_id=None if process is None else int(process),
+            addresses=None if addresses is None else addresses.split(";"),
+        )
+    except FencedError:  # of the one whose engine ended with the other's
+        sys.exit(EXIT_FAILED)
 
 
 if __name__ == "__main__":

@@ -90,10 +90,10 @@ def test_it_starts_and_is_fit(use: Callable[[], Client]) -> None:
     assert client.config_get("appendfsync")["appendfsync"] == "everysec"
 
 
-def test_it_comes_up_in_well_under_a_second(directory: Path) -> None:
+def test_it_comes_up_at_once(directory: Path) -> None:
     began = time.monotonic()
     start_embedded(directory)
-    assert time.monotonic() - began < 2  # About 0.1 s where the machine is idle.
+    assert time.monotonic() - began < 5  # about 0.1 s where the machine is idle
 
 
 def test_its_folder_is_private_and_out_of_sight_of_git(
