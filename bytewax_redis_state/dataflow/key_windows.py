@@ -26,7 +26,7 @@ from bytewax_redis_state.dataflow.snapshots import waiting
 from bytewax_redis_state.dataflow.spans import Spans
 from bytewax_redis_state.dataflow.window_rules import REDUCE, Span, WindowRules
 
-__all__ = ["NEVER", "KeyWindows", "snapshot_of_windows", "windows_of_snapshot"]
+__all__ = ["NEVER", "KeyWindows", "is_steady", "snapshot_of_windows", "windows_of_snapshot"]
 
 NEVER = UTC_MAX
 """A watermark that only the end of input reaches."""
@@ -35,13 +35,20 @@ _UTC = timezone.utc
 Queue = list[tuple[Any, datetime]]
 
 
+def is_steady(time: datetime) -> bool:
+    """Tell whether a time is of a zone whose clock never jumps: others add by what it shows."""
+    return isinstance(time.tzinfo, timezone)
+
+
 class KeyWindows:
     """The clock, the open windows and the waiting values of one key.
 
     :arg now: The system's time at which its clock starts.
     """
 
-    __slots__ = ("base", "closes", "next", "now", "odd", "queue", "since", "states", "vain")
+    __slots__ = (
+        *("base", "blind", "closes", "next", "now", "odd", "queue", "since", "states", "vain"),
+    )
 
     def __init__(self, now: datetime) -> None:
         self.now = now
@@ -57,10 +64,28 @@ class KeyWindows:
         """When the first window closes."""
         self.next = NEVER
         """The watermark at which the next thing happens."""
+        self.blind = False
+        """Whether what happens when can't be told beforehand: times of a zone whose clock jumps."""
         self.odd: dict[int, WindowMetadata] | None = None
         """Windows with other times than their IDs stand for: the step was another one before."""
         self.vain = 0
         """How often it was notified in vain since something happened."""
+
+    def be_blind(self) -> None:
+        """Look whether something happens each time that there is a reason to."""
+        self.blind = True
+        self.next = UTC_MIN
+
+    def resume(self, snapshot: Any) -> None:
+        """Take in the clock and the values that wait, of Bytewax's snapshot."""
+        clock = snapshot.clock_state
+        if clock is not None:
+            self.base = clock.watermark_base
+            if not clock.system_time_of_max_event <= UTC_MIN:
+                self.since = clock.system_time_of_max_event
+        self.queue = snapshot.queue
+        if not all(map(is_steady, [self.base, *(at for _value, at in self.queue)])):
+            self.be_blind()
 
     def meta(self, window_id: int, spans: Spans) -> WindowMetadata:
         """Give the metadata of an open window."""
@@ -83,6 +108,8 @@ class KeyWindows:
         if ordered:
             for _value, timestamp in self.queue:
                 self.next = min(self.next, timestamp)
+        if self.blind:
+            self.next = UTC_MIN
 
 
 def snapshot_of_windows(held: KeyWindows, spans: Spans) -> Any:
@@ -121,20 +148,18 @@ def windows_of_snapshot(snapshot: Any, rules: WindowRules, spans: Spans) -> KeyW
     :arg spans: Of the step's windows.
     :returns: The key's windows.
     """
-    held, clock = KeyWindows(rules.now()), snapshot.clock_state
-    if clock is not None:
-        held.base = clock.watermark_base
-        if not clock.system_time_of_max_event <= UTC_MIN:
-            held.since = clock.system_time_of_max_event
+    held = KeyWindows(rules.now())
+    held.resume(snapshot)
     states = snapshot.logic_states
     for window_id, meta in snapshot.windower_state.opened.items():
         state = states[window_id]
         if state is None and rules.kind != REDUCE:
             state = rules.build()
         held.states[window_id] = state
+        if not (is_steady(meta.close_time) and is_steady(spans[window_id][1])):
+            held.be_blind()
         if not _is_plain(meta, spans[window_id]):
             held.odd = {**(held.odd or {}), window_id: meta}
-    held.queue = snapshot.queue
     held.look_ahead(spans, ordered=rules.ordered)
     return held
 

@@ -33,7 +33,7 @@ from bytewax.operators.windowing import (
 from bytewax_redis_state.codec.brief import EPOCH, FIXED, JOIN, SESSIONS, TICK, Brief
 from bytewax_redis_state.codec.survey import is_flat
 
-__all__ = ["join_snapshot", "snapshot_of", "waiting", "window_snapshot"]
+__all__ = ["join_snapshot", "session_windows", "snapshot_of", "waiting", "window_snapshot"]
 
 _UTC = timezone.utc
 _OWN_WINDOWERS = (_SlidingWindowerLogic, _SessionWindowerLogic)
@@ -80,7 +80,7 @@ def window_snapshot(logic: _WindowLogic[Any, Any, Any, Any, Any]) -> Callable[[]
     if type(clock) is not _EventClockLogic or type(windower) not in _OWN_WINDOWERS:
         return logic.snapshot
 
-    brief = _fixed if type(windower) is _SlidingWindowerLogic else _sessions
+    brief = _fixed if type(windower) is _SlidingWindowerLogic else session_windows
 
     def snapshot() -> Any:
         # Clock and windower hold times and numbers, which nothing else refers to.
@@ -108,7 +108,17 @@ def _fixed(clock: Any, windower: Any, states: dict[int, Any], queue: list[Any]) 
     return Brief(FIXED, fields)
 
 
-def _sessions(clock: Any, windower: Any, states: dict[int, Any], queue: list[Any]) -> Brief | None:
+def session_windows(
+    clock: Any, windower: Any, states: dict[int, Any], queue: list[Any]
+) -> Brief | None:
+    """Give what is read as the state of all sessions of a key.
+
+    :arg clock: State of the clock.
+    :arg windower: State of the windower.
+    :arg states: By session.
+    :arg queue: Values that wait, and their times.
+    :returns: ``None`` where it can't be written short.
+    """
     fields = _clock_and_queue(clock, queue)
     sessions: dict[int, WindowMetadata] = windower.sessions
     if fields is None or len(sessions) != len(states):

@@ -17,7 +17,7 @@ from bytewax.operators import _get_system_utc, _identity
 from bytewax_redis_state.dataflow.key_windows import NEVER, KeyWindows
 from bytewax_redis_state.dataflow.returns import checked_time
 from bytewax_redis_state.dataflow.timers import Timers
-from bytewax_redis_state.dataflow.window_rules import WindowRules
+from bytewax_redis_state.dataflow.window_rules import Rules
 from bytewax_redis_state.dataflow.windows import patience
 
 __all__ = ["WakeUps"]
@@ -29,7 +29,7 @@ class WakeUps:
     :arg rules: Of the step.
     """
 
-    def __init__(self, rules: WindowRules) -> None:
+    def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._reads_system = rules.now is _get_system_utc
         self._passes_on = rules.to_system is _identity
@@ -120,7 +120,7 @@ class WakeUps:
     def _foretold(self, windows: KeyWindows, wish: datetime) -> datetime | None:
         """Foretell when the next thing happens; ``None`` where that can't be."""
         # Other zones add by the wall clock, which jumps.
-        if not (self._reads_system and isinstance(windows.base.tzinfo, timezone)):
+        if not (self._reads_system and isinstance(windows.base.tzinfo, timezone)) or windows.blind:
             return None
         try:
             return max(wish, windows.since + (windows.next - windows.base))

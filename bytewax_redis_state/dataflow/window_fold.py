@@ -1,17 +1,19 @@
-"""What Bytewax's clock, windower and fold do with the values of one key, without their objects.
-
-Invariant: the user's functions are called in Bytewax's order, and events come in it: late values
-first, then, as the watermark gets to them, windows in the order in which they opened.
-"""
+"""Windows of fixed length, one key at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
-from operator import itemgetter
 from typing import Any
 
-from bytewax_redis_state.dataflow.key_windows import NEVER, KeyWindows, Queue
+from bytewax_redis_state.dataflow.key_fold import KeyFold
+from bytewax_redis_state.dataflow.key_windows import (
+    NEVER,
+    KeyWindows,
+    is_steady,
+    snapshot_of_windows,
+    windows_of_snapshot,
+)
 from bytewax_redis_state.dataflow.shard import Items
 from bytewax_redis_state.dataflow.spans import Spans
 from bytewax_redis_state.dataflow.window_rules import COUNT, REDUCE, WindowRules
@@ -20,116 +22,47 @@ __all__ = ["WindowFold"]
 
 _NEW = object()
 _UTC = timezone.utc
-_timestamp: Any = itemgetter(1)
 
 
-class WindowFold:
-    """Run the windows of one step's keys, one key at a time.
+class WindowFold(KeyFold[KeyWindows]):
+    """Run tumbling or sliding windows.
 
     :arg rules: Of the step.
     """
 
+    discards = True
+    rules: WindowRules
+
     def __init__(self, rules: WindowRules) -> None:
-        self.rules = rules
+        super().__init__(rules)
         self.spans = Spans(rules)
+        self._is_steady = is_steady(rules.align_to)
         # The window that the last value was in: the next one's is most often the same.
         self._last: Sequence[int] = ()
         self._opens = self._closes = NEVER
 
-    def take(self, key: str, held: KeyWindows, values: list[Any], now: datetime) -> Items:
-        """Put values into their windows, and close what the watermark has reached.
+    def begin(self, now: datetime) -> KeyWindows:
+        """Make the windows of a new key."""
+        held = KeyWindows(now)
+        if not self._is_steady:
+            held.be_blind()
+        return held
 
-        :arg key: Whose windows these are.
-        :arg held: Its windows.
-        :arg values: In the order in which they came.
-        :arg now: The system's time.
-        :returns: What to put out.
-        """
-        if now > held.now:
-            held.now = now
-        else:
-            now = held.now
-        rules = self.rules
-        timestamp_of, wait = rules.timestamp_of, rules.wait
-        watermark = held.base + (now - held.since)
-        items: Items = []
-        due: Queue = []
-        for value in values:
-            timestamp = timestamp_of(value)
-            try:
-                base = timestamp - wait
-                if base > watermark:
-                    assert base >= held.base
-                    assert now >= held.since
-                    held.base = watermark = base
-                    held.since = now
-            except OverflowError:
-                pass  # as in Bytewax: the watermark goes on with the system's time
-            if timestamp < watermark:
-                for window_id in rules.windows_at(timestamp):
-                    items.append((key, (window_id, "L", value)))
-            else:
-                due.append((value, timestamp))
-        if rules.ordered:
-            self._enqueue(held, due)
-        elif held.queue:
-            held.queue += due
-        else:
-            self._fold(held, due)
-        if held.next <= watermark or (held.queue and not rules.ordered):
-            self.advance(key, held, watermark, items)
-        return items
+    def resume(self, snapshot: Any) -> KeyWindows:
+        """Take in what a key's windows were at the last committed epoch."""
+        return windows_of_snapshot(snapshot, self.rules, self.spans)
 
-    def notify(self, key: str, held: KeyWindows) -> tuple[Items, bool]:
-        """Close what the watermark has reached meanwhile.
+    def snapshot(self, held: KeyWindows) -> Any:
+        """Make Bytewax's snapshot."""
+        return snapshot_of_windows(held, self.spans)
 
-        :returns: What to put out, and whether anything has changed.
-        """
-        now = self.rules.now()
-        if now > held.now:
-            held.now = now
-        watermark = held.base + (held.now - held.since)
-        items: Items = []
-        return items, self.advance(key, held, watermark, items)
+    def late_for(self, timestamp: datetime) -> Sequence[int]:
+        """Give the windows that would have been open."""
+        return self.rules.windows_at(timestamp)
 
-    def end(self, key: str, held: KeyWindows) -> tuple[Items, bool]:
-        """Close all windows.
-
-        :returns: What to put out, and whether anything has changed.
-        """
-        items: Items = []
-        return items, self.advance(key, held, NEVER, items)
-
-    def advance(self, key: str, held: KeyWindows, watermark: datetime, items: Items) -> bool:
-        """Take what has waited long enough into its windows, then close windows.
-
-        :returns: Whether anything has changed.
-        """
-        due = self._due(held, watermark) if held.queue else []
-        self._fold(held, due)
-        closed = held.closes <= watermark and self._close(key, held, watermark, items)
-        if due or closed:
-            held.look_ahead(self.spans, ordered=self.rules.ordered)
-        return bool(due) or closed
-
-    def _enqueue(self, held: KeyWindows, entries: Queue) -> None:
-        held.queue += entries
-        for _value, timestamp in entries:
-            if timestamp < held.next:
-                held.next = timestamp
-
-    def _due(self, held: KeyWindows, watermark: datetime) -> Queue:
-        queue = held.queue
-        if not self.rules.ordered:
-            held.queue = []
-            return queue
-        due: Queue = []
-        waiting: Queue = []
-        for entry in queue:
-            (due if entry[1] <= watermark else waiting).append(entry)
-        held.queue = waiting
-        due.sort(key=_timestamp)
-        return due
+    def look_ahead(self, held: KeyWindows) -> None:
+        """Find anew when the next window closes, or a value is due."""
+        held.look_ahead(self.spans, ordered=self.rules.ordered)
 
     def _fold(self, held: KeyWindows, entries: Iterable[tuple[Any, datetime]]) -> None:
         rules, states = self.rules, held.states

@@ -15,7 +15,7 @@ import bytewax.operators.windowing as win
 from bytewax.dataflow import Operator
 from bytewax.operators import _get_system_utc, _identity
 
-__all__ = ["COUNT", "FOLD", "REDUCE", "Span", "WindowRules", "rules_of"]
+__all__ = ["COUNT", "FOLD", "REDUCE", "Rules", "SessionRules", "Span", "WindowRules", "rules_of"]
 
 COUNT, FOLD, REDUCE = range(3)
 """How a window's state takes a value: one more, by the folder, by the reducer."""
@@ -30,34 +30,54 @@ _window, _fold_window = _op_of(win.window), _op_of(win.fold_window)
 _count_window, _reduce_window = _op_of(win.count_window), _op_of(win.reduce_window)
 
 
-@dataclass(frozen=True)
-class WindowRules:
-    """The configuration of one window step.
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """The configuration of one window step, whatever its windows are.
 
     :arg timestamp_of: Of a value.
     :arg wait: For how long the watermark stays behind.
     :arg now: The system's time, as the step's clock has it.
     :arg to_system: From a close time to when to wake up for it.
-    :arg length: Of a window.
-    :arg offset: From one window's start to the next one's.
-    :arg align_to: Where window 0 starts.
     :arg ordered: Whether values wait for the watermark, to be taken in the order of their times.
     :arg kind: How a state takes a value.
     :arg build: Makes the state of a new window; unused in :data:`REDUCE`.
     :arg fold: Folder or reducer; unused in :data:`COUNT`.
+    :arg merge: Makes one state of two windows'.
     """
 
     timestamp_of: Callable[[Any], datetime]
     wait: timedelta
     now: Callable[[], datetime]
     to_system: Callable[[datetime], datetime | None]
-    length: timedelta
-    offset: timedelta
-    align_to: datetime
     ordered: bool
     kind: int
     build: Callable[[], Any]
     fold: Callable[[Any, Any], Any]
+    merge: Callable[[Any, Any], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionRules(Rules):
+    """The configuration of a step of session windows.
+
+    :arg windower: Bytewax's.
+    """
+
+    windower: win.SessionWindower
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowRules(Rules):
+    """The configuration of a step of windows of fixed length.
+
+    :arg length: Of a window.
+    :arg offset: From one window's start to the next one's.
+    :arg align_to: Where window 0 starts.
+    """
+
+    length: timedelta
+    offset: timedelta
+    align_to: datetime
 
     @property
     def overlaps(self) -> bool:
@@ -75,8 +95,8 @@ class WindowRules:
         return opens, opens + self.length
 
 
-def rules_of(path: Sequence[Operator]) -> WindowRules | None:
-    """Recognise the windows of an event clock that fold values, and have a fixed length.
+def rules_of(path: Sequence[Operator]) -> Rules | None:
+    """Recognise the windows of an event clock that fold values: of a fixed length, or sessions.
 
     :arg path: The operators around a core step, outermost first, and the step itself.
     :returns: ``None`` where it is something else, or of the user's own classes.
@@ -86,34 +106,39 @@ def rules_of(path: Sequence[Operator]) -> WindowRules | None:
         return None
     step: Any = path[-3]
     clock, windower = step.clock, step.windower
-    if type(clock) is not win.EventClock or type(windower) not in _WINDOWERS:
+    if type(clock) is not win.EventClock:
         return None
-    length = windower.length
-    offset = windower.offset if type(windower) is win.SlidingWindower else length
     if clock.now_getter is _get_system_utc and clock.to_system_utc is not _identity:
         return None  # when Bytewax would wake up can't be told without being asked each time
-    if (
-        type(length) is not timedelta
-        or type(offset) is not timedelta
-        or not _ZERO < offset <= length
-    ):
-        return None
     kind, fold = FOLD, step.folder
     if kinds[-3:-2] == [_count_window]:
         kind = COUNT
     elif kinds[-3:-2] == [_reduce_window]:
         outer: Any = path[-4]
         kind, fold = REDUCE, outer.reducer
-    return WindowRules(
-        timestamp_of=clock.ts_getter,
-        wait=clock.wait_for_system_duration,
-        now=clock.now_getter,
-        to_system=clock.to_system_utc,
-        length=length,
-        offset=offset,
-        align_to=windower.align_to,
-        ordered=step.ordered,
-        kind=kind,
-        build=step.builder,
-        fold=fold,
-    )
+    common = {
+        "timestamp_of": clock.ts_getter,
+        "wait": clock.wait_for_system_duration,
+        "now": clock.now_getter,
+        "to_system": clock.to_system_utc,
+        "ordered": step.ordered,
+        "kind": kind,
+        "build": step.builder,
+        "fold": fold,
+        "merge": step.merger,
+    }
+    if type(windower) is win.SessionWindower:
+        return SessionRules(windower=windower, **common) if _is_span(windower.gap) else None
+    return _fixed(windower, common) if type(windower) in _WINDOWERS else None
+
+
+def _fixed(windower: Any, common: dict[str, Any]) -> WindowRules | None:
+    length = windower.length
+    offset = windower.offset if type(windower) is win.SlidingWindower else length
+    if not (_is_span(length) and _is_span(offset) and _ZERO < offset <= length):
+        return None
+    return WindowRules(length=length, offset=offset, align_to=windower.align_to, **common)
+
+
+def _is_span(span: object) -> bool:
+    return type(span) is timedelta

@@ -1,4 +1,4 @@
-"""Fast shards of windows of fixed length over the event clock: one object per key.
+"""Fast shards of windows over the event clock: one object per key.
 
 ``fold_window`` and what stands on it (``count_window``, ``reduce_window``, ``collect_window``,
 ``max_window``, ``min_window``). Invariant: per key, the user's functions get the calls, and come
@@ -18,17 +18,15 @@ from bytewax.operators import _get_system_utc
 from bytewax_redis_state.codec import StateCodec
 from bytewax_redis_state.dataflow.deadlines import Lifetime
 from bytewax_redis_state.dataflow.fast_path import FastPath
-from bytewax_redis_state.dataflow.key_windows import (
-    KeyWindows,
-    snapshot_of_windows,
-    windows_of_snapshot,
-)
+from bytewax_redis_state.dataflow.key_fold import KeyFold
+from bytewax_redis_state.dataflow.key_windows import KeyWindows
 from bytewax_redis_state.dataflow.roll import Roll
 from bytewax_redis_state.dataflow.route import Groups, merged
+from bytewax_redis_state.dataflow.session_fold import SessionFold
 from bytewax_redis_state.dataflow.shard import NOTHING, Items, Shard
 from bytewax_redis_state.dataflow.wake_ups import WakeUps
 from bytewax_redis_state.dataflow.window_fold import WindowFold
-from bytewax_redis_state.dataflow.window_rules import WindowRules, rules_of
+from bytewax_redis_state.dataflow.window_rules import Rules, SessionRules, WindowRules, rules_of
 
 __all__ = ["WindowShard", "recognise_window"]
 
@@ -51,14 +49,14 @@ class WindowShard(Shard):
     def __init__(
         self,
         step_id: str,
-        rules: WindowRules,
+        rules: Rules,
         codec: StateCodec,
         lifetime: Lifetime | None = None,
         roll: Roll | None = None,
     ) -> None:
         super().__init__(step_id, codec, lifetime, roll)
         self._rules = rules
-        self._fold = WindowFold(rules)
+        self._fold = _fold_of(rules)
         self._wake_ups = WakeUps(rules)
         self._reads_system = rules.now is _get_system_utc
 
@@ -68,10 +66,9 @@ class WindowShard(Shard):
         :raises DecodeError: If a state can't be decoded.
         :raises BytewaxRuntimeError: If the user's builder or clock fails.
         """
-        spans = self._fold.spans
         for key, snapshot in self._codec.decode_all(states):
             try:
-                self._held[key] = windows_of_snapshot(snapshot, self._rules, spans)
+                self._held[key] = self._fold.resume(snapshot)
             except Exception as error:
                 raise self.failure("builder", key) from error
         self._wake_ups.moved.update(states)
@@ -87,6 +84,7 @@ class WindowShard(Shard):
         self.expire_passed(groups)
         items: Items = []
         all_held, read, take = self._held, self._rules.now, self._fold.take
+        discards = self._fold.discards
         # Bytewax reads the clock for each key. The system's may as well stand still for a batch.
         now = read() if self._reads_system else None
         key, doing = "", "StatefulBatchLogic.on_batch"
@@ -95,10 +93,10 @@ class WindowShard(Shard):
                 held = all_held.get(key)
                 if held is None:
                     doing = "builder"
-                    held = all_held[key] = KeyWindows(now or read())
+                    held = all_held[key] = self._fold.begin(now or read())
                     doing = "StatefulBatchLogic.on_batch"
                 items += take(key, held, batch, now or read())
-                if not (held.states or held.queue):
+                if discards and not (held.states or held.queue):
                     self.discard(key)
         except Exception as error:
             raise self.failure(doing, key) from error
@@ -132,7 +130,7 @@ class WindowShard(Shard):
             raise self.failure(f"StatefulBatchLogic.{method}", key) from error
         items += events
         held.vain = 0 if changed else held.vain + 1
-        if not (held.states or held.queue):
+        if self._fold.discards and not (held.states or held.queue):
             self.discard(key)
             changed = True
         if changed:
@@ -147,7 +145,7 @@ class WindowShard(Shard):
 
     def state_of(self, held: KeyWindows) -> Any:
         """Make Bytewax's snapshot."""
-        return snapshot_of_windows(held, self._fold.spans)
+        return self._fold.snapshot(held)
 
     def owes(self, key: str) -> bool:
         """Tell whether a window is open or a value waits."""
@@ -158,6 +156,13 @@ class WindowShard(Shard):
         """Drop a key's windows and its notification."""
         self._held.pop(key, None)
         self._wake_ups.drop(key)
+
+
+def _fold_of(rules: Rules) -> KeyFold[Any]:
+    if isinstance(rules, SessionRules):
+        return SessionFold(rules)
+    assert isinstance(rules, WindowRules)
+    return WindowFold(rules)
 
 
 def recognise_window(path: Sequence[Operator]) -> FastPath | None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import bytewax.operators as op
 import bytewax.operators.windowing as win
@@ -33,6 +35,8 @@ from .connectors import PlainCodec
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=timezone.utc)
 SECOND = timedelta(seconds=1)
+HOUR = timedelta(hours=1)
+BERLIN = ZoneInfo("Europe/Berlin")
 LATER = NOON + 10**6 * SECOND
 
 
@@ -69,6 +73,10 @@ CLOCKS: dict[str, dict[str, Any]] = {
     "the user's": {"now_getter": of_wall},
     "frozen": {"now_getter": lambda: NOON},
     "frozen, never notified": {"now_getter": lambda: NOON, "to_system_utc": lambda _at: None},
+    "the user's, in UTC": {
+        "now_getter": of_wall,
+        "to_system_utc": lambda at: at.astimezone(timezone.utc),
+    },
     "notified late": {"now_getter": of_wall, "to_system_utc": lambda at: at + seconds(7)},
     "notified for some": {
         "now_getter": of_wall,
@@ -82,7 +90,23 @@ WINDOWERS: dict[str, Any] = {
     "sliding, aligned later": win.SlidingWindower(
         length=seconds(9), offset=seconds(3), align_to=LATER
     ),
+    "tumbling, in Berlin": win.TumblingWindower(
+        length=seconds(1800), align_to=NOON.astimezone(BERLIN)
+    ),
+    "sessions": win.SessionWindower(gap=seconds(3)),
+    "sessions, a long gap": win.SessionWindower(gap=seconds(9)),
+    "sessions, no gap": win.SessionWindower(gap=seconds(0)),
     "side by side": win.SlidingWindower(length=seconds(5), offset=seconds(5), align_to=NOON),
+}
+
+
+ANY_ZONE = ("frozen, never notified", "the user's, in UTC")
+"""Clocks that ask the engine for times in UTC only, as it wants them."""
+ZONES: dict[str, list[tzinfo]] = {
+    "UTC": [timezone.utc],
+    "two hours ahead": [timezone(2 * HOUR)],
+    "Berlin": [BERLIN],
+    "all of them": [BERLIN, timezone.utc, timezone(2 * HOUR)],
 }
 
 
@@ -141,14 +165,24 @@ class Case:
     windower: str
     clock: str
     wait: int
+    zone: str
 
     def step(self) -> Sequence[Any]:
         clock = win.EventClock(timestamp, seconds(self.wait), **CLOCKS[self.clock])
-        return step_of(self.operator, WINDOWERS[self.windower], clock)
+        name = (
+            self.windower if self.clock in ANY_ZONE else self.windower.removesuffix(", in Berlin")
+        )
+        return step_of(self.operator, WINDOWERS[name], clock)
 
     def value(self, key: str, at: datetime, number: int) -> Any:
-        value = (at, number)
+        zones = ZONES[self.zone if self.clock in ANY_ZONE else "UTC"]
+        zone = zones[number % len(zones)]
+        value = (at.astimezone(zone), number)
         return (key, value) if self.operator.startswith("count") else value
+
+
+class StockFailedError(Exception):
+    """Bytewax itself gives up."""
 
 
 Events = dict[str, list[str]]
@@ -270,7 +304,9 @@ GAPS = st.sampled_from([0, 0, 1, 1, 2, 3, 5, 11])
 ENDS = st.sampled_from(["", "", "close", "close", "close", "resume", "close resume", "switch"])
 ROUNDS = st.lists(st.tuples(GAPS, st.integers(-3, 9), ITEMS, ENDS), min_size=2, max_size=14)
 """Seconds before it; how far the times of values move on; key and age of each; what follows."""
-BASES = st.sampled_from([0, 0, -3600, 50])
+SUMMER = datetime(2024, 3, 31, 0, 59, 50, tzinfo=timezone.utc) - NOON
+WINTER = datetime(2024, 10, 27, 0, 59, 50, tzinfo=timezone.utc) - NOON
+BASES = st.sampled_from([0, 0, -3600, 50, SUMMER // SECOND, WINTER // SECOND])
 """How far the times of values are from the wall's at the start."""
 
 
@@ -286,7 +322,12 @@ def play(case: Case, base: int, rounds: Any) -> int:
 
     def same(does: str, *arguments: Any) -> None:
         nonlocal found
-        expected = getattr(stock, does)(*arguments)
+        try:
+            expected = getattr(stock, does)(*arguments)
+        except (
+            AssertionError
+        ):  # its watermark has gone back: times of several zones, one of which jumps
+            raise StockFailedError from None
         found += sum(map(len, expected.values()))
         for ours in rivals:
             assert getattr(ours, does)(*arguments) == expected, (ours.fast, does)
@@ -334,6 +375,7 @@ CASES = st.builds(
     windower=st.sampled_from(sorted(WINDOWERS)),
     clock=st.sampled_from(sorted(CLOCKS)),
     wait=st.sampled_from([0, 2, 10]),
+    zone=st.sampled_from(["UTC", "UTC", *ZONES]),
 )
 EXAMPLES = int(os.environ.get("EXAMPLES", "25"))
 
@@ -346,7 +388,8 @@ def test_windows_are_as_in_stock_second_by_second(operator: str) -> None:
     @given(CASES, BASES, ROUNDS)
     def compare(case: Case, base: int, rounds: Any) -> None:
         nonlocal found
-        found += play(replace(case, operator=operator), base, rounds)
+        with suppress(StockFailedError):
+            found += play(replace(case, operator=operator), base, rounds)
 
     compare()
     assert found > 0

@@ -51,7 +51,6 @@ SLOW: dict[str, tuple[Any, Any]] = {
         win.SystemClock(),
         win.TumblingWindower(length=timedelta(days=36_500), align_to=NOON),
     ),
-    "sessions": (clock(), win.SessionWindower(gap=3 * S)),
 }
 
 

@@ -9,6 +9,7 @@ minutes, as on one that stands still.
 `count`    tumbling windows, on a clock that stands still
 `fold`     sliding windows, on the system's clock
 `collect`  tumbling windows, on the system's clock, in the order of arrival
+`visits`   session windows, on the system's clock
 `in`       source: the last reading of each part
 `out`      sink: bytes written to each file; cut back to that on resume
 =========  ======================================================================
@@ -30,7 +31,12 @@ import bytewax.operators as op
 import bytewax.operators.windowing as win
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
-from bytewax.operators.windowing import EventClock, SlidingWindower, TumblingWindower
+from bytewax.operators.windowing import (
+    EventClock,
+    SessionWindower,
+    SlidingWindower,
+    TumblingWindower,
+)
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 HOLD = int(os.environ.get("HOLD", "0"))
@@ -45,6 +51,7 @@ TICK = timedelta(minutes=10)
 WAIT = 4.5 * TICK
 LENGTH = 6 * TICK
 OFFSET = 2 * TICK
+GAP = 2 * TICK
 
 Reading = tuple[str, tuple[datetime, int]]  # key, taken at, number
 
@@ -156,10 +163,20 @@ def get_flow() -> Dataflow:
         "fold", readings, system, sliding, list, lambda seen, value: [*seen, value[1]], list.__add__
     )
     collect = win.collect_window("collect", readings, system, tumbling, ordered=False)
+    visits = win.fold_window(
+        "visits",
+        readings,
+        system,
+        SessionWindower(gap=GAP),
+        list,
+        lambda seen, value: [*seen, value[1]],
+        list.__add__,
+    )
     lines = [
         *lines_of("count", count),
         *lines_of("fold", fold),
         *lines_of("collect", collect),
+        *lines_of("visits", visits),
     ]
     op.output("out", op.merge("lines", *lines), Files())
     return flow

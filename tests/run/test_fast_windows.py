@@ -9,6 +9,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ FLOW = Path(readings.__file__)
 OPTIONS = ("-s", "0.1", "--checkpoint-interval", "0.2")
 WAYS = {"fast": (), "slow": ("--no-fast-paths",)}
 BOUND = 30
+STEPS = ("count", "fold", "collect", "visits")
 
 
 def windows_at(at: datetime, offset: timedelta) -> Iterator[int]:
@@ -59,12 +61,37 @@ def reckoned_of_step(step: str, offset: timedelta) -> Iterator[str]:
         yield readings.line(step, "meta", key, window_id, times)
 
 
+def reckoned_of_visits() -> Iterator[str]:
+    """Reckon the lines of the sessions: what lies no further apart than the gap is one."""
+    held: dict[str, list[tuple[datetime, int]]] = defaultdict(list)
+    newest: dict[str, datetime] = {}
+    for part in readings.PARTS:
+        for number in range(readings.READINGS):
+            key, (at, _) = readings.reading(part, number)
+            newest[key] = max(at, newest.get(key, at))
+            if at < newest[key] - readings.WAIT:
+                yield readings.line("visits", "late", key, -1, number)
+            else:
+                held[key].append((at, number))
+    for key, values in held.items():
+        sessions: list[list[tuple[datetime, int]]] = []
+        for at, number in sorted(values, key=lambda value: value[0]):
+            if not sessions or at - sessions[-1][-1][0] > readings.GAP:
+                sessions.append([])
+            sessions[-1].append((at, number))
+        assert len(sessions) > 2
+        for window_id, session in enumerate(sessions):
+            times = [session[0][0].isoformat(), session[-1][0].isoformat()]
+            numbers = [number for _, number in session]
+            yield readings.line("visits", "down", key, window_id, numbers)
+            yield readings.line("visits", "meta", key, window_id, times)
+
+
 def reckoned() -> Counter[str]:
     """Reckon all lines without Bytewax."""
     steps = {"count": readings.LENGTH, "fold": readings.OFFSET, "collect": readings.LENGTH}
-    return Counter(
-        line for step, offset in steps.items() for line in reckoned_of_step(step, offset)
-    )
+    fixed = (line for step, offset in steps.items() for line in reckoned_of_step(step, offset))
+    return Counter(chain(fixed, reckoned_of_visits()))
 
 
 def written(out: Path) -> Counter[str]:
@@ -99,7 +126,7 @@ def end_well(processes: list[subprocess.Popen[str]]) -> list[str]:
 def test_all_windows_of_the_flow_have_a_fast_path(fast, kind):
     """Else the tests below would compare one way with itself."""
     flow = shard_stateful_steps(readings.get_flow(), fast_paths=fast)
-    assert kinds_in(flow.substeps) == [kind] * 3
+    assert kinds_in(flow.substeps) == [kind] * 4
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -127,7 +154,7 @@ def test_killed_and_resumed_the_other_way_it_is_the_same(
         return (
             min(held.progress(0), held.progress(1)) > 4
             and all(lengths.get(part) for part in "01")
-            and all(has_open_windows(held, step) for step in ("count", "fold", "collect"))
+            and all(has_open_windows(held, step) for step in STEPS)
         )
 
     # They can't come to the end of their input, however late the kill is.
