@@ -312,7 +312,10 @@ steps = st.lists(
     max_size=30,
 )
 FLOWS = {f"{name}-{w}": (name, w) for name in WINDOWS for w in WINDOWERS} | {"sum": ("", "")}
-FAST = ["fold-sliding", *(f"{name}-tumbling" for name in WINDOWS if name != "join")]
+FAST = [
+    "fold-sliding",
+    *(f"{name}-{w}" for name in WINDOWS if name != "join" for w in ("tumbling", "session")),
+]
 KEPT = [S, None]
 CASES = [
     *(pytest.param(case, kept, False, id=f"{case}-{kept}") for case in FLOWS for kept in KEPT),
