@@ -42,7 +42,9 @@ def started(make_job: MakeJob, step: str, processes: int, bug: str = "") -> tupl
     # In mid-stream the dataflow has input for longer than a lease lasts.
     job = make_job(Ledger(9000 if step in MIDSTREAM else 600))
     doomed = {processes - 1: f"replicator:{step.split(' ', maxsplit=1)[0]}"}
-    old = job.start(processes, at_step=doomed, bug=bug)
+    # The last fold needs something that no checkpoint before it has folded.
+    checkpoint = 60.0 if step == "drain-fold" else 0.3
+    old = job.start(processes, at_step=doomed, bug=bug, checkpoint=checkpoint)
     if step in AT_THE_END:
         now(old.members[-1].folder).touch()
     return job, old
