@@ -345,6 +345,8 @@ class CheckpointReader:
             fields: dict[str, Any] = msgpack.unpackb(payload)
             digest = fields.pop("digest")
             counts = Counts(**fields)
+            if {*map(type, fields.values())} != {int}:
+                raise TypeError("other types")  # noqa: TRY301 - said in our words below
         except (ValueError, KeyError, TypeError, AttributeError):
             raise self._damaged("has an end that can't be read") from None
         if digest != before:
@@ -377,6 +379,8 @@ def _check_types(header: Mapping[str, Any]) -> None:
 
 
 def _check_page(page: Page) -> None:
+    if not {type(page.keys), type(page.values), type(page.ttls)} == {list}:
+        raise TypeError("other types")
     kinds = {*map(type, page.keys), *map(type, page.values)}
     if not kinds <= {bytes} or not {type(page.at), *map(type, page.ttls)} <= {int}:
         raise TypeError("other types")

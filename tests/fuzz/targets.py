@@ -365,6 +365,7 @@ SEEDS: Mapping[str, list[bytes]] = {
     "framed": [
         b"\0" + msgpack.packb({"compression": "zlib", "prefix": b"", "created": 1, "server": ""}),
         msgpack.packb([1, [b"a"], [b"b"], []]),
+        *(msgpack.packb([1, *lists]) for lists in ([[b"a"], [b"b"], {}], [{}, {}, []])),
         msgpack.packb({"records": 0, "expiring": 0, "vanished": 0, "size": 0, "digest": b"x"}),
     ],
     "row": [pickle.dumps(b"y"), pickle.dumps({"a": [1]}), pickle.dumps(Path("x"))],
