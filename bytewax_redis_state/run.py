@@ -83,12 +83,16 @@ def parser() -> argparse.ArgumentParser:
         help="length of an epoch: what a crash replays at most (default 10) "
         "[env: BYTEWAX_SNAPSHOT_INTERVAL]",
     )
-    _add_state_options(made.add_argument_group("State"))
+    _add_redis_options(made.add_argument_group("State in Redis"))
+    _add_shipping_options(made.add_argument_group("On its way there"))
+    _add_value_options(made.add_argument_group("Shards and values"))
+    _add_idle_options(made.add_argument_group("Idle state"))
+    _add_change_options(made.add_argument_group("A flow that has changed"))
     _add_scaling_options(made.add_argument_group("Scaling"))
     return made
 
 
-def _add_state_options(group: argparse._ArgumentGroup) -> None:
+def _add_redis_options(group: argparse._ArgumentGroup) -> None:
     env = os.environ.get
     group.add_argument(
         "--redis",
@@ -109,6 +113,28 @@ def _add_state_options(group: argparse._ArgumentGroup) -> None:
         help="prefix of all keys (default bytewax) [env: BYTEWAX_REDIS_NAMESPACE]",
     )
     group.add_argument(
+        "--durability",
+        metavar="LEVEL",
+        help="what counts as acknowledged: memory (default), aof (on the primary's disk), or "
+        "replicas:N [env: BYTEWAX_REDIS_DURABILITY]",
+    )
+    group.add_argument(
+        "--take-over",
+        action="store_true",
+        help="take the flow over from an execution that is still alive",
+    )
+    group.add_argument(
+        "--join-timeout",
+        type=_duration,
+        default="60",
+        metavar="SECONDS",
+        help="how long to wait for the other processes (default 60)",
+    )
+
+
+def _add_shipping_options(group: argparse._ArgumentGroup) -> None:
+    env = os.environ.get
+    group.add_argument(
         "--checkpoint-interval",
         type=_duration,
         default=env("BYTEWAX_REDIS_CHECKPOINT_INTERVAL") or "10",
@@ -122,6 +148,16 @@ def _add_state_options(group: argparse._ArgumentGroup) -> None:
         help="folder for outboxes; may be lost at any time [env: BYTEWAX_REDIS_SCRATCH]",
     )
     group.add_argument(
+        "--max-lag",
+        type=_size,
+        metavar="SIZE",
+        help="how much of an outbox Redis may lack before the sources wait, as in 512MiB (default "
+        "half of what the scratch disk has free, at most 1GiB) [env: BYTEWAX_REDIS_MAX_LAG]",
+    )
+
+
+def _add_value_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--shards",
         type=int,
         default=64,
@@ -132,11 +168,6 @@ def _add_state_options(group: argparse._ArgumentGroup) -> None:
         "--no-pickle",
         action="store_true",
         help="neither write nor read pickled state",
-    )
-    group.add_argument(
-        "--no-fast-paths",
-        action="store_true",
-        help="run every operator by Bytewax's own logic [env: BYTEWAX_REDIS_FAST_PATHS=false]",
     )
     group.add_argument(
         "--allow-import",
@@ -159,32 +190,13 @@ def _add_state_options(group: argparse._ArgumentGroup) -> None:
         help="compress large values; zstd needs the extra zstd [env: BYTEWAX_REDIS_COMPRESSION]",
     )
     group.add_argument(
-        "--take-over",
+        "--no-fast-paths",
         action="store_true",
-        help="take the flow over from an execution that is still alive",
+        help="run every operator by Bytewax's own logic [env: BYTEWAX_REDIS_FAST_PATHS=false]",
     )
-    group.add_argument(
-        "--drop-step",
-        action="append",
-        default=[],
-        metavar="STEP",
-        help="delete the state of a step that the flow no longer has",
-    )
-    group.add_argument(
-        "--rename-step",
-        action="append",
-        type=_rename,
-        default=[],
-        metavar="OLD=NEW",
-        help="hand the state of a step on to a step with another name",
-    )
-    group.add_argument(
-        "--drop-partition",
-        action="append",
-        default=[],
-        metavar="STEP:PARTITION",
-        help="delete the state of a source or sink partition that is no longer listed",
-    )
+
+
+def _add_idle_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--retention",
         action="append",
@@ -213,25 +225,30 @@ def _add_state_options(group: argparse._ArgumentGroup) -> None:
         help="what to do where it stood still for longer and keys have gone (default continue); "
         "fail writes nothing",
     )
+
+
+def _add_change_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--durability",
-        metavar="LEVEL",
-        help="what counts as acknowledged: memory (default), aof (on the primary's disk), or "
-        "replicas:N [env: BYTEWAX_REDIS_DURABILITY]",
+        "--drop-step",
+        action="append",
+        default=[],
+        metavar="STEP",
+        help="delete the state of a step that the flow no longer has",
     )
     group.add_argument(
-        "--max-lag",
-        type=_size,
-        metavar="SIZE",
-        help="how much of an outbox Redis may lack before the sources wait, as in 512MiB (default "
-        "half of what the scratch disk has free, at most 1GiB) [env: BYTEWAX_REDIS_MAX_LAG]",
+        "--rename-step",
+        action="append",
+        type=_rename,
+        default=[],
+        metavar="OLD=NEW",
+        help="hand the state of a step on to a step with another name",
     )
     group.add_argument(
-        "--join-timeout",
-        type=_duration,
-        default="60",
-        metavar="SECONDS",
-        help="how long to wait for the other processes (default 60)",
+        "--drop-partition",
+        action="append",
+        default=[],
+        metavar="STEP:PARTITION",
+        help="delete the state of a source or sink partition that is no longer listed",
     )
 
 
