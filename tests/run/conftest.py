@@ -55,17 +55,17 @@ class Runner:
     ) -> subprocess.Popen[str]:
         where = ("--redis", self.url) if redis else ()
         fixed = ("--scratch", str(self.folder / "scratch")) if "--scratch" not in options else ()
+        command = [sys.executable, "-m", "bytewax_redis_state.run", f"{file}:{flow}"]
+        return self.spawn(*command, *where, *fixed, *options, **env)
+
+    def spawn(self, *command: str, stdout: int = subprocess.PIPE, **env: str):
+        """Start any command as a flow is started: it is ended with the test."""
         process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "bytewax_redis_state.run", f"{file}:{flow}"),
-                *where,
-                *fixed,
-                *options,
-            ],
+            command,
             cwd=self.folder,
             env=environment(**env),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
-from .conftest import environment, finished
+from . import speechless
+from .conftest import finished
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_processes_of_a_cluster_that_is_taken_over_end_all_the_same(
     run, sums, two_addresses, eventually
 ):
-    for number in ("0", "1"):
-        command = [sys.executable, "-m", "tests.run.speechless", run.url]
-        command += [str(run.folder / number), number, two_addresses]
-        process = subprocess.Popen(
-            command,
-            env=environment(ITEMS="1000000", PAUSE="0.01"),
-            stdin=subprocess.DEVNULL,
+    script = (sys.executable, str(Path(speechless.__file__)))
+    env = {"ITEMS": "1000000", "PAUSE": "0.01", "PYTHONPATH": str(ROOT)}
+    both = [
+        run.spawn(
+            *(*script, run.url, str(run.folder / number), number, two_addresses),
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
+            **env,
         )
-        run.started.append(process)
-    both = tuple(run.started)
+        for number in ("0", "1")
+    ]
     eventually(lambda: sums.manifest and sums.progress() > 3)
     done = run("-s", "0.1", "--take-over", ITEMS="1")
     assert done.returncode == 0, done.stderr
