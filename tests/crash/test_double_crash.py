@@ -39,7 +39,11 @@ def query(file: Path, sql: str) -> list[tuple[object, ...]]:
 
 
 def part_file(folder: Path) -> Path:
-    return next(folder.rglob("part-0.sqlite3"), folder / "part-0.sqlite3")
+    nowhere = folder / "part-0.sqlite3"
+    try:
+        return next(folder.rglob("part-0.sqlite3"), nowhere)
+    except FileNotFoundError:  # a new scratch folder was given its name meanwhile
+        return nowhere
 
 
 def crash_twice(folder: Path, module: str, options: Options, files: Path | None) -> str:
