@@ -31,10 +31,10 @@ from bytewax_redis_state.codec.delta import pack_delta
 from bytewax_redis_state.codec.envelope import MSGPACK, OVERHEAD, seal_plain
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.keys import FlowKeys, shard_of
-from bytewax_redis_state.recovery.cells import Cell, cells_of
-from bytewax_redis_state.recovery.checkpoint import Folder
-from bytewax_redis_state.recovery.journal import Entry, Journal
-from bytewax_redis_state.recovery.token import Token, start_id
+from bytewax_redis_state.recovery.records.cells import Cell, cells_of
+from bytewax_redis_state.recovery.records.fold import Folder
+from bytewax_redis_state.recovery.records.journal import Entry, Journal
+from bytewax_redis_state.recovery.records.token import Token, start_id
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import connect
 

@@ -33,9 +33,9 @@ from benchmarks.server import benchmark_server
 from benchmarks.windows import BATCH
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.recovery.stock_findings import survey
-from bytewax_redis_state.recovery.stock_store import StockStore
 from bytewax_redis_state.server.client import connect
+from bytewax_redis_state.stock.directory import RecoveryDirectory
+from bytewax_redis_state.stock.inventory import survey
 
 KEYS, QUICK_KEYS = 500_000, 20_000
 RESUME_BOUND = 300.0
@@ -128,7 +128,7 @@ def run_stock(keys: int, folder: Path, bound: float) -> Figures:
     init_db_dir(store, 1)
     side = Side("bytewax.run", "-r", str(store), "-b", "0")
     figures = run_until_settled(side, keys, folder, dict)
-    with StockStore(store) as opened:
+    with RecoveryDirectory(store) as opened:
         findings = survey(opened)
     steps = {step.step_id.split(".")[1]: step for step in findings.steps}
     figures["rows"] = {name: step.rows for name, step in steps.items()}

@@ -33,8 +33,8 @@ from benchmarks.flows import Load, sums
 from benchmarks.server import benchmark_server
 from bytewax_redis_state import RedisRecovery
 from bytewax_redis_state.codec import Codec
-from bytewax_redis_state.dataflow.deadlines import Lifetime
-from bytewax_redis_state.dataflow.logics import ShardLogic
+from bytewax_redis_state.dataflow.shards.deadlines import Lifetime
+from bytewax_redis_state.dataflow.shards.logic_shard import ShardLogic
 from bytewax_redis_state.dataflow.steps import kind_of
 
 EVENTS = {"windows": 200_000, "sums": 1_000_000}

@@ -34,10 +34,10 @@ from bytewax_redis_state import RedisRecovery
 from bytewax_redis_state.codec.delta import pack_delta
 from bytewax_redis_state.codec.envelope import MSGPACK, seal_plain
 from bytewax_redis_state.config import RedisConfig
-from bytewax_redis_state.dataflow.placement import shard_name
+from bytewax_redis_state.dataflow.shards.placement import shard_name
 from bytewax_redis_state.dataflow.steps import state_steps
 from bytewax_redis_state.keys import FlowKeys, shard_of
-from bytewax_redis_state.recovery.outbox import part_file
+from bytewax_redis_state.recovery.outbox.outbox import part_file
 from bytewax_redis_state.server.client import connect
 
 SHARDS = 64

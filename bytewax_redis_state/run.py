@@ -21,7 +21,6 @@ from typing import Any, NoReturn
 from bytewax.dataflow import Dataflow
 from bytewax.run import _locate_dataflow, _prepare_import
 
-from bytewax_redis_state.cli.console import ConsoleReporter, print_error
 from bytewax_redis_state.config import (
     SECRETS_ENVIRONMENT,
     RedisConfig,
@@ -36,6 +35,7 @@ from bytewax_redis_state.metrics.prometheus import expose
 from bytewax_redis_state.recovery.interrupts import Interrupts
 from bytewax_redis_state.recovery.redis_recovery import RedisRecovery
 from bytewax_redis_state.recovery.session import EXIT_FAILED, EXIT_INTERRUPTED
+from bytewax_redis_state.ui.console import ConsoleReporter, print_error
 
 __all__ = ["main", "parser"]
 

@@ -21,9 +21,9 @@ from uuid import uuid4
 import hypothesis
 import pytest
 
-from bytewax_redis_state.chaos.servers.cluster import ClusterGroup
+from bytewax_redis_state.chaos.servers.cluster_group import ClusterGroup
 from bytewax_redis_state.chaos.servers.node import HOST, ServerNode
-from bytewax_redis_state.chaos.servers.sentinel import SentinelGroup
+from bytewax_redis_state.chaos.servers.sentinel_group import SentinelGroup
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ConfigError, ServerUnavailableError
 from bytewax_redis_state.server.binary import find_server_binary

@@ -12,20 +12,20 @@ from types import TracebackType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from bytewax_redis_state.backend.checkpoint_file import CheckpointInfo
-from bytewax_redis_state.backend.checkpoint_place import CheckpointFile
-from bytewax_redis_state.backend.checkpointed import Checkpointed
-from bytewax_redis_state.backend.cluster_wire import AsyncClusterWire
-from bytewax_redis_state.backend.driver import AsyncDriver, Patience
+from bytewax_redis_state.backend.driver import AsyncDriver, RetryPolicy
+from bytewax_redis_state.backend.dump.checkpoint_file import CheckpointInfo
+from bytewax_redis_state.backend.dump.checkpointed import Checkpointed
+from bytewax_redis_state.backend.dump.place import CheckpointFile
+from bytewax_redis_state.backend.dump.progress import OnProgress
+from bytewax_redis_state.backend.dump.restoration import Restored, UnfinishedRestore
 from bytewax_redis_state.backend.health import Health, HealthOperations, MemoryUsage
 from bytewax_redis_state.backend.lock import LOCK_TTL, AsyncLock, LockOperations
 from bytewax_redis_state.backend.operations import Operations, Versioned
-from bytewax_redis_state.backend.progress import OnProgress
-from bytewax_redis_state.backend.restoration import Restored, UnfinishedRestore
 from bytewax_redis_state.backend.statistics import Meter, RedisStats
 from bytewax_redis_state.backend.transaction import AsyncTransaction, Draft
+from bytewax_redis_state.backend.transport.cluster_pool import AsyncClusterPool
+from bytewax_redis_state.backend.transport.connection_pool import AsyncConnectionPool
 from bytewax_redis_state.backend.values import Key
-from bytewax_redis_state.backend.wire import AsyncWire
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ConflictError
 from bytewax_redis_state.server.probe import ServerInfo
@@ -34,7 +34,7 @@ __all__ = ["AsyncStateBackend"]
 
 
 _Result = TypeVar("_Result")
-_AnyWire = AsyncWire | AsyncClusterWire
+_AnyWire = AsyncConnectionPool | AsyncClusterPool
 
 
 class AsyncStateBackend:
@@ -51,7 +51,7 @@ class AsyncStateBackend:
         operations: Operations,
         health: HealthOperations,
         meter: Meter,
-        patience: Patience,
+        patience: RetryPolicy,
         checkpoints: Checkpointed,
     ) -> None:
         self._config = config
@@ -68,7 +68,7 @@ class AsyncStateBackend:
         try:
             return self._wires[loop]
         except KeyError:
-            make = AsyncClusterWire if self._config.cluster_mode else AsyncWire
+            make = AsyncClusterPool if self._config.cluster_mode else AsyncConnectionPool
             wire = self._wires[loop] = make(self._config, self._name)
             return wire
 

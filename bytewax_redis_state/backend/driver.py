@@ -27,24 +27,27 @@ from tenacity import (
     stop_before_delay,
 )
 
-from bytewax_redis_state.backend.cluster_wire import AsyncClusterWire, ClusterWire
 from bytewax_redis_state.backend.operation import Command, Operation, Pause
 from bytewax_redis_state.backend.statistics import Meter
-from bytewax_redis_state.backend.trip import TripError
-from bytewax_redis_state.backend.wire import AsyncWire, Wire
+from bytewax_redis_state.backend.transport.cluster_pool import AsyncClusterPool, ClusterPool
+from bytewax_redis_state.backend.transport.connection_pool import (
+    AsyncConnectionPool,
+    ConnectionPool,
+)
+from bytewax_redis_state.backend.transport.trip import TripError
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ServerUnavailableError, StateError, UnknownOutcomeError
 from bytewax_redis_state.scripts.state_scripts import with_source
 from bytewax_redis_state.server.translation import as_ours
 
-__all__ = ["AsyncDriver", "Driver", "Patience"]
+__all__ = ["AsyncDriver", "Driver", "RetryPolicy"]
 
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 _WAITING = frozenset({"lock"})  # take as long as somebody else does
 
 
-class Patience:
+class RetryPolicy:
     """Say how often, how long and with which waits an operation is tried; and tell of it.
 
     :arg config: Holds the numbers.
@@ -166,7 +169,7 @@ class Driver:
     :arg patience: Says when to try again.
     """
 
-    def __init__(self, wire: Wire | ClusterWire, patience: Patience) -> None:
+    def __init__(self, wire: ConnectionPool | ClusterPool, patience: RetryPolicy) -> None:
         self._wire = wire
         self._patience = patience
 
@@ -243,7 +246,7 @@ class AsyncDriver:
     """
 
     def __init__(
-        self, wire: Callable[[], AsyncWire | AsyncClusterWire], patience: Patience
+        self, wire: Callable[[], AsyncConnectionPool | AsyncClusterPool], patience: RetryPolicy
     ) -> None:
         self._wire = wire
         self._patience = patience

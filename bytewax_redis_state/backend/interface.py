@@ -16,7 +16,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, TypeVar
 
-from bytewax_redis_state.backend.checkpointed import Checkpointed
+from bytewax_redis_state.backend.dump.checkpointed import Checkpointed
 from bytewax_redis_state.backend.health import Health, MemoryUsage
 from bytewax_redis_state.backend.lock import LOCK_TTL, Lock
 from bytewax_redis_state.backend.operations import Versioned

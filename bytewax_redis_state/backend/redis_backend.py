@@ -12,19 +12,19 @@ from functools import cached_property
 from typing import Any
 
 from bytewax_redis_state.backend.aio import AsyncStateBackend
-from bytewax_redis_state.backend.cluster_wire import ClusterWire
-from bytewax_redis_state.backend.driver import Driver, Patience
+from bytewax_redis_state.backend.driver import Driver, RetryPolicy
+from bytewax_redis_state.backend.dump.key_range import KeyRange, RedisKeyRange
 from bytewax_redis_state.backend.health import Health, HealthOperations, MemoryUsage
 from bytewax_redis_state.backend.interface import StateBackend
 from bytewax_redis_state.backend.lock import LOCK_TTL, Lock, LockOperations, RedisLockKeeper
 from bytewax_redis_state.backend.namespace import connection_name, refuse_overlap
 from bytewax_redis_state.backend.operations import Operations, Versioned
-from bytewax_redis_state.backend.region import RedisRegion, Region
 from bytewax_redis_state.backend.statistics import Meter, RedisStats
 from bytewax_redis_state.backend.transaction import Draft, RedisTransaction
-from bytewax_redis_state.backend.trip import TripError
+from bytewax_redis_state.backend.transport.cluster_pool import ClusterPool
+from bytewax_redis_state.backend.transport.connection_pool import ConnectionPool
+from bytewax_redis_state.backend.transport.trip import TripError
 from bytewax_redis_state.backend.values import Key, Values
-from bytewax_redis_state.backend.wire import Wire
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ConfigError, ServerUnfitError
@@ -85,9 +85,11 @@ class RedisStateBackend(StateBackend):
             is_cluster=config.cluster_mode,
         )
         self._health = HealthOperations(self._operations, config.address)
-        self._patience = Patience(config, self._meter, slow)
+        self._patience = RetryPolicy(config, self._meter, slow)
         name = connection_name(self.keys.prefix)
-        self._wire = ClusterWire(config, name) if config.cluster_mode else Wire(config, name)
+        self._wire = (
+            ClusterPool(config, name) if config.cluster_mode else ConnectionPool(config, name)
+        )
         self._driver = Driver(self._wire, self._patience)
         self._open(allow_overlap=allow_overlap)
         self.aio = AsyncStateBackend(
@@ -245,7 +247,7 @@ class RedisStateBackend(StateBackend):
         return self._driver.run(self._health.server_info())
 
     @contextmanager
-    def region(self) -> Iterator[Region]:
+    def region(self) -> Iterator[KeyRange]:
         """Open all keys, over a connection of their own: they are read ahead of the replies.
 
         :raises ServerUnfitError: If the server is a cluster.
@@ -258,7 +260,7 @@ class RedisStateBackend(StateBackend):
             )
         client = connect(self.config)
         try:
-            yield RedisRegion(client, self.keys.prefix)
+            yield RedisKeyRange(client, self.keys.prefix)
         finally:
             client.close()
 

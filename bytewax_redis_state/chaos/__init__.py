@@ -9,9 +9,9 @@ module         noun
 `harvest`      what it has left, in Redis and in files
 `schedule`     which faults strike which flow, and when: all of it follows from a seed
 `faults`       the kinds of faults
-`tide`         up to which event the flow may read while they strike it
+`input_limiter` up to which event the flow may read while they strike it
 `member`       one process of a dataflow
-`cluster`      all processes of one start
+`execution`    all processes of one start
 `servers`      the Redis that is struck: one server, or several in a group
 `proxy`        the network between them, which is struck too
 `ports`        loopback ports that nobody else takes

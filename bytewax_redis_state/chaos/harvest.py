@@ -16,8 +16,8 @@ from bytewax_redis_state.chaos.answer import Answer
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.dataflow.steps import short_names
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.recovery.stock_store import StockStore
 from bytewax_redis_state.server.client import Client
+from bytewax_redis_state.stock.directory import RecoveryDirectory
 
 __all__ = ["harvest", "harvest_stock"]
 
@@ -61,7 +61,7 @@ def _keyed_state(client: Client, keys: FlowKeys) -> _Found:
 
 def _stock_state(store: Path) -> _Found:
     """Take what a resume would load: of each key the last row before the resume epoch."""
-    with StockStore(store) as stock:
+    with RecoveryDirectory(store) as stock:
         last: dict[tuple[str, str], tuple[int, bytes | None]] = {}
         for part in stock.partitions:
             for step, key, epoch, change in part.file.rows(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bytewax_redis_state.recovery.status import Status, StatusBoard
+from bytewax_redis_state.recovery.replicator.status import Status, StatusBoard
 
 __all__ = ["SECONDS", "Member", "Resumed", "wait_until"]
 
@@ -24,7 +24,7 @@ SECONDS = 60.0
 """How long anything is waited for, unless said otherwise."""
 
 _POLL_SECONDS = 0.005
-_REPLICATOR = b"bytewax_redis_state.recovery.replicator"
+_REPLICATOR = b"bytewax_redis_state.recovery.replicator.process"
 _RESUMED = re.compile(
     r"(?:resumed|starting anew) at epoch (\d+), generation (\d+)(?:, keys: (.*), in [\d.]+ s)?"
 )

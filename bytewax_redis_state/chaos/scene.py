@@ -22,9 +22,10 @@ from pathlib import Path
 import redis
 
 from bytewax_redis_state.chaos import stream
-from bytewax_redis_state.chaos.cluster import Cluster
+from bytewax_redis_state.chaos.execution import Cluster
 from bytewax_redis_state.chaos.faketime import clock_environ, set_clock
 from bytewax_redis_state.chaos.flow import FLOW_ID
+from bytewax_redis_state.chaos.input_limiter import InputLimiter
 from bytewax_redis_state.chaos.member import Member
 from bytewax_redis_state.chaos.ports import free_addresses
 from bytewax_redis_state.chaos.proxy import Door, Proxy
@@ -32,13 +33,11 @@ from bytewax_redis_state.chaos.schedule import Topology
 from bytewax_redis_state.chaos.servers.group import Group
 from bytewax_redis_state.chaos.servers.home import Home
 from bytewax_redis_state.chaos.servers.single import Server
-from bytewax_redis_state.chaos.tide import Tide
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.keys import FlowKeys, shard_of
-from bytewax_redis_state.recovery.cells import cells_of
-from bytewax_redis_state.recovery.cluster import read_manifest
-from bytewax_redis_state.recovery.manifest import Manifest
+from bytewax_redis_state.recovery.records.cells import cells_of
+from bytewax_redis_state.recovery.records.manifest import Manifest, read_manifest
 
 __all__ = ["Ending", "GivenUpError", "Program", "Scene", "StuckError"]
 
@@ -132,7 +131,7 @@ class Scene:
         folder.mkdir(parents=True, exist_ok=True)
         self.scratch = folder / "scratch"
         self.scratch.mkdir(exist_ok=True)
-        self.tide = Tide(folder / "limit", _RATE, self._position)
+        self.tide = InputLimiter(folder / "limit", _RATE, self._position)
         self._program = program
         self._ways = cycle(_WAYS[fast_paths])
         self._way = ""

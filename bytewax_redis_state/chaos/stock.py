@@ -17,7 +17,7 @@ from bytewax_redis_state.chaos.harvest import harvest_stock
 from bytewax_redis_state.chaos.member import Member
 from bytewax_redis_state.chaos.scene import Program, Scene
 from bytewax_redis_state.chaos.trial import Trial
-from bytewax_redis_state.recovery.manifest import Manifest
+from bytewax_redis_state.recovery.records.manifest import Manifest
 
 __all__ = ["STOCK", "StockScene", "StockTrial"]
 

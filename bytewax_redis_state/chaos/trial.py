@@ -22,12 +22,12 @@ from bytewax_redis_state.chaos.faults import EARLIER_COPY, FAULTS, Fault
 from bytewax_redis_state.chaos.harvest import harvest
 from bytewax_redis_state.chaos.scene import Ending, Program, Scene, StuckError
 from bytewax_redis_state.chaos.schedule import TOPOLOGIES, Plan, Strike
-from bytewax_redis_state.chaos.servers.cluster import ClusterGroup
+from bytewax_redis_state.chaos.servers.cluster_group import ClusterGroup
 from bytewax_redis_state.chaos.servers.home import Home
-from bytewax_redis_state.chaos.servers.sentinel import SentinelGroup
+from bytewax_redis_state.chaos.servers.sentinel_group import SentinelGroup
 from bytewax_redis_state.chaos.servers.single import Server
+from bytewax_redis_state.doctor.verification import verify
 from bytewax_redis_state.errors import StateError
-from bytewax_redis_state.recovery.verification import verify
 from bytewax_redis_state.server.binary import find_server_binary
 
 __all__ = ["Outcome", "Struck", "Trial"]

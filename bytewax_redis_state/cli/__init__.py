@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     :returns: The exit code.
     """
     # Here, because the runner imports this package for its console only.
-    from bytewax_redis_state.cli.console import print_error
     from bytewax_redis_state.cli.parser import parser
     from bytewax_redis_state.errors import StateError
+    from bytewax_redis_state.ui.console import print_error
 
     # A supervisor's SIGTERM is a person's Ctrl-C: clean up, and go; in the background too, where
     # shells have SIGINT ignored.

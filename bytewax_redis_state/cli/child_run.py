@@ -24,13 +24,13 @@ from pathlib import Path
 from bytewax.dataflow import Dataflow
 
 from bytewax_redis_state.cli.clicks import FLOW_ID, ClickLoad, events_read, flow_file
-from bytewax_redis_state.cli.console import ConsoleReporter, print_error
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.redis_recovery import RedisRecovery
 from bytewax_redis_state.recovery.reporter import Resumed
 from bytewax_redis_state.server.client import connect
+from bytewax_redis_state.ui.console import ConsoleReporter, print_error
 
 __all__ = ["CHECKPOINT_INTERVAL", "ChildRun", "Resume", "RunPlace"]
 

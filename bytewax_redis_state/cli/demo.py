@@ -20,7 +20,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bytewax_redis_state.cli.child_run import Resume
 from bytewax_redis_state.cli.clicks import FLOW_ID, ClickLoad, flow_file
-from bytewax_redis_state.cli.console import ConsoleReporter
 from bytewax_redis_state.cli.throwaway import throwaway_server
 from bytewax_redis_state.cli.trial import Comparison, Report, Trial
 from bytewax_redis_state.config import RedisConfig
@@ -28,6 +27,7 @@ from bytewax_redis_state.errors import ConfigError
 from bytewax_redis_state.server.client import connect
 from bytewax_redis_state.server.probe import probe, require_fit
 from bytewax_redis_state.server.translation import translated
+from bytewax_redis_state.ui.console import ConsoleReporter
 
 __all__ = ["add_command"]
 

@@ -18,15 +18,15 @@ from rich.console import Console
 from rich.table import Table
 
 from bytewax_redis_state.cli import acl, verify
-from bytewax_redis_state.cli.console import PatientBar
 from bytewax_redis_state.dataflow.steps import short_names
-from bytewax_redis_state.recovery.stock_findings import (
+from bytewax_redis_state.stock.directory import RecoveryDirectory
+from bytewax_redis_state.stock.inventory import (
     Findings,
     StepFindings,
     own_resume_seconds,
     survey,
 )
-from bytewax_redis_state.recovery.stock_store import StockStore
+from bytewax_redis_state.ui.console import PatientBar
 
 __all__ = ["add_command"]
 
@@ -80,7 +80,7 @@ def doctor(args: argparse.Namespace) -> int:
         return acl.print_rules(args)
     bar = PatientBar("reading", "rows")
     try:
-        with StockStore(args.directory) as store:
+        with RecoveryDirectory(args.directory) as store:
             findings = survey(store, bar.update)
     finally:
         bar.stop()

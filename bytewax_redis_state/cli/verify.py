@@ -17,7 +17,6 @@ from typing import Any
 
 from rich.console import Console
 
-from bytewax_redis_state.cli.console import PatientBar
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.config import (
     RedisConfig,
@@ -25,12 +24,13 @@ from bytewax_redis_state.config import (
     credentials_from_env,
     redis_url_from_env,
 )
+from bytewax_redis_state.doctor.findings import Verification
+from bytewax_redis_state.doctor.verification import verify
 from bytewax_redis_state.errors import ConfigError
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.recovery.findings import Verification
-from bytewax_redis_state.recovery.verification import verify
 from bytewax_redis_state.server.client import connect
 from bytewax_redis_state.server.translation import translated
+from bytewax_redis_state.ui.console import PatientBar
 
 __all__ = ["add_options", "verify_flow"]
 

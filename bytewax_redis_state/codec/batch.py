@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from zlib import crc32
 
-from bytewax_redis_state.codec.brief import Brief, pack_brief
+from bytewax_redis_state.codec.compact_state import CompactState, pack_compact_state
 from bytewax_redis_state.codec.envelope import MSGPACK, MSGPACK_TUPLE, plain_start
 from bytewax_redis_state.codec.packing import Packing
 from bytewax_redis_state.codec.shapes import LEAVES
@@ -38,13 +38,13 @@ def seal_plain_all(
     pack = packing.flat_packer()
     for key, value in states:
         kind = type(value)
-        is_brief = kind is Brief and LEAVES.issuperset(map(type, value.fields))
+        is_brief = kind is CompactState and LEAVES.issuperset(map(type, value.fields))
         if not (kind in LEAVES or is_brief or is_flat(value)):
             sealed[key] = encode(key, value, deadline)
             continue
         try:
             if is_brief:
-                payload = pack_brief(value, pack)
+                payload = pack_compact_state(value, pack)
             else:
                 payload = pack([*value] if kind is tuple else value)
         except Exception:  # noqa: BLE001 - encode() knows another way, or what to say

@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import msgpack
 
-from bytewax_redis_state.codec.brief import BRIEF, SHAPE, Brief, BriefReader
 from bytewax_redis_state.codec.classes import (
     DATACLASS,
     ENUM,
@@ -25,6 +24,7 @@ from bytewax_redis_state.codec.classes import (
     Unfit,
     shape_of,
 )
+from bytewax_redis_state.codec.compact_state import BRIEF, SHAPE, CompactState, CompactStateReader
 from bytewax_redis_state.codec.shapes import BYTEARRAY, READERS, SHAPES, extension
 from bytewax_redis_state.codec.survey import is_flat, survey
 from bytewax_redis_state.errors import DecodeError
@@ -114,10 +114,10 @@ class Packing:
     """
 
     def __init__(self, classes: Classes) -> None:
-        self._shapes = _Shapes({**SHAPES, Brief: SHAPE})
+        self._shapes = _Shapes({**SHAPES, CompactState: SHAPE})
         self._plain = _Level(self._shapes)
         self._lowering = _Level(self._shapes, _without_bytearrays)
-        self._brief = BriefReader(classes)
+        self._brief = CompactStateReader(classes)
         self._readers = dict(READERS) | {
             ENUM: classes.read_enum,
             DATACLASS: classes.read_dataclass,
@@ -166,7 +166,7 @@ class Packing:
 
     def whole(self, value: Any) -> Any:
         """Give what is read where a value was packed; some states are handed over short."""
-        return self._brief.whole(value) if type(value) is Brief else value
+        return self._brief.whole(value) if type(value) is CompactState else value
 
     def _read_extension(self, code: int, data: bytes) -> Any:
         reader = self._readers.get(code)

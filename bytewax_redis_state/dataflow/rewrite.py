@@ -17,17 +17,17 @@ from bytewax.dataflow import Dataflow, Operator, SinglePort, _CoreOperator
 from bytewax.inputs import DynamicSource
 
 from bytewax_redis_state.codec import Codec, StateCodec
-from bytewax_redis_state.dataflow.builder import ShardBuilder
-from bytewax_redis_state.dataflow.deadlines import Lifetime, wall_clock
+from bytewax_redis_state.dataflow.connectors.gate import Gate, GatedSource
+from bytewax_redis_state.dataflow.connectors.sink import EncodedSink
+from bytewax_redis_state.dataflow.connectors.source import EncodedSource
 from bytewax_redis_state.dataflow.ends import unwatched_ends
-from bytewax_redis_state.dataflow.fast_paths import FastPath, fast_path
-from bytewax_redis_state.dataflow.gate import Gate, GatedSource
-from bytewax_redis_state.dataflow.handover import Handover
-from bytewax_redis_state.dataflow.logics import ShardLogic
-from bytewax_redis_state.dataflow.roll import Roll
-from bytewax_redis_state.dataflow.route import unroute
-from bytewax_redis_state.dataflow.sink import EncodedSink
-from bytewax_redis_state.dataflow.source import EncodedSource
+from bytewax_redis_state.dataflow.fast_paths.recognition import FastPath, fast_path
+from bytewax_redis_state.dataflow.shards.deadlines import Lifetime, wall_clock
+from bytewax_redis_state.dataflow.shards.handover import Handover
+from bytewax_redis_state.dataflow.shards.logic_shard import ShardLogic
+from bytewax_redis_state.dataflow.shards.routing import unroute
+from bytewax_redis_state.dataflow.shards.shard_builder import ShardBuilder
+from bytewax_redis_state.dataflow.shards.snapshot_requests import SnapshotRequests
 from bytewax_redis_state.dataflow.steps import engine_id_of, is_stateless, kind_of, state_steps
 
 __all__ = ["shard_stateful_steps"]
@@ -68,7 +68,7 @@ class _Rewrite:
     ends: Mapping[str, str]
     lifetimes: Mapping[str, Lifetime]
     gate: Gate | None
-    roll: Roll | None
+    roll: SnapshotRequests | None
     handover: Handover | None
     fast_paths: bool
 
@@ -173,7 +173,7 @@ def shard_stateful_steps(
     retention: Mapping[str, timedelta] | None = None,
     flow_time: Callable[[], int] = wall_clock,
     gate: Gate | None = None,
-    roll: Roll | None = None,
+    roll: SnapshotRequests | None = None,
     handover: Handover | None = None,
     fast_paths: bool = True,
 ) -> Dataflow:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from bytewax_redis_state.metrics.table import TABLE, Metric
-from bytewax_redis_state.recovery.vitals import vitals
+from bytewax_redis_state.recovery.flow_status import vitals
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, Observation

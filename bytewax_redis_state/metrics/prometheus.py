@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from bytewax_redis_state.metrics.table import LABELS, TABLE
-from bytewax_redis_state.recovery.vitals import vitals
+from bytewax_redis_state.recovery.flow_status import vitals
 
 __all__ = ["FlowCollector", "expose"]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bytewax_redis_state.recovery.status import ReplicatorState
-from bytewax_redis_state.recovery.vitals import Vitals
+from bytewax_redis_state.recovery.flow_status import FlowStatus
+from bytewax_redis_state.recovery.replicator.status import ReplicatorState
 
 __all__ = ["LABELS", "TABLE", "Metric"]
 
@@ -29,7 +29,7 @@ class Metric:
 
     name: str
     text: str
-    read: Callable[[Vitals], float]
+    read: Callable[[FlowStatus], float]
     counts: bool = False
 
 

@@ -18,9 +18,9 @@ from bytewax_redis_state.config import (
     redis_url_from_env,
 )
 from bytewax_redis_state.errors import ConfigError
-from bytewax_redis_state.recovery.cluster import ClusterShape
 from bytewax_redis_state.recovery.reporter import LogReporter, Reporter, Resumed
 from bytewax_redis_state.recovery.session import Session
+from bytewax_redis_state.recovery.start.join_barrier import ClusterShape
 from bytewax_redis_state.server.credentials import name_of
 
 __all__ = ["RedisRecovery"]

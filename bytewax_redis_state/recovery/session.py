@@ -27,12 +27,12 @@ from bytewax.recovery import RecoveryConfig
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.config import RecoverySettings, RedisConfig
 from bytewax_redis_state.config.durability import Durability
-from bytewax_redis_state.dataflow.deadlines import FlowClock
-from bytewax_redis_state.dataflow.gate import Gate
-from bytewax_redis_state.dataflow.handover import Handover
+from bytewax_redis_state.dataflow.connectors.gate import Gate
 from bytewax_redis_state.dataflow.retention import lifetimes
 from bytewax_redis_state.dataflow.rewrite import shard_stateful_steps
-from bytewax_redis_state.dataflow.roll import Roll
+from bytewax_redis_state.dataflow.shards.deadlines import FlowClock
+from bytewax_redis_state.dataflow.shards.handover import Handover
+from bytewax_redis_state.dataflow.shards.snapshot_requests import SnapshotRequests
 from bytewax_redis_state.dataflow.steps import StateStep, listed_partitions, state_steps
 from bytewax_redis_state.errors import (
     ConfigError,
@@ -42,25 +42,25 @@ from bytewax_redis_state.errors import (
     StateLostError,
 )
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.recovery.backpressure import Backpressure, default_lag
-from bytewax_redis_state.recovery.cluster import (
+from bytewax_redis_state.recovery.flow_status import FlowStatus, enter
+from bytewax_redis_state.recovery.interrupts import Interrupts
+from bytewax_redis_state.recovery.outbox.outbox import part_file, require_sqlite
+from bytewax_redis_state.recovery.outbox.scratch import Scratch, open_scratch
+from bytewax_redis_state.recovery.records.lease import Lease, LeaseHolder, claim, this_owner
+from bytewax_redis_state.recovery.records.manifest import Manifest
+from bytewax_redis_state.recovery.replicator.backpressure import Backpressure, default_lag
+from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
+from bytewax_redis_state.recovery.replicator.renewal import leave_roll
+from bytewax_redis_state.recovery.replicator.status import Status
+from bytewax_redis_state.recovery.replicator.watchdog import Watchdog, spawn
+from bytewax_redis_state.recovery.reporter import Reporter, Resumed
+from bytewax_redis_state.recovery.start.join_barrier import (
     ClusterShape,
     taken_over,
     wait_for_coordinator,
 )
-from bytewax_redis_state.recovery.interrupts import Interrupts
-from bytewax_redis_state.recovery.lease import Lease, LeaseHolder, claim, this_owner
-from bytewax_redis_state.recovery.manifest import Manifest
-from bytewax_redis_state.recovery.outbox import part_file, require_sqlite
-from bytewax_redis_state.recovery.renewal import leave_roll
-from bytewax_redis_state.recovery.reporter import Reporter, Resumed
-from bytewax_redis_state.recovery.resume import Resume
-from bytewax_redis_state.recovery.scratch import Scratch, open_scratch
-from bytewax_redis_state.recovery.setup import Setup
-from bytewax_redis_state.recovery.status import Status
-from bytewax_redis_state.recovery.takeover import reached
-from bytewax_redis_state.recovery.vitals import Vitals, enter
-from bytewax_redis_state.recovery.watchdog import Watchdog, spawn
+from bytewax_redis_state.recovery.start.steps import Resume
+from bytewax_redis_state.recovery.start.takeover import reached
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import connect
 from bytewax_redis_state.server.credentials import name_of
@@ -115,7 +115,7 @@ class Session:
         self._watchdog: Watchdog | None = None
         self._spare: subprocess.Popen[bytes] | None = None
         self._gate = Gate()
-        self._roll = Roll()
+        self._roll = SnapshotRequests()
         self._handover = Handover()
         self._backpressure: Backpressure | None = None
         self._folder = settings.scratch
@@ -274,7 +274,7 @@ class Session:
     ) -> None:
         assert self._holder is not None
         partition = self._shape.process_id
-        setup = Setup(
+        setup = ReplicatorConfig(
             url=config.url,
             credentials=name_of(config.credentials),
             path=[str(place) for place in sys.path],
@@ -323,9 +323,9 @@ class Session:
             self._reporter.warn("Redis came back empty: its state is built anew from memory")
         return self._backpressure.heed(status)
 
-    def _vitals(self) -> Vitals:
+    def _vitals(self) -> FlowStatus:
         assert self._watchdog is not None
-        return Vitals(
+        return FlowStatus(
             flow=self._keys.flow_id,
             process=self._shape.process_id,
             status=self._watchdog.status,

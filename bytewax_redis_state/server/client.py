@@ -18,7 +18,7 @@ from redis.retry import Retry
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.config.topology import Host
 from bytewax_redis_state.errors import ConfigError
-from bytewax_redis_state.server.cluster import ClusterClient
+from bytewax_redis_state.server.cluster_client import ClusterClient
 from bytewax_redis_state.server.credentials import provider_of
 from bytewax_redis_state.server.packer import Packer
 from bytewax_redis_state.server.sentinel import (

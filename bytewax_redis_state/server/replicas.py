@@ -22,7 +22,7 @@ from redis.exceptions import (
 
 from bytewax_redis_state.errors import ServerUnavailableError
 from bytewax_redis_state.server.client import Client, address_of
-from bytewax_redis_state.server.cluster import ClusterClient, Command
+from bytewax_redis_state.server.cluster_client import ClusterClient, Command
 from bytewax_redis_state.server.sentinel import Primary
 
 __all__ = ["confirmed", "may_go_back", "replicas_in_step", "run_of", "server_of"]

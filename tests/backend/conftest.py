@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 
 from bytewax_redis_state import MemoryStateBackend, RedisConfig, RedisStateBackend
-from bytewax_redis_state.chaos.servers.cluster import ClusterGroup
+from bytewax_redis_state.chaos.servers.cluster_group import ClusterGroup
 
 KINDS = (
     "redis",

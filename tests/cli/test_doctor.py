@@ -11,8 +11,8 @@ import pytest
 
 from bytewax_redis_state.cli import main
 from bytewax_redis_state.dataflow.steps import state_steps
-from tests.recovery import stock_flows
-from tests.recovery import stock_runs as stock
+from tests.stock import stock_flows
+from tests.stock import stock_runs as stock
 
 SCRIPT = Path(sys.executable).with_name("bytewax-redis-state")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "doctor.md"
@@ -138,9 +138,7 @@ def test_it_says_that_stock_would_refuse(finished, tmp_path):
 
 
 def test_a_large_store_is_about_minutes(finished, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        "bytewax_redis_state.recovery.stock_findings._SECONDS_PER_ROW_AND_PAGE", 10.0
-    )
+    monkeypatch.setattr("bytewax_redis_state.stock.inventory._SECONDS_PER_ROW_AND_PAGE", 10.0)
     assert main(["doctor", str(finished)]) == 0
     # A page a partition, and a worker for all of them.
     assert "about 4 min with 1 worker" in capsys.readouterr().out

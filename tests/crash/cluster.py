@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bytewax_redis_state.chaos.cluster import Cluster
+from bytewax_redis_state.chaos.execution import Cluster
 from bytewax_redis_state.chaos.member import Member, Resumed, wait_until
 
 __all__ = ["HERE", "RUNNER", "Cluster", "Member", "Resumed", "now", "start_member", "wait_until"]

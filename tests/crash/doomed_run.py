@@ -1,7 +1,7 @@
 """Run a flow in a process that kills or stops itself at a step of its start, or has a bug.
 
 It takes the arguments of ``python -m bytewax_redis_state.run``. ``CRASH_AT_STEP`` is ``kill:STEP``
-or ``stop:STEP``; steps are those of ``recovery/takeover.py``, and further phases of a start:
+or ``stop:STEP``; steps are those of ``recovery/start/takeover.py``, and further phases of a start:
 
 ============  =====================================================================
 phase         what has happened
@@ -31,9 +31,11 @@ import planted
 import sleepers
 
 from bytewax_redis_state import run
-from bytewax_redis_state.recovery import replicator, resume, session, takeover, watchdog
+from bytewax_redis_state.recovery import session
+from bytewax_redis_state.recovery.replicator.process import process, watchdog
+from bytewax_redis_state.recovery.start import steps, takeover
 
-_REPLICATOR = "bytewax_redis_state.recovery.replicator"
+_REPLICATOR = "bytewax_redis_state.recovery.replicator.process"
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
@@ -44,9 +46,9 @@ def doom(strike: signal.Signals, doomed_step: str) -> None:
         if step == doomed_step:
             os.kill(os.getpid(), strike)
 
-    for module in (takeover, session, resume):
+    for module in (takeover, session, steps):
         module.reached = reached  # type: ignore[attr-defined]
-    wait_for_manifest = resume.wait_for_manifest
+    wait_for_manifest = steps.wait_for_manifest
 
     def wait_and_find(*args: Any) -> Any:
         reached("waiting")
@@ -54,10 +56,10 @@ def doom(strike: signal.Signals, doomed_step: str) -> None:
         reached("listed")
         return found
 
-    resume.wait_for_manifest = wait_and_find
+    steps.wait_for_manifest = wait_and_find
     for owner, method, phase in (
-        (resume.Resume, "restore", "restored"),
-        (resume.Resume, "make_outbox", "outbox"),
+        (steps.Resume, "restore", "restored"),
+        (steps.Resume, "make_outbox", "outbox"),
         (session.Session, "_start_replicator", "shipping"),
     ):
         setattr(owner, method, _then(getattr(owner, method), reached, phase))
@@ -92,7 +94,7 @@ def main() -> int:
     if sys.argv[1:] == [_REPLICATOR]:
         if who == "replicator":
             sleepers.doom(step)
-        return replicator.main()
+        return process.main()
     watchdog.subprocess = _Subprocess  # type: ignore[assignment]
     if who in _SIGNALS:
         doom(_SIGNALS[who], step)

@@ -18,7 +18,7 @@ import redis
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.recovery.cluster import read_manifest
+from bytewax_redis_state.recovery.records.manifest import read_manifest
 from bytewax_redis_state.server.client import connect
 from tests.ports import free_addresses
 

@@ -34,10 +34,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from bytewax_redis_state.recovery import journal, replicator, takeover
-from bytewax_redis_state.recovery.checkpoint import Folder
-from bytewax_redis_state.recovery.checkpointer import Checkpointer
-from bytewax_redis_state.recovery.lease import LeaseHolder
+from bytewax_redis_state.recovery.records import journal
+from bytewax_redis_state.recovery.records.fold import Folder
+from bytewax_redis_state.recovery.records.lease import LeaseHolder
+from bytewax_redis_state.recovery.replicator import process
+from bytewax_redis_state.recovery.replicator.checkpointer import Checkpointer
+from bytewax_redis_state.recovery.start import takeover
 from bytewax_redis_state.scripts import scripts
 
 __all__ = ["plant"]
@@ -134,7 +136,7 @@ def margin_ignored() -> None:
     if "bytewax_redis_state.recovery.session" in sys.modules:  # not in the replicator's process
         session = sys.modules["bytewax_redis_state.recovery.session"]
         session.MARGIN_SECONDS = 0.0  # type: ignore[attr-defined]
-    replicator.Replicator._require_rows = lambda self: None  # type: ignore[method-assign]
+    process.Replicator._require_rows = lambda self: None  # type: ignore[method-assign]
 
 
 def one_start_id() -> None:

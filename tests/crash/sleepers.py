@@ -31,11 +31,11 @@ from typing import Any
 
 from redis.connection import AbstractConnection
 
-from bytewax_redis_state.recovery import checkpoint
-from bytewax_redis_state.recovery.checkpoint import Folder
-from bytewax_redis_state.recovery.journal import Journal
-from bytewax_redis_state.recovery.replicator import Replicator
-from bytewax_redis_state.recovery.wakeup import Wakeup
+from bytewax_redis_state.recovery.records import fold
+from bytewax_redis_state.recovery.records.fold import Folder
+from bytewax_redis_state.recovery.records.journal import Journal
+from bytewax_redis_state.recovery.replicator.file_watch import FileWatch
+from bytewax_redis_state.recovery.replicator.process import Replicator
 
 __all__ = ["doom"]
 
@@ -112,14 +112,14 @@ def _is_fold(_connection: Any, command: Any, *_: Any) -> bool:
 def doom(steps: str) -> None:
     """Make this replicator stop itself at a step, or at several in their order."""
     _to_come.extend(steps.split(","))
-    _before("idle", Wakeup, "wait")
+    _before("idle", FileWatch, "wait")
     _before("append", Journal, "append")
     _within("append-answer", Journal, "append", AbstractConnection, "read_response")
     _before("fold", Folder, "fold")
     _within("fold-command", Folder, "_execute", AbstractConnection, "send_packed_command", _is_fold)
     _before("chunk", Folder, "_execute", _is_further)
     if "chunk" in _to_come:
-        checkpoint._CHUNK_KEYS = 1
+        fold._CHUNK_KEYS = 1
     _before("trim", Journal, "trim")
     _after("trimmed", Journal, "trim")
     _before("drain", Replicator, "_drain")

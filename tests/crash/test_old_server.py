@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bytewax_redis_state.recovery.cluster import read_manifest
+from bytewax_redis_state.recovery.records.manifest import read_manifest
 
 from .conftest import MakeJob
 from .known import Clicks

@@ -30,7 +30,7 @@ STEPS = (
     "written",
     "cleaned",
 )
-"""Of the coordinator, in ``recovery/takeover.py``; then what every process does."""
+"""Of the coordinator, in ``recovery/start/takeover.py``; then what every process does."""
 PHASES = ("restored", "outbox", "shipping")
 OTHERS = ("claimed", "waiting", "listed", *PHASES)
 BEFORE_THE_MANIFEST = STEPS[: STEPS.index("written")]

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 
 from bytewax_redis_state.codec.delta import unpack_delta
 from bytewax_redis_state.codec.envelope import deadline_of
-from bytewax_redis_state.dataflow.builder import ShardBuilder
-from bytewax_redis_state.dataflow.deadlines import NEVER, Lifetime
-from bytewax_redis_state.dataflow.fast_path import FastPath
-from bytewax_redis_state.dataflow.fast_paths import fast_path
-from bytewax_redis_state.dataflow.logics import ShardLogic
-from bytewax_redis_state.dataflow.roll import Roll
+from bytewax_redis_state.dataflow.fast_paths.fast_path import FastPath
+from bytewax_redis_state.dataflow.fast_paths.recognition import fast_path
+from bytewax_redis_state.dataflow.shards.deadlines import NEVER, Lifetime
+from bytewax_redis_state.dataflow.shards.logic_shard import ShardLogic
+from bytewax_redis_state.dataflow.shards.shard_builder import ShardBuilder
+from bytewax_redis_state.dataflow.shards.snapshot_requests import SnapshotRequests
 
 from .catalog import EPOCH, PLAIN, WINDOWERS, timestamp, windowed
 from .connectors import PlainCodec
@@ -163,7 +163,14 @@ class Ours:
 
     def resume(self) -> None:
         lifetime = Lifetime(LIFETIME, self.clock)
-        parts = ("flow.step", self.how.logic, PlainCodec(), lifetime, Roll(), self.how.kind)
+        parts = (
+            "flow.step",
+            self.how.logic,
+            PlainCodec(),
+            lifetime,
+            SnapshotRequests(),
+            self.how.kind,
+        )
         build = ShardBuilder(*parts)
         shard = build(build.handover.leave(dict(self.stored)))
         assert type(shard) is self.how.kind

@@ -34,11 +34,11 @@ from bytewax_redis_state import retain, shard_stateful_steps
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.codec.delta import unpack_delta
 from bytewax_redis_state.codec.envelope import deadline_of
-from bytewax_redis_state.dataflow.deadlines import Lifetime
-from bytewax_redis_state.dataflow.fast_paths import fast_path
-from bytewax_redis_state.dataflow.logics import ShardLogic
+from bytewax_redis_state.dataflow.fast_paths.recognition import fast_path
 from bytewax_redis_state.dataflow.retention import lifetimes
-from bytewax_redis_state.dataflow.shard import Shard
+from bytewax_redis_state.dataflow.shards.deadlines import Lifetime
+from bytewax_redis_state.dataflow.shards.logic_shard import ShardLogic
+from bytewax_redis_state.dataflow.shards.shard import Shard
 from bytewax_redis_state.dataflow.steps import kind_of, state_steps
 from bytewax_redis_state.errors import ConfigError
 

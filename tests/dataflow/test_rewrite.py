@@ -18,13 +18,13 @@ from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 
 from bytewax_redis_state import shard_stateful_steps
 from bytewax_redis_state.dataflow.ends import unwatched_ends
-from bytewax_redis_state.dataflow.placement import shard_name
-from bytewax_redis_state.dataflow.route import pair_router, router, unroute
+from bytewax_redis_state.dataflow.shards.placement import shard_name
+from bytewax_redis_state.dataflow.shards.routing import pair_router, router, unroute
 from bytewax_redis_state.dataflow.steps import state_steps
+from tests.dataflow.shards.test_return_checks import ITEMS
 
 from .catalog import catalog, twice
 from .connectors import CountingSink, NumbersSource, PlainCodec, StatelessSource, call_log
-from .test_returns import ITEMS
 
 
 def tree(steps: Iterable[Operator]) -> list[Any]:

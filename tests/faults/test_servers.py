@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bytewax_redis_state.chaos.proxy import Proxy
-from bytewax_redis_state.chaos.servers.cluster import ClusterGroup
-from bytewax_redis_state.chaos.servers.sentinel import SentinelGroup
+from bytewax_redis_state.chaos.servers.cluster_group import ClusterGroup
+from bytewax_redis_state.chaos.servers.sentinel_group import SentinelGroup
 from bytewax_redis_state.keys import hash_tag_of
 
 KEY = b"{a tag}key"

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgpack
 
-from bytewax_redis_state.backend.checkpoint_file import (
+from bytewax_redis_state.backend.dump.checkpoint_file import (
     _HEAD,
     _SIZE,
     _START,
@@ -48,12 +48,12 @@ from bytewax_redis_state.codec.envelope import (
 )
 from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.recovery.cells import Cell, CellMark
-from bytewax_redis_state.recovery.journal import Journal
-from bytewax_redis_state.recovery.lease import Lease, this_owner
-from bytewax_redis_state.recovery.manifest import Manifest, StepEntry
-from bytewax_redis_state.recovery.outbox import Outbox, Stamp, _unpickled, prepare
-from bytewax_redis_state.recovery.token import Token
+from bytewax_redis_state.recovery.outbox.outbox import Outbox, Stamp, _unpickled, prepare
+from bytewax_redis_state.recovery.records.cells import Cell, CellMark
+from bytewax_redis_state.recovery.records.journal import Journal
+from bytewax_redis_state.recovery.records.lease import Lease, this_owner
+from bytewax_redis_state.recovery.records.manifest import Manifest, StepEntry
+from bytewax_redis_state.recovery.records.token import Token
 
 __all__ = ["SEEDS", "TARGETS"]
 

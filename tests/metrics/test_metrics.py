@@ -25,7 +25,7 @@ from bytewax_redis_state import RedisRecovery
 from bytewax_redis_state.metrics.opentelemetry import observe
 from bytewax_redis_state.metrics.prometheus import expose
 from bytewax_redis_state.metrics.table import TABLE
-from bytewax_redis_state.recovery.vitals import vitals
+from bytewax_redis_state.recovery.flow_status import vitals
 
 ROOT = Path(__file__).parents[2]
 PREFIX = "bytewax_redis_state_"

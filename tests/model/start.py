@@ -1,4 +1,4 @@
-"""The start of the model: steps c to j of rule 5, in the order of ``recovery/takeover.py``."""
+"""The start of the model: steps c to j of rule 5, in the order of ``start/takeover.py``."""
 
 from __future__ import annotations
 

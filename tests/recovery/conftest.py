@@ -11,17 +11,17 @@ import pytest
 from bytewax_redis_state.codec.delta import pack_delta
 from bytewax_redis_state.codec.envelope import MSGPACK, open_envelope, seal
 from bytewax_redis_state.config import RecoverySettings
-from bytewax_redis_state.dataflow.handover import Handover
+from bytewax_redis_state.dataflow.shards.handover import Handover
 from bytewax_redis_state.dataflow.steps import StateStep
 from bytewax_redis_state.keys import FlowKeys, shard_of
-from bytewax_redis_state.recovery.cells import Cell, cells_of
-from bytewax_redis_state.recovery.checkpoint import Folder
-from bytewax_redis_state.recovery.journal import Entry, Journal
-from bytewax_redis_state.recovery.manifest import Manifest
-from bytewax_redis_state.recovery.plan import StartPlan, plan_start
-from bytewax_redis_state.recovery.restore import Restorer
-from bytewax_redis_state.recovery.takeover import known_or_founded, take_over
-from bytewax_redis_state.recovery.token import Token
+from bytewax_redis_state.recovery.records.cells import Cell, cells_of
+from bytewax_redis_state.recovery.records.fold import Folder
+from bytewax_redis_state.recovery.records.journal import Entry, Journal
+from bytewax_redis_state.recovery.records.manifest import Manifest
+from bytewax_redis_state.recovery.records.token import Token
+from bytewax_redis_state.recovery.start.plan import StartPlan, plan_start
+from bytewax_redis_state.recovery.start.restore import Restorer
+from bytewax_redis_state.recovery.start.takeover import known_or_founded, take_over
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import Client
 

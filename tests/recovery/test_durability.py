@@ -15,7 +15,7 @@ from bytewax_redis_state.config.durability import Durability
 from bytewax_redis_state.errors import ConfigError, ReplicatorError, ServerUnfitError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery import session as session_module
-from bytewax_redis_state.recovery.cluster import read_manifest
+from bytewax_redis_state.recovery.records.manifest import read_manifest
 from bytewax_redis_state.server.client import Client, connect
 
 from .bulky import Job, Told

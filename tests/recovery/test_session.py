@@ -26,8 +26,8 @@ from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.errors import ConfigError, DecodeError, ReplicatorError, StateLostError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery import session as session_module
-from bytewax_redis_state.recovery.cluster import read_manifest
-from bytewax_redis_state.recovery.watchdog import spawn
+from bytewax_redis_state.recovery.records.manifest import read_manifest
+from bytewax_redis_state.recovery.replicator.watchdog import spawn
 
 EPOCH = timedelta(milliseconds=50)
 KEYS = FlowKeys("bytewax", "sums")

@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.recovery.cluster import read_manifest
+from bytewax_redis_state.recovery.records.manifest import read_manifest
 from bytewax_redis_state.server.client import Client
 from tests.conftest import wait_until
 

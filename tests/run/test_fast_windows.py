@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from bytewax_redis_state import shard_stateful_steps
-from bytewax_redis_state.dataflow.logics import ShardLogic
-from bytewax_redis_state.dataflow.window_shard import WindowShard
-from tests.dataflow.test_fast_paths import kinds_in
+from bytewax_redis_state.dataflow.fast_paths.windows.window_shard import WindowShard
+from bytewax_redis_state.dataflow.shards.logic_shard import ShardLogic
+from tests.dataflow.fast_paths.test_fast_paths import kinds_in
 
 from . import readings
 from .conftest import Sums, environment, finished

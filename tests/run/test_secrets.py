@@ -18,8 +18,8 @@ import pytest
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.codec.envelope import MSGPACK, deadline_of, key_ids_of, seal
 from bytewax_redis_state.config import Secrets
+from bytewax_redis_state.doctor.verification import verify
 from bytewax_redis_state.keys import FlowKeys, shard_of
-from bytewax_redis_state.recovery.verification import verify
 from tests.run.conftest import expected, finished
 
 SCRIPT = Path(sys.executable).with_name("bytewax-redis-state")

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from bytewax_redis_state.config import RedisConfig
-from bytewax_redis_state.recovery.lease import Lease
+from bytewax_redis_state.recovery.records.lease import Lease
 from bytewax_redis_state.server.client import connect
 
 from .conftest import Sums, expected, finished

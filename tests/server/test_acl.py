@@ -16,8 +16,8 @@ import redis
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.keys import FlowKeys, shard_of
-from bytewax_redis_state.recovery.cluster import read_manifest
-from bytewax_redis_state.recovery.lease import this_owner
+from bytewax_redis_state.recovery.records.lease import this_owner
+from bytewax_redis_state.recovery.records.manifest import read_manifest
 from bytewax_redis_state.server.acl import COMMANDS, acl_rules
 from bytewax_redis_state.server.client import connect
 from tests.run.conftest import Runner, Sums, finished, kill_and_resume

@@ -22,7 +22,7 @@ from tests.run.conftest import Runner, Sums, finished
 
 SCRIPT = Path(sys.executable).with_name("bytewax-redis-state")
 FAST = ("-s", "0.1", "--checkpoint-interval", "0.2")
-REPLICATOR = b"bytewax_redis_state.recovery.replicator"
+REPLICATOR = b"bytewax_redis_state.recovery.replicator.process"
 HERE = "tests.server.test_credentials"
 TOKENS = """
 from pathlib import Path

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
-from bytewax_redis_state.recovery.lease import Lease
+from bytewax_redis_state.recovery.records.lease import Lease
 from tests.crash.cluster import Cluster, wait_until
 from tests.crash.job import Job
 

@@ -16,7 +16,8 @@ import pytest
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.dataflow.steps import StateStep
 from bytewax_redis_state.errors import FencedError, ServerUnavailableError, StateLostError
-from bytewax_redis_state.recovery import takeover
+from bytewax_redis_state.recovery.records.sweep import sweep
+from bytewax_redis_state.recovery.start import takeover
 from bytewax_redis_state.server.client import connect
 from tests.recovery.conftest import KEYED, FlowInRedis
 
@@ -105,7 +106,7 @@ def test_a_server_started_anew_in_the_midst_of_a_start_loses_nothing_that_it_has
         monkeypatch.setattr(takeover, "reached", reached)
         with suppress(FencedError, StateLostError, ServerUnavailableError):
             flow.start()
-            takeover.sweep(client, flow.scripts, flow.keys, flow.manifest.token)
+            sweep(client, flow.scripts, flow.keys, flow.manifest.token)
             flow.restorer().read()
             assert flow.state() == DELTAS[1] | DELTAS[2]
         monkeypatch.setattr(takeover, "reached", lambda _: None)

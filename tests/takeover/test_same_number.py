@@ -15,9 +15,9 @@ from datetime import timedelta
 import pytest
 
 from bytewax_redis_state.config import RedisConfig
+from bytewax_redis_state.doctor.verification import verify
 from bytewax_redis_state.errors import FencedError, StateLostError
-from bytewax_redis_state.recovery import takeover
-from bytewax_redis_state.recovery.verification import verify
+from bytewax_redis_state.recovery.start import takeover
 from bytewax_redis_state.server.client import connect
 from tests.conftest import RedisProcess
 from tests.crash.cluster import wait_until

@@ -14,10 +14,10 @@ from bytewax_redis_state.codec.delta import pack_delta
 from bytewax_redis_state.codec.envelope import MSGPACK, seal
 from bytewax_redis_state.errors import FencedError, StateLostError
 from bytewax_redis_state.keys import shard_of
-from bytewax_redis_state.recovery import takeover
-from bytewax_redis_state.recovery.cells import Cell
-from bytewax_redis_state.recovery.checkpoint import _Lanes, _Round
-from bytewax_redis_state.recovery.journal import Entry
+from bytewax_redis_state.recovery.records.cells import Cell
+from bytewax_redis_state.recovery.records.fold import _Lanes, _Round
+from bytewax_redis_state.recovery.records.journal import Entry
+from bytewax_redis_state.recovery.start import takeover
 from tests.recovery.conftest import SHARDS, FlowInRedis
 
 STEPS = (

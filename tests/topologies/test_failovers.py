@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import pytest
 
-from bytewax_redis_state.chaos.servers.cluster import ClusterGroup
+from bytewax_redis_state.chaos.servers.cluster_group import ClusterGroup
 from bytewax_redis_state.chaos.servers.node import ServerNode
-from bytewax_redis_state.chaos.servers.sentinel import SentinelGroup
+from bytewax_redis_state.chaos.servers.sentinel_group import SentinelGroup
 from bytewax_redis_state.keys import slot_of
 from tests.crash.job import Job
 from tests.crash.known import Clicks, Known, Ledger

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from bytewax_redis_state.chaos.servers.cluster import ClusterGroup
+from bytewax_redis_state.chaos.servers.cluster_group import ClusterGroup
 from bytewax_redis_state.chaos.servers.node import wait_until
 from tests.crash.cluster import Cluster
 from tests.crash.job import Job

@@ -7,8 +7,8 @@ module         noun
 `home`         what a trial asks of its Redis, whatever it is made of
 `single`       one server
 `group`        several, of which one takes over from another
-`sentinel`     a primary with replicas, and Sentinels that watch it
-`cluster`      a Redis Cluster
+`sentinel_group` a primary with replicas, and Sentinels that watch it
+`cluster_group` a Redis Cluster
 `modes`        what the server program that there is can be run as
 =============  ==================================================================================
 """

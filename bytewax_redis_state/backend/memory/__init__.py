@@ -1,0 +1,1 @@
+"""The state backend in memory: the same contract without a server."""

@@ -1,0 +1,162 @@
+"""The states that operators have most, written short: all windows of one key, and joins.
+
+As dataclasses inside a dataclass, with names of fields and a level of packing for each, a window
+takes eight times the time and five times the bytes. Extension type 19: one byte for the kind, then
+a msgpack array.
+
+====  ==================  ==============================================================
+kind  state               array
+====  ==================  ==============================================================
+1     windows of fixed    since, base, queue, then of each window: ID, start, length,
+      length              state
+2     session windows     since, base, queue, largest ID, merges that wait, then of each
+                          window: ID, start, length, merged IDs, state
+3     join                of each side: the number of its values, then they
+====  ==================  ==============================================================
+
+Since and base are of the event clock; the queue is the number of values that wait, then value and
+time of each. Times are microseconds since 1970 in UTC, lengths are microseconds, and what else is
+empty is nil. Windows in another zone, or of another clock, are written as dataclasses.
+
+Invariant: what is read is Bytewax's ``_WindowSnapshot`` or ``_JoinState``, equal to the one that
+was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta, timezone
+from typing import Any, NamedTuple
+
+from bytewax_redis_state.codec.classes import Classes, Pack, Shape, Unpack
+from bytewax_redis_state.codec.shapes import extension
+from bytewax_redis_state.errors import DecodeError
+
+__all__ = [
+    "BRIEF",
+    "EPOCH",
+    "FIXED",
+    "JOIN",
+    "SESSIONS",
+    "TICK",
+    "CompactState",
+    "CompactStateReader",
+    "microseconds",
+    "pack_compact_state",
+]
+
+BRIEF = 19
+"""Extension type."""
+FIXED, SESSIONS, JOIN = 1, 2, 3
+"""Kinds."""
+
+_WINDOWING = "bytewax.operators.windowing"
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+"""When time begins."""
+TICK = timedelta(microseconds=1)
+"""What it is counted in."""
+
+
+class CompactState(NamedTuple):
+    """What is written, and read as Bytewax's snapshot.
+
+    :arg kind: :data:`FIXED`, :data:`SESSIONS` or :data:`JOIN`.
+    :arg fields: The array of the table above.
+    """
+
+    kind: int
+    fields: list[Any]
+
+
+def microseconds(time: datetime) -> int:
+    """Make a number of a time in UTC."""
+    return (time - EPOCH) // TICK
+
+
+def _write(brief: CompactState, pack: Pack) -> bytes:
+    return brief.kind.to_bytes(1, "big") + pack(brief.fields)
+
+
+def pack_compact_state(brief: CompactState, pack: Pack) -> bytes:
+    """Pack a state whose fields are all scalars."""
+    return pack(extension((BRIEF, _write(brief, pack))))
+
+
+SHAPE = Shape(BRIEF, _write, lambda brief: brief.fields)
+"""How a :class:`CompactState` is written."""
+
+
+class CompactStateReader:
+    """Read a :class:`CompactState` as Bytewax's snapshot.
+
+    :arg classes: Finds Bytewax's.
+    """
+
+    def __init__(self, classes: Classes) -> None:
+        self._classes = classes
+
+    def __call__(self, data: bytes, unpack: Unpack) -> Any:
+        """Read one.
+
+        :raises DecodeError: If a newer version wrote it, or Bytewax can't be imported.
+        """
+        return self.whole(CompactState(data[0], unpack(data[1:])))
+
+    def whole(self, brief: CompactState) -> Any:
+        """Make Bytewax's snapshot of what was written short.
+
+        :raises DecodeError: As above.
+        """
+        kind, fields = brief
+        if kind == JOIN:
+            return self._join(fields)
+        if kind not in (FIXED, SESSIONS):
+            raise DecodeError(
+                f"a state of kind {kind}: written by a newer version",
+                "upgrade bytewax-redis-state to read it",
+            )
+        read = self._sessions if kind == SESSIONS else self._fixed
+        clock = self._class("_EventClockState")(_time(fields[0]), _time(fields[1]))
+        end = 3 + 2 * fields[2]
+        waiting = [(value, _time(at)) for value, at in _in_turn(fields[3:end], 2)]
+        return self._class("_WindowSnapshot")(clock, *read(fields[end:]), waiting)
+
+    def _class(self, name: str) -> Any:
+        return self._classes.find(_WINDOWING, name)
+
+    def _join(self, fields: list[Any]) -> Any:
+        seen, at = [], 0
+        while at < len(fields):
+            start, at = at + 1, at + 1 + fields[at]
+            if not start <= at <= len(fields):
+                raise DecodeError(
+                    f"a side of a join with {fields[start - 1]} values", "it is damaged"
+                )
+            seen.append(fields[start:at])
+        return self._classes.find("bytewax.operators", "_JoinState")(seen)
+
+    def _fixed(self, fields: list[Any]) -> tuple[Any, dict[int, Any]]:
+        metadata = self._class("WindowMetadata")
+        opened, states = {}, {}
+        for window_id, start, length, state in _in_turn(fields, 4):
+            opened[window_id] = metadata(_time(start), _time(start + length))
+            states[window_id] = state
+        return self._class("_SlidingWindowerState")(opened), states
+
+    def _sessions(self, fields: list[Any]) -> tuple[Any, dict[int, Any]]:
+        metadata = self._class("WindowMetadata")
+        largest, merges = fields[:2]
+        sessions, states = {}, {}
+        for window_id, start, length, merged, state in _in_turn(fields[2:], 5):
+            times = _time(start), _time(start + length)
+            sessions[window_id] = metadata(*times, set(merged or ()))
+            states[window_id] = state
+        return self._class("_SessionWindowerState")(largest, sessions, merges or []), states
+
+
+def _in_turn(fields: list[Any], size: int) -> Iterable[tuple[Any, ...]]:
+    return zip(*[iter(fields)] * size, strict=True)
+
+
+def _time(number: int) -> datetime:
+    return EPOCH + timedelta(microseconds=number)

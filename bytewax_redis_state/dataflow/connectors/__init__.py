@@ -1,0 +1,1 @@
+"""Sources and sinks of the flow, wrapped."""

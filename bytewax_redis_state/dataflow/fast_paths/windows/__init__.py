@@ -1,0 +1,1 @@
+"""Shards of window operators over the event clock: one object per key."""

@@ -1,0 +1,171 @@
+"""What Bytewax's clock and windows do with the values of one key, without their objects.
+
+Invariant: the user's functions are called in Bytewax's order, and events come in it: late values
+first, then, as the watermark gets to them, windows in the order in which they opened.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from operator import itemgetter
+from typing import Any, ClassVar, Generic, TypeVar
+
+from bytewax_redis_state.dataflow.fast_paths.windows.key_windows import NEVER, KeyWindows, Queue
+from bytewax_redis_state.dataflow.fast_paths.windows.window_rules import Rules
+from bytewax_redis_state.dataflow.shards.shard import Items
+
+__all__ = ["KeyFold"]
+
+_timestamp: Any = itemgetter(1)
+_UTC = timezone.utc
+_H = TypeVar("_H", bound=KeyWindows)
+
+
+class KeyFold(ABC, Generic[_H]):
+    """Run the windows of one step's keys, one key at a time.
+
+    :arg rules: Of the step.
+    """
+
+    discards: ClassVar[bool]
+    """Whether a key with no open window and no value that waits is as good as a new one."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+
+    @abstractmethod
+    def begin(self, now: datetime) -> _H:
+        """Make the windows of a new key."""
+
+    @abstractmethod
+    def resume(self, snapshot: Any) -> _H:
+        """Take in what a key's windows were at the last committed epoch.
+
+        :arg snapshot: Bytewax's, of the same step.
+        :returns: The key's windows.
+        """
+
+    @abstractmethod
+    def snapshot(self, held: _H) -> Any:
+        """Make the snapshot that Bytewax's own logic would make, or what is read as that.
+
+        :arg held: Stays as it is.
+        :returns: It shares what can't change, or is encoded before it can.
+        """
+
+    @abstractmethod
+    def late_for(self, timestamp: datetime) -> Iterable[int]:
+        """Give the IDs of the windows that a value came too late for."""
+
+    @abstractmethod
+    def look_ahead(self, held: _H) -> None:
+        """Find anew when the next thing happens."""
+
+    @abstractmethod
+    def _fold(self, held: _H, entries: Iterable[tuple[Any, datetime]]) -> None:
+        """Put values into their windows."""
+
+    @abstractmethod
+    def _close(self, key: str, held: _H, watermark: datetime, items: Items) -> bool:
+        """Close the windows that the watermark has reached; gives whether there were any."""
+
+    def take(self, key: str, held: _H, values: list[Any], now: datetime) -> Items:
+        """Put values into their windows, and close what the watermark has reached.
+
+        :arg key: Whose windows these are.
+        :arg held: Its windows.
+        :arg values: In the order in which they came.
+        :arg now: The system's time.
+        :returns: What to put out.
+        """
+        if now > held.now:
+            held.now = now
+        else:
+            now = held.now
+        rules = self.rules
+        timestamp_of, wait = rules.timestamp_of, rules.wait
+        watermark = held.base + (now - held.since)
+        items: Items = []
+        due: Queue = []
+        for value in values:
+            timestamp = timestamp_of(value)
+            zone = timestamp.tzinfo
+            if zone is not _UTC and not isinstance(zone, timezone):
+                held.be_blind()
+            try:
+                base = timestamp - wait
+                if base > watermark:
+                    assert base >= held.base
+                    assert now >= held.since
+                    held.base = watermark = base
+                    held.since = now
+            except OverflowError:
+                pass  # as in Bytewax: the watermark goes on with the system's time
+            if timestamp < watermark:
+                for window_id in self.late_for(timestamp):
+                    items.append((key, (window_id, "L", value)))
+            else:
+                due.append((value, timestamp))
+        if rules.ordered:
+            self._enqueue(held, due)
+        elif held.queue:
+            held.queue += due
+        else:
+            self._fold(held, due)
+        if held.next <= watermark or (held.queue and not rules.ordered):
+            self.advance(key, held, watermark, items)
+        return items
+
+    def notify(self, key: str, held: _H) -> tuple[Items, bool]:
+        """Close what the watermark has reached meanwhile.
+
+        :returns: What to put out, and whether anything has changed.
+        """
+        now = self.rules.now()
+        if now > held.now:
+            held.now = now
+        watermark = held.base + (held.now - held.since)
+        items: Items = []
+        return items, self.advance(key, held, watermark, items)
+
+    def end(self, key: str, held: _H) -> tuple[Items, bool]:
+        """Close all windows.
+
+        :returns: What to put out, and whether anything has changed.
+        """
+        items: Items = []
+        return items, self.advance(key, held, NEVER, items)
+
+    def advance(self, key: str, held: _H, watermark: datetime, items: Items) -> bool:
+        """Take what has waited long enough into its windows, then close windows.
+
+        :returns: Whether anything has changed.
+        """
+        due = self._due(held, watermark) if held.queue else []
+        self._fold(held, due)
+        may_close = held.closes <= watermark or held.blind
+        closed = may_close and self._close(key, held, watermark, items)
+        if due or closed:
+            self.look_ahead(held)
+        return bool(due) or closed
+
+    def _enqueue(self, held: _H, entries: Queue) -> None:
+        held.queue += entries
+        for _value, timestamp in entries:
+            if timestamp < held.next:
+                held.next = timestamp
+
+    def _due(self, held: _H, watermark: datetime) -> Queue:
+        queue = held.queue
+        if not self.rules.ordered:
+            held.queue = []
+            return queue
+        due: Queue = []
+        waiting: Queue = []
+        for entry in queue:
+            (due if entry[1] <= watermark else waiting).append(entry)
+        held.queue = waiting
+        due.sort(key=_timestamp)
+        return due

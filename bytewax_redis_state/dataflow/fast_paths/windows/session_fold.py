@@ -1,0 +1,152 @@
+"""Session windows, one key at a time.
+
+Which session a time is in, and which ones become one, is asked of Bytewax's own windower, unless
+there is one session only. Invariant: the sessions are at all times what they would be in Bytewax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import deepcopy
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from bytewax.operators.windowing import (
+    LATE_SESSION_ID,
+    UTC_MIN,
+    _EventClockState,
+    _SessionWindowerLogic,
+    _WindowSnapshot,
+)
+
+from bytewax_redis_state.codec.compact_state import TICK
+from bytewax_redis_state.codec.survey import is_flat
+from bytewax_redis_state.dataflow.fast_paths.windows.key_fold import KeyFold
+from bytewax_redis_state.dataflow.fast_paths.windows.key_windows import NEVER, KeyWindows, is_steady
+from bytewax_redis_state.dataflow.fast_paths.windows.window_rules import COUNT, REDUCE, SessionRules
+from bytewax_redis_state.dataflow.shards.shard import Items
+from bytewax_redis_state.dataflow.shards.snapshots import session_windows
+
+__all__ = ["KeySessions", "SessionFold"]
+
+_NEW = object()
+_UTC = timezone.utc
+_ZERO = timedelta(0)
+
+
+class KeySessions(KeyWindows):
+    """The clock, the sessions and the waiting values of one key.
+
+    :arg now: The system's time at which its clock starts.
+    :arg windower: Bytewax's, of this key; it has the sessions' times.
+    """
+
+    __slots__ = ("windower",)
+
+    def __init__(self, now: datetime, windower: _SessionWindowerLogic) -> None:
+        super().__init__(now)
+        self.windower = windower
+
+
+class SessionFold(KeyFold[KeySessions]):
+    """Run session windows.
+
+    :arg rules: Of the step.
+    """
+
+    # The next session's ID follows from it.
+    discards = False
+    rules: SessionRules
+
+    def begin(self, now: datetime) -> KeySessions:
+        """Make the sessions of a new key: none."""
+        return KeySessions(now, self.rules.windower.build(None))
+
+    def resume(self, snapshot: Any) -> KeySessions:
+        """Take in what a key's sessions were at the last committed epoch."""
+        rules = self.rules
+        held = KeySessions(rules.now(), rules.windower.build(snapshot.windower_state))
+        held.resume(snapshot)
+        if not all(is_steady(meta.close_time) for meta in held.windower.state.sessions.values()):
+            held.be_blind()
+        for window_id, state in snapshot.logic_states.items():
+            is_none = state is None and rules.kind != REDUCE
+            held.states[window_id] = rules.build() if is_none else state
+        self.look_ahead(held)
+        return held
+
+    def snapshot(self, held: KeySessions) -> Any:
+        """Make Bytewax's snapshot."""
+        clock, sessions = _EventClockState(held.since, held.base), held.windower.state
+        states = {
+            window_id: state if is_flat(state) else deepcopy(state)
+            for window_id, state in held.states.items()
+        }
+        windows = session_windows(clock, sessions, states, held.queue)
+        return windows or _WindowSnapshot(clock, sessions, states, held.queue)
+
+    def late_for(self, timestamp: datetime) -> Iterable[int]:
+        """Give the ID that stands for all sessions."""
+        return (LATE_SESSION_ID,)
+
+    def look_ahead(self, held: KeySessions) -> None:
+        """Find anew when the next session may close, or a value is due."""
+        self._look_at_sessions(held)
+        if self.rules.ordered and not held.blind:
+            for _value, timestamp in held.queue:
+                held.next = min(held.next, timestamp)
+
+    def _look_at_sessions(self, held: KeySessions) -> None:
+        sessions = held.windower.state.sessions
+        if not sessions:
+            held.closes = NEVER
+        else:
+            held.closes = min(meta.close_time for meta in sessions.values()) + held.windower.gap
+        if held.blind:
+            held.next = UTC_MIN
+        else:  # a session closes after its gap, not with it
+            held.next = held.closes + TICK if held.closes < NEVER else NEVER
+
+    def _fold(self, held: KeySessions, entries: Iterable[tuple[Any, datetime]]) -> None:
+        rules, states, windower = self.rules, held.states, held.windower
+        kind, fold, gap = rules.kind, rules.fold, windower.gap
+        state_of_windower = windower.state
+        sessions = state_of_windower.sessions
+        moved = False
+        for value, timestamp in entries:
+            moved = True
+            window_id = 0
+            found = False
+            if len(sessions) == 1 and timestamp.tzinfo is _UTC:
+                ((window_id, meta),) = sessions.items()
+                if meta.open_time <= timestamp:
+                    beyond = timestamp - meta.close_time
+                    found = beyond <= gap
+                    if found and beyond > _ZERO:
+                        meta.close_time = timestamp
+            if not found:
+                (window_id,) = windower.open_for(timestamp)
+            state = states.get(window_id, _NEW)
+            if state is _NEW:
+                state = None if kind == REDUCE else rules.build()
+            if kind == COUNT:
+                states[window_id] = state + 1
+            elif kind == REDUCE and state is None:
+                states[window_id] = value
+            else:
+                states[window_id] = fold(state, value)
+        if state_of_windower.merge_queue:
+            moved = True
+            for original, target in windower.merged():
+                if target != original:
+                    consumed = states.pop(original)
+                    states[target] = rules.merge(states[target], consumed)
+        if moved:
+            self._look_at_sessions(held)
+
+    def _close(self, key: str, held: KeySessions, watermark: datetime, items: Items) -> bool:
+        closed = held.windower.close_for(watermark)
+        for window_id, meta in closed:
+            items.append((key, (window_id, "E", held.states.pop(window_id))))
+            items.append((key, (window_id, "M", meta)))
+        return bool(closed)

@@ -1,0 +1,109 @@
+"""Windows of fixed length, one key at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from bytewax_redis_state.dataflow.fast_paths.windows.key_fold import KeyFold
+from bytewax_redis_state.dataflow.fast_paths.windows.key_windows import (
+    NEVER,
+    KeyWindows,
+    is_steady,
+    snapshot_of_windows,
+    windows_of_snapshot,
+)
+from bytewax_redis_state.dataflow.fast_paths.windows.window_rules import COUNT, REDUCE, WindowRules
+from bytewax_redis_state.dataflow.fast_paths.windows.window_times import WindowTimes
+from bytewax_redis_state.dataflow.shards.shard import Items
+
+__all__ = ["WindowFold"]
+
+_NEW = object()
+_UTC = timezone.utc
+
+
+class WindowFold(KeyFold[KeyWindows]):
+    """Run tumbling or sliding windows.
+
+    :arg rules: Of the step.
+    """
+
+    discards = True
+    rules: WindowRules
+
+    def __init__(self, rules: WindowRules) -> None:
+        super().__init__(rules)
+        self.spans = WindowTimes(rules)
+        self._is_steady = is_steady(rules.align_to)
+        # The window that the last value was in: the next one's is most often the same.
+        self._last: Sequence[int] = ()
+        self._opens = self._closes = NEVER
+
+    def begin(self, now: datetime) -> KeyWindows:
+        """Make the windows of a new key."""
+        held = KeyWindows(now)
+        if not self._is_steady:
+            held.be_blind()
+        return held
+
+    def resume(self, snapshot: Any) -> KeyWindows:
+        """Take in what a key's windows were at the last committed epoch."""
+        return windows_of_snapshot(snapshot, self.rules, self.spans)
+
+    def snapshot(self, held: KeyWindows) -> Any:
+        """Make Bytewax's snapshot."""
+        return snapshot_of_windows(held, self.spans)
+
+    def late_for(self, timestamp: datetime) -> Sequence[int]:
+        """Give the windows that would have been open."""
+        return self.rules.windows_at(timestamp)
+
+    def look_ahead(self, held: KeyWindows) -> None:
+        """Find anew when the next window closes, or a value is due."""
+        held.look_ahead(self.spans, ordered=self.rules.ordered)
+
+    def _fold(self, held: KeyWindows, entries: Iterable[tuple[Any, datetime]]) -> None:
+        rules, states = self.rules, held.states
+        kind, fold = rules.kind, rules.fold
+        for value, timestamp in entries:
+            if self._opens <= timestamp < self._closes and timestamp.tzinfo is _UTC:
+                window_ids = self._last
+            else:
+                window_ids = self._windows_at(timestamp)
+            for window_id in window_ids:
+                state = states.get(window_id, _NEW)
+                if state is _NEW:
+                    state = self._open(held, window_id)
+                if kind == COUNT:
+                    states[window_id] = state + 1
+                elif kind == REDUCE and state is None:
+                    states[window_id] = value
+                else:
+                    states[window_id] = fold(state, value)
+
+    def _windows_at(self, timestamp: datetime) -> Sequence[int]:
+        rules = self.rules
+        window_ids = rules.windows_at(timestamp)
+        if not rules.overlaps and rules.align_to.tzinfo is _UTC is timestamp.tzinfo:
+            self._last = window_ids
+            self._opens, self._closes = self.spans[window_ids[0]]
+        return window_ids
+
+    def _open(self, held: KeyWindows, window_id: int) -> Any:
+        closes = self.spans[window_id][1]
+        held.closes = min(held.closes, closes)
+        held.next = min(held.next, closes)
+        return None if self.rules.kind == REDUCE else self.rules.build()
+
+    def _close(self, key: str, held: KeyWindows, watermark: datetime, items: Items) -> bool:
+        states, spans = held.states, self.spans
+        closed = [each for each in states if held.close_of(each, spans) <= watermark]
+        for window_id in closed:
+            meta = held.meta(window_id, spans)
+            items.append((key, (window_id, "E", states.pop(window_id))))
+            items.append((key, (window_id, "M", meta)))
+            if held.odd is not None:
+                held.odd.pop(window_id, None)
+        return bool(closed)

@@ -1,0 +1,52 @@
+"""The times of windows of fixed length, made once: keys have the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import TypeVar
+
+from bytewax_redis_state.codec.compact_state import microseconds
+from bytewax_redis_state.dataflow.fast_paths.windows.window_rules import Span, WindowRules
+
+__all__ = ["Memory", "WindowTimes"]
+
+_KEPT = 10_000
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+class Memory(dict[_K, _V]):
+    """What was made lately.
+
+    :arg make: Makes what is missing.
+    """
+
+    def __init__(self, make: Callable[[_K], _V]) -> None:
+        self._make = make
+
+    def __missing__(self, key: _K) -> _V:
+        if len(self) >= _KEPT:
+            self.clear()
+        made = self[key] = self._make(key)
+        return made
+
+
+class WindowTimes(Memory[int, Span]):
+    """The spans of the windows met lately, by ID.
+
+    :arg rules: Of the step.
+    """
+
+    def __init__(self, rules: WindowRules) -> None:
+        super().__init__(rules.span)
+        self.in_utc = rules.align_to.tzinfo is timezone.utc
+        """Whether they are in UTC, and have numbers."""
+        self.numbers: Memory[int, tuple[int, int]] = Memory(self._numbers)
+        """Start and length by ID, in microseconds."""
+        self.since: Memory[datetime, int] = Memory(microseconds)
+        """Times of the system's clock, which the keys of a batch share, in microseconds."""
+
+    def _numbers(self, window_id: int) -> tuple[int, int]:
+        opens, closes = map(microseconds, self[window_id])
+        return opens, closes - opens

@@ -1,0 +1,1 @@
+"""Many state keys behind one key of the engine."""

@@ -1,0 +1,147 @@
+"""Windows that wake when a notification can change something, and not before.
+
+Bytewax asks to be notified at a window's close time, but the window closes when the clock's
+watermark gets there, which may be much later: until then the engine calls ``on_notify`` on every
+activation. Invariant: nothing is put out earlier or (where the clock is Bytewax's own and reads
+the system time) later than without us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from bytewax.operators import StatefulBatchLogic, _get_system_utc
+from bytewax.operators.windowing import (
+    _EventClockLogic,
+    _SessionWindowerLogic,
+    _SlidingWindowerLogic,
+    _SystemClockLogic,
+    _WindowLogic,
+)
+
+from bytewax_redis_state.dataflow.shards.snapshots import window_snapshot
+
+__all__ = ["PatientWindow", "patience"]
+
+_TICK = timedelta(microseconds=1)
+_FIRST_DELAY = timedelta(milliseconds=1)
+_LAST_DELAY = timedelta(milliseconds=50)
+_DOUBLINGS = 6
+
+
+def patience(fruitless: int) -> timedelta:
+    """Tell how long to wait where a clock can't be foretold.
+
+    :arg fruitless: How many notifications in a row were in vain; at least one.
+    :returns: Longer each time, up to a limit.
+    """
+    return min(_FIRST_DELAY * (1 << min(fruitless - 1, _DOUBLINGS)), _LAST_DELAY)
+
+
+class PatientWindow(StatefulBatchLogic[Any, Any, Any]):
+    """Wrap the logic of all windows of one key.
+
+    On resume the windows are as they were at the last committed epoch; a watermark moves with the
+    system time, also while the flow is down.
+
+    :arg logic: Of ``window`` and every operator built on it.
+    """
+
+    def __init__(self, logic: _WindowLogic[Any, Any, Any, Any, Any]) -> None:
+        self._logic = logic
+        self._own_parts = type(logic.clock) in (_SystemClockLogic, _EventClockLogic) and type(
+            logic.windower
+        ) in (_SlidingWindowerLogic, _SessionWindowerLogic)
+        self._fruitless = 0
+        self._put_off = False
+        self.changed = True
+        self.on_batch = logic.on_batch  # type: ignore[method-assign]
+        self.snapshot = window_snapshot(logic)  # type: ignore[method-assign]
+
+    def on_batch(self, values: list[Any]) -> tuple[Iterable[Any], bool]:
+        """Stand in for the window's method, which hides this one."""
+        return self._logic.on_batch(values)
+
+    def snapshot(self) -> Any:
+        """Stand in for the window's method, which hides this one."""
+        return self._logic.snapshot()
+
+    @property
+    def owes(self) -> bool:
+        """Whether a window is open or a value is queued: the key's state is still needed."""
+        return bool(self._logic.logics or self._logic.queue)
+
+    def on_notify(self) -> tuple[Iterable[Any], bool]:
+        """Close what can be closed; ``changed`` says whether the state is another one now."""
+        self._put_off = False
+        return self._watched(self._logic.on_notify)
+
+    def on_eof(self) -> tuple[Iterable[Any], bool]:
+        """Close what can be closed; ``changed`` says whether the state is another one now."""
+        return self._watched(self._logic.on_eof)
+
+    def _watched(self, act: Any) -> tuple[Iterable[Any], bool]:
+        # A window that closes always puts out its metadata, and one that opens takes from the
+        # queue; the clock's own state moves with items only.
+        queued = len(self._logic.queue)
+        events, is_complete = act()
+        moved = bool(events) or is_complete or len(self._logic.queue) != queued
+        self._fruitless = 0 if moved else self._fruitless + 1
+        self.changed = moved or not self._own_parts
+        return events, is_complete
+
+    def notify_at(self) -> datetime | None:
+        """Tell when to be notified.
+
+        :returns: The window's own wish, or, where that has passed, when the watermark will have
+            got there. If the clock can't be foretold, a little later each time in vain.
+        """
+        wish: datetime | None = self._logic.notify_at()
+        now = _get_system_utc()
+        put_off, self._put_off = self._put_off, False
+        if wish is None and put_off:
+            # As in the engine, None leaves an earlier time as it is. Where we have put that off,
+            # the engine would have been done with it by now.
+            return now
+        if wish is None or wish.tzinfo is None or wish > now:
+            return wish
+        at = self._later_than(now)
+        self._put_off = at is not None
+        return wish if at is None else at
+
+    def _later_than(self, now: datetime) -> datetime | None:
+        """Tell until when to put off what has passed; ``None`` for not at all."""
+        reached = self._reached_at()
+        if reached is not None and reached > now:
+            return reached
+        return now + patience(self._fruitless) if self._fruitless else None
+
+    def _reached_at(self) -> datetime | None:
+        """Foretell the system time at which the watermark lets the next thing happen."""
+        clock: Any = self._logic.clock
+        if not self._own_parts or clock.now_getter is not _get_system_utc:
+            return None
+        target = min(self._targets(), default=None)
+        if target is None or type(clock) is _SystemClockLogic:
+            return target
+        since: datetime = clock.state.system_time_of_max_event
+        base: datetime = clock.state.watermark_base
+        # Other zones add by the wall clock, which jumps.
+        if not isinstance(base.tzinfo, timezone):
+            return None
+        try:
+            return since + (target - base)
+        except OverflowError:
+            return datetime.max.replace(tzinfo=timezone.utc)
+
+    def _targets(self) -> Iterable[datetime]:
+        """Give the watermarks at which something happens."""
+        windower: Any = self._logic.windower
+        closes_at = windower.notify_at()
+        if closes_at is not None:
+            # A session closes after its gap, any other window at its end.
+            yield closes_at + _TICK if type(windower) is _SessionWindowerLogic else closes_at
+        if self._logic.ordered:
+            yield from (timestamp for _value, timestamp in self._logic.queue)

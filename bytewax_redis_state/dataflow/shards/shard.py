@@ -1,0 +1,355 @@
+"""A shard: many keys behind one key of the engine; what all kinds of shards have in common.
+
+The engine pays calls across the language border, metrics and a recovery row per key; a shard pays
+them per batch. What a shard does with a key's values is up to its kind: :mod:`.logics` runs any
+operator, the fast ones of :mod:`.fast_paths` those whose logic they know. Invariant: each epoch's
+delta holds exactly the keys whose state may have changed in it. A key past its deadline is as one
+that was never there; one that owes anything has no deadline.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from bytewax.errors import BytewaxRuntimeError
+from bytewax.operators import StatefulBatchLogic
+
+from bytewax_redis_state.codec import StateCodec
+from bytewax_redis_state.codec.delta import pack_answer, pack_delta
+from bytewax_redis_state.codec.envelope import deadline_of, keys_with_deadline
+from bytewax_redis_state.dataflow.shards.deadlines import NEVER, Deadlines, Lifetime
+from bytewax_redis_state.dataflow.shards.snapshot_requests import Call, SnapshotRequests
+from bytewax_redis_state.errors import CodecError
+
+__all__ = ["NOTHING", "Items", "Shard"]
+
+Items = list[tuple[str, Any]]
+
+NOTHING: tuple[Any, ...] = ()
+# In one activation all shards of a step may have keys to drop.
+_DROPS = 100
+_LONGEST_SLEEP = 24 * 3600 * 1000
+_SPARSE = 4  # a dict that has shrunk to a fraction of this keeps its room
+_SMALL = 64
+_GONE = object()
+
+
+class Shard(StatefulBatchLogic[Any, Items, bytes]):
+    """Keep the keys of one shard of one step.
+
+    A kind of shard says what it holds of a key in ``_held`` (a logic, or a state), and overrides
+    :meth:`on_batch`, :meth:`load`, :meth:`state_of` and what else it needs of the methods below
+    them. In ``on_batch`` it calls :meth:`expire_passed` before and adds to ``_dirty`` after. A
+    restored key is in ``_held``, or in ``_asleep`` as it was encoded until it is needed.
+
+    :arg step_id: Of the user's core step; errors name it.
+    :arg codec: Of the step.
+    :arg lifetime: How long an idle key is kept; ``None`` for ever.
+    :arg roll: Calls for everything where Redis came back empty; ``None`` for never.
+    """
+
+    def __init__(
+        self,
+        step_id: str,
+        codec: StateCodec,
+        lifetime: Lifetime | None = None,
+        roll: SnapshotRequests | None = None,
+    ) -> None:
+        self._step_id = step_id
+        self._codec = codec
+        self._lifetime = lifetime
+        self._call: Call | None = None
+        self._answered = 0
+        self._longest_sleep = None if roll is None else roll.interval
+        self._deadlines = Deadlines()
+        self._mistimed: list[str] = []
+        self._restless = False
+        self._asked = False
+        self._peak = _SMALL
+        self._held: dict[str, Any] = {}
+        self._asleep: dict[str, bytes] = {}
+        self._dirty: set[str] = set()
+        if roll is not None:
+            roll.add(self)
+
+    # -- what a kind of shard says ------------------------------------------------------------
+
+    @abstractmethod
+    def load(self, states: Mapping[str, bytes]) -> None:
+        """Take restored keys into ``_held`` or ``_asleep``; their deadlines are set already.
+
+        :arg states: State key to encoded state.
+        """
+
+    @abstractmethod
+    def state_of(self, held: Any) -> Any:
+        """Give the state to encode, at once, for what is held of a key.
+
+        :arg held: A value of ``_held``.
+        :returns: What Bytewax's own logic would give for its snapshot, perhaps not a copy.
+        """
+
+    def owes(self, key: str) -> bool:
+        """Tell whether something is still to come of a held key by itself: it has no deadline."""
+        return False
+
+    def forget(self, key: str) -> None:
+        """Drop what is held of a key, if anything, and its notification."""
+        self._held.pop(key, None)
+
+    def notified(self, now: datetime) -> Items:
+        """Do what is due.
+
+        :arg now: Times up to and at this one are due.
+        :returns: What to put out.
+        """
+        return []
+
+    def ended(self) -> Items:
+        """Do what the end of input asks for.
+
+        :returns: What to put out.
+        """
+        return []
+
+    def next_time(self) -> datetime | None:
+        """Tell the soonest time at which :meth:`notified` has something to do."""
+        return None
+
+    # -- what the engine calls ----------------------------------------------------------------
+
+    def on_notify(self) -> tuple[Iterable[Items], bool]:
+        """Do what is due, and drop keys whose deadline has come.
+
+        :returns: One list of items, or nothing.
+        :raises BytewaxRuntimeError: If the user's code fails; names the user's step and the key.
+        """
+        self._restless = self._asked = False
+        self._drop_passed(_DROPS)
+        items = self.notified(datetime.now(timezone.utc))
+        return ((items,) if items else NOTHING), False
+
+    def on_eof(self) -> tuple[Iterable[Items], bool]:
+        """Tell the keys that wait for it that upstream has ended.
+
+        :returns: One list of items, or nothing.
+        :raises BytewaxRuntimeError: If the user's code fails; names the user's step and the key.
+        """
+        self._drop_passed(NEVER)
+        items = self.ended()
+        return ((items,) if items else NOTHING), False
+
+    def notify_at(self) -> datetime | None:
+        """Tell when the shard has something to do.
+
+        :returns: The soonest time of all keys, be it of a notification or to drop one, or to look
+            for a call; ``None`` where it may stay as it is.
+        :raises BytewaxRuntimeError: If the user's code fails; names the user's step and the key.
+        """
+        soonest = self.next_time()
+        if self._mistimed:
+            self._retime()
+        if self._restless:
+            return datetime.now(timezone.utc)
+        left = self._until_drop()
+        if left is None and self._longest_sleep is None:
+            return soonest
+        if left is None and soonest is None and self._asked:
+            return None  # the engine keeps the time that it was given
+        self._asked = True
+        now = datetime.now(timezone.utc)
+        times = [] if soonest is None else [soonest]
+        if left is not None:
+            wait = min(left, _LONGEST_SLEEP) + 1 if left > 0 else 0
+            times.append(now + timedelta(milliseconds=wait))
+        if self._longest_sleep is not None:
+            times.append(now + self._longest_sleep)
+        return min(times)
+
+    def snapshot(self) -> bytes:
+        """Encode what changed since the last call.
+
+        :returns: The delta; it may be empty.
+        :raises EncodeError: If a state can't be encoded.
+        :raises BytewaxRuntimeError: If the user's code fails; names the user's step and the key.
+        """
+        changes = self._changes()
+        call = self._call
+        if call is None or call.number <= self._answered:
+            data = pack_delta(changes)
+        else:
+            self._answered = call.number
+            delta = pack_delta(changes | self._unchanged())
+            data = pack_answer(call.number, delta, counted=call.counted)
+        self._dirty.clear()
+        self._shrink()
+        return data
+
+    # -- what others call ---------------------------------------------------------------------
+
+    def ask(self, call: Call) -> None:
+        """Answer a call for everything with the next snapshot; from any thread."""
+        self._call = call
+
+    def restore(self, states: Mapping[str, bytes]) -> None:
+        """Take in restored keys; they count as unchanged.
+
+        Only where the step has come to a lifetime, or lost it, the next delta holds them all.
+
+        :arg states: State key to encoded state.
+        :raises DecodeError: If a state can't be decoded.
+        :raises BytewaxRuntimeError: If the user's builder fails.
+        """
+        self._take_deadlines(states)
+        self.load(states)
+
+    def _take_deadlines(self, states: Mapping[str, bytes]) -> None:
+        if self._lifetime is None:
+            self._mistimed += keys_with_deadline(states)
+            return
+        for key, data in states.items():
+            deadline = deadline_of(data)
+            if deadline is None:
+                self._mistimed.append(key)
+            else:
+                self._deadlines.set(key, deadline)
+
+    # -- deadlines ----------------------------------------------------------------------------
+
+    def expire_passed(self, keys: Iterable[str]) -> None:
+        """Drop those keys whose deadline has come: what is there for them counts as their first.
+
+        :arg keys: That values have come for.
+        """
+        if self._lifetime is None or self._deadlines.soonest > (now := self._lifetime.now()):
+            return
+        for key in keys:
+            if self._deadlines.has_passed(key, now) and key not in self._dirty:
+                self._expire(key)
+
+    def discard(self, key: str) -> None:
+        """Drop a key that has come to its end; it has to be in ``_dirty`` before the snapshot."""
+        self.forget(key)
+        self._deadlines.drop(key)
+
+    def _drop_passed(self, most: int) -> None:
+        if self._lifetime is None:
+            return
+        for key in self._deadlines.take(self._lifetime.now(), most):
+            # What was touched in this epoch gets another deadline when the epoch closes.
+            if key not in self._dirty:
+                self._expire(key)
+
+    def _expire(self, key: str) -> None:
+        """Drop a key as if it had never been there; the delta says that it is gone."""
+        self._asleep.pop(key, None)
+        self.discard(key)
+        self._dirty.add(key)
+
+    def _until_drop(self) -> int | None:
+        """Tell in how many milliseconds keys may have to be dropped, ``None`` for never."""
+        if self._lifetime is None:
+            return None
+        soonest = self._deadlines.soonest
+        if self._dirty:
+            # They get theirs when the epoch closes, and nobody asks again after that.
+            soonest = min(soonest, self._lifetime.now() + self._lifetime.kept)
+        return None if soonest == NEVER else soonest - self._lifetime.now()
+
+    def _retime(self) -> None:
+        """Have restored keys written anew that lack a deadline, or have one and should not.
+
+        The engine asks for the snapshot of a shard that was awoken only, so this one has to be.
+        """
+        timed = self._lifetime is not None
+        self._dirty.update(
+            key for key in self._mistimed if not (timed and key in self._held and self.owes(key))
+        )
+        self._mistimed = []
+        self._restless = bool(self._dirty)
+
+    # -- deltas -------------------------------------------------------------------------------
+
+    def _changes(self) -> dict[str, bytes | None]:
+        """Encode the keys touched in this epoch, which get their deadline now."""
+        lifetime, dirty, held = self._lifetime, self._dirty, self._held.keys()
+        until = lifetime.deadline() if lifetime is not None and dirty else None
+        changes: dict[str, bytes | None] = {}
+        touched: Set[str] = dirty
+        if not dirty <= held:
+            touched = dirty & held
+            changes = {key: self._asleep_or_gone(key, until) for key in dirty - held}
+        if until is not None:
+            timeless = {key for key in touched if self.owes(key)}
+            for key in timeless:
+                self._deadlines.drop(key)
+            touched = touched - timeless if timeless else touched
+            for key in touched:
+                self._deadlines.set(key, until)
+            changes.update(self.encoded(timeless, None))
+        changes.update(self.encoded(touched, until))
+        return changes
+
+    def encoded(self, keys: Collection[str], until: int | None) -> dict[str, bytes]:
+        """Encode the states of held keys.
+
+        :arg keys: All are in ``_held``.
+        :arg until: Their deadline.
+        :returns: Key to encoded state.
+        :raises EncodeError: If a state can't be encoded.
+        :raises BytewaxRuntimeError: If the user's code fails; names the user's step and the key.
+        """
+        held, state_of, key = self._held, self.state_of, ""
+
+        def states() -> Iterator[tuple[str, Any]]:
+            nonlocal key
+            for key in keys:
+                yield key, state_of(held[key])
+
+        try:
+            return self._codec.encode_all(states(), until)
+        except CodecError:
+            raise
+        except Exception as error:
+            raise self.failure("StatefulBatchLogic.snapshot", key) from error
+
+    def _asleep_or_gone(self, key: str, until: int | None) -> bytes | None:
+        data = self._asleep.get(key)
+        if data is None:
+            return None
+        if until is not None:
+            self._deadlines.set(key, until)
+        self._asleep[key] = data = self._codec.reseal_until(key, data, until)
+        return data
+
+    def _unchanged(self) -> dict[str, bytes | None]:
+        """Encode the keys that did not change; their deadlines stay."""
+        states: dict[str, bytes | None] = {
+            key: data for key, data in self._asleep.items() if key not in self._dirty
+        }
+        deadline_of_key = self._deadlines.of
+        by_deadline: dict[int | None, list[str]] = {}
+        for key in self._held.keys() - self._dirty:
+            by_deadline.setdefault(deadline_of_key(key), []).append(key)
+        for until, keys in by_deadline.items():
+            states.update(self.encoded(keys, until))
+        return states
+
+    def _shrink(self) -> None:
+        """Give room back after many keys have gone: a dict does so only when it is copied."""
+        keys = len(self._held) + len(self._asleep)
+        if keys * _SPARSE < self._peak:
+            self._held, self._asleep = dict(self._held), dict(self._asleep)
+            self._deadlines.shrink()
+            self._peak = max(keys, _SMALL)
+        elif keys > self._peak:
+            self._peak = keys
+
+    def failure(self, doing: str, key: str) -> BytewaxRuntimeError:
+        """Make the error for what failed in the user's code, named as the engine names it."""
+        return BytewaxRuntimeError(
+            f'error calling `{doing}` in step "{self._step_id}" for key "{key}"'
+        )

@@ -1,0 +1,1 @@
+"""Whether what Redis holds of a flow is whole."""

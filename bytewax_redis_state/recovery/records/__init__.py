@@ -1,0 +1,1 @@
+"""What Redis holds of a flow, each kind of record in a file of its own."""

@@ -1,0 +1,267 @@
+"""The journal: the durable log of deltas, one Redis Stream per outbox partition and generation.
+
+An entry's ID is ``<epoch>-<outbox row>``, its fields are ``c`` (the cell, as ``<shard>:<step>``)
+and ``d`` (the delta). Progress beside it says below which epoch everything is there.
+
+Invariant: rows enter in outbox order and once, and only while the partition is not fenced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import redis
+
+from bytewax_redis_state.codec.delta import unpack_changes
+from bytewax_redis_state.errors import (
+    DecodeError,
+    FencedError,
+    ServerUnavailableError,
+    StateLostError,
+)
+from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.recovery.records.cells import Cell
+from bytewax_redis_state.recovery.records.token import Token, overtaken
+from bytewax_redis_state.scripts import Scripts
+from bytewax_redis_state.server.replicas import confirmed
+
+__all__ = ["Entry", "Fence", "Journal", "JournalMovedError"]
+
+_PAGE = 256  # entries per XRANGE, at most
+_RawEntry = tuple[bytes, dict[bytes, bytes]]
+_FIRST_PAGE = 16
+_PAGE_BYTES = 4 * 1024 * 1024  # of a page, about: an entry may hold a whole cell
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one cell changed in one epoch.
+
+    :arg row: Of the outbox.
+    :arg delta: As the journal holds it.
+    :arg changes: The delta taken apart, in an entry that was read: state key as UTF-8 to envelope.
+    """
+
+    epoch: int
+    row: int
+    cell: Cell
+    delta: bytes
+    changes: Mapping[bytes, bytes | None] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """How far a partition had come when it was fenced.
+
+    :arg epoch: Everything below it is in the journal.
+    :arg trimmed: The journal holds nothing below it.
+    :arg time: Redis's time of the last commit, milliseconds since 1970.
+    """
+
+    epoch: int
+    trimmed: int
+    time: int
+
+
+class JournalMovedError(Exception):
+    """Redis holds another last row than the replicator thought; go on from there."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__(row)
+        self.row = row
+
+
+class Journal:
+    """The journal and the progress of one outbox partition in one generation.
+
+    :arg scripts: On the client to use.
+    :arg keys: Of the flow.
+    :arg incarnation: The flow's life.
+    :arg token: Whose journal it is.
+    :arg partition: Number of the outbox partition.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        scripts: Scripts,
+        keys: FlowKeys,
+        incarnation: str,
+        token: Token,
+        partition: int,
+    ) -> None:
+        self._client = client
+        self._scripts = scripts
+        self._journal = keys.journal(partition, token.generation)
+        self._progress = keys.progress(partition, token.generation)
+        self._incarnation = incarnation
+        self._token = token
+        self._partition = partition
+
+    def create(self, epoch: int) -> None:
+        """Make both keys, with nothing below the resume epoch, on all replicas.
+
+        :raises FencedError: If another start has made them.
+        """
+        (made,) = confirmed(
+            self._client,
+            lambda pipe: self._scripts.create_partition(
+                self._journal, self._progress, self._incarnation, str(self._token), epoch, pipe
+            ),
+        )
+        if not made:
+            raise FencedError("another start of the flow overtook this one", "start again")
+
+    def append(
+        self, row_before: int, row_after: int, entries: Sequence[Entry], epoch: int | None
+    ) -> None:
+        """Append entries and move the last row, and progress where an epoch is given.
+
+        :arg row_before: The last row that Redis should hold now.
+        :arg row_after: The last row that it holds then.
+        :arg entries: In outbox order.
+        :arg epoch: Everything below it is in the journal then; ``None`` leaves progress.
+        :raises JournalMovedError: If Redis holds another last row; nothing was written.
+        :raises FencedError: If another execution took over; nothing was written.
+        :raises StateLostError: If the keys are gone or of another life; nothing was written.
+        """
+        flat: list[bytes | str | int] = []
+        for entry in entries:
+            flat += (entry.epoch, entry.row, entry.cell.to_bytes(), entry.delta)
+        verdict = self._scripts.append(
+            self._journal,
+            self._progress,
+            self._incarnation,
+            str(self._token),
+            row_before,
+            row_after,
+            epoch,
+            flat,
+        )
+        self._heed(verdict)
+
+    def _heed(self, verdict: list[bytes]) -> None:
+        match verdict[0]:
+            case b"ok":
+                return
+            case b"moved":
+                raise JournalMovedError(int(verdict[1]))
+            case b"fenced":
+                raise overtaken(self._token, verdict[1])
+            case _:
+                raise StateLostError(
+                    f"the journal {self._journal.decode()} is {verdict[0].decode()} in Redis",
+                    "Redis was emptied or restored under a running flow; start the flow again",
+                )
+
+    def fence(self, by: Token) -> Fence | None:
+        """Shut the partition for its writer and read how far it came, in one step.
+
+        :arg by: The start that fences.
+        :returns: How far it came, ``None`` where its keys are gone or of another life.
+        """
+        (answer,) = confirmed(
+            self._client,
+            lambda pipe: self._scripts.fence_partition(
+                self._journal, self._progress, self._incarnation, str(self._token), str(by), pipe
+            ),
+        )
+        return None if answer is None else Fence(*map(int, answer))
+
+    def entries(
+        self, from_epoch: int, to_epoch: int, *, committed: bool = False
+    ) -> Iterator[Entry]:
+        """Read the entries of a range of epochs, both ends included, page by page.
+
+        :arg committed: Insist that all of them are there.
+        :raises StateLostError: If one is damaged; names it.
+        :raises ServerUnavailableError: If Redis has lost the last of them.
+        """
+        start, end = f"{from_epoch}-0", f"{to_epoch}-18446744073709551615"
+        count = _FIRST_PAGE
+        while True:
+            # Progress once more, then the page, by one connection: what Redis has lost since the
+            # caller looked would be missing in the page, and its epoch would count as folded.
+            with self._client.pipeline(transaction=False) as pipe:
+                pipe.hget(self._progress, "epoch")
+                pipe.xrange(self._journal, min=start, max=end, count=count)
+                progress, page = cast("tuple[bytes | None, list[_RawEntry]]", tuple(pipe.execute()))
+            if committed:
+                self._require_committed(progress, to_epoch)
+            size = 1
+            for entry_id, fields in page:
+                size += len(fields.get(b"d", b""))
+                yield self._entry(entry_id, fields)
+            if len(page) < count:
+                return
+            start = f"({page[-1][0].decode()}"
+            count = max(1, min(_PAGE, len(page) * _PAGE_BYTES // size))
+
+    def _require_committed(self, progress: bytes | None, to_epoch: int) -> None:
+        if progress is None:
+            raise StateLostError(
+                f"the progress of partition {self._partition} is missing in Redis",
+                "Redis was emptied under a running flow; start the flow again",
+            )
+        if int(progress) <= to_epoch:
+            raise ServerUnavailableError(
+                f"the journal {self._journal.decode()} ends before epoch {int(progress)}, "
+                f"not after {to_epoch}: Redis has lost its last writes"
+            )
+
+    def _entry(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
+        epoch, _, row = entry_id.partition(b"-")
+        try:
+            cell, changes = Cell.from_bytes(fields[b"c"]), unpack_changes(fields[b"d"])
+        except (DecodeError, KeyError, ValueError) as error:
+            what = f"field {error}" if isinstance(error, KeyError) else str(error)
+            raise StateLostError(
+                f"entry {entry_id.decode()} of the journal {self._journal.decode()} is damaged: "
+                f"{what}",
+                "restore Redis from a backup; another program may have written here",
+            ) from error
+        return Entry(int(epoch), int(row), cell, fields[b"d"], changes)
+
+    def trim(self, below: int, run_id: str = "") -> None:
+        """Drop what every cell has applied.
+
+        :arg below: First epoch that stays.
+        :arg run_id: Of the server before the fold: one that was started since then may have lost
+            the fold, and drops nothing.
+        :raises FencedError: If the partition is no longer the caller's.
+        :raises StateLostError: If its keys are gone or of another life.
+        """
+        trimmed = self._scripts.trim_journal(
+            self._journal, self._progress, self._incarnation, str(self._token), below, run_id
+        )
+        if trimmed is None:
+            self._heed(self._refusal())
+        elif trimmed < 0:  # not fenced: emptied, and perhaps to be filled again
+            raise StateLostError(
+                f"the progress of partition {self._partition} is missing in Redis",
+                "Redis was emptied under a running flow; start the flow again",
+            )
+
+    def _refusal(self) -> list[bytes]:
+        """Ask why the partition is not the writer's any more, as :meth:`append` would be told."""
+        found = self._client.hmget(self._progress, "incarnation", "generation", "fenced")
+        life, writer, by = cast("list[bytes | None]", found)
+        if life is None or writer is None:
+            return [b"missing"]
+        if life.decode() != self._incarnation:
+            return [b"foreign", life]
+        return [b"fenced", by if by and writer.decode() == str(self._token) else writer]
+
+    def delete(self) -> None:
+        """Delete both keys."""
+        self._client.unlink(self._journal, self._progress)
+
+    def delete_fenced(self, by: Token, run_id: str) -> None:
+        """Delete both keys, unless Redis has gone back since they were fenced.
+
+        :arg by: Who fenced the partition.
+        :arg run_id: Of the server then, empty where there are several.
+        """
+        self._scripts.delete_partition(self._journal, self._progress, str(by), run_id)

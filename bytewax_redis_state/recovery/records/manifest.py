@@ -1,0 +1,195 @@
+"""The manifest: what a generation of a flow is made of.
+
+Invariant: it is written by compare-and-set on the generation counter, whole, and only when
+everything that it names exists.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+import redis
+
+from bytewax_redis_state.config.recovery import MOST_SHARDS
+from bytewax_redis_state.errors import StateLostError
+from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.recovery.records.token import Token
+
+__all__ = ["FORMAT", "Manifest", "StepEntry", "read_manifest"]
+
+FORMAT = 4
+"""Version of everything that a flow holds in Redis.
+
+1 knew no deadlines, 3 no start IDs; neither was ever released.
+"""
+
+_MOST_PARTITIONS = 2**16
+
+
+@dataclass(frozen=True)
+class StepEntry:
+    """A step that bears state: its full ID in the flow, and what kind it is."""
+
+    step_id: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a generation is made of.
+
+    :arg incarnation: Random ID of the flow's life in this Redis.
+    :arg generation: Number of the start that wrote it.
+    :arg partitions: Number of outbox partitions, one per process.
+    :arg resume_epoch: First epoch of the generation.
+    :arg processes: Random IDs of the processes that may start from it.
+    :arg shards: Number of shards; fixed for the flow's life.
+    :arg format: :data:`FORMAT` of whoever wrote it.
+    :arg steps: Short step name to what it stands for; a name once given stays.
+    :arg parts: Short name of each source and sink to the partitions it has listed.
+    :arg versions: Library versions of the writer, for people.
+    :arg retention: Short name of each step whose idle keys end, to how long they are kept, in
+        milliseconds.
+    :arg downtime: How long the flow has stood still in all, in milliseconds: what Redis's clock is
+        ahead of the flow's time.
+    :arg allowance: How long Redis keeps a key beyond its deadline, in milliseconds of downtime.
+    :arg renewing: Whether the flow was founded anew in a Redis that came back empty, and its state
+        is not whole yet.
+    :arg start: ID of that start; the processes of no other one may write.
+    :arg time: Redis's time when it was written, in milliseconds since 1970.
+    """
+
+    incarnation: str
+    generation: int = 0
+    partitions: int = 0
+    resume_epoch: int = 1
+    processes: tuple[str, ...] = ()
+    shards: int = 64
+    format: int = FORMAT
+    steps: Mapping[str, StepEntry] = field(default_factory=dict)
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    retention: Mapping[str, int] = field(default_factory=dict)
+    downtime: int = 0
+    allowance: int = 0
+    renewing: bool = False
+    start: str = ""
+    time: int = field(default=0, compare=False)
+
+    @property
+    def token(self) -> Token:
+        """Whose writes count."""
+        return Token(self.generation, self.start)
+
+    @property
+    def offset(self) -> int:
+        """What is added to a deadline to get the time at which Redis drops the key."""
+        return self.downtime + self.allowance
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Full step ID to short name."""
+        return {entry.step_id: name for name, entry in self.steps.items()}
+
+    def require_whole(self) -> None:
+        """Refuse to start from a state that is being built anew, or was when its flow stopped.
+
+        :raises StateLostError: If it is so.
+        """
+        if self.renewing:
+            raise StateLostError(
+                "Redis was emptied while the flow ran, and its state is not whole again",
+                "if the flow runs, leave it alone; if it has ended, delete its keys to begin anew",
+            )
+
+    def to_fields(self) -> dict[str, str]:
+        """Give the hash fields that Redis holds, without incarnation, generation and time."""
+        steps = {name: [entry.step_id, entry.kind] for name, entry in self.steps.items()}
+        return {
+            "partitions": str(self.partitions),
+            "resume_epoch": str(self.resume_epoch),
+            "processes": json.dumps(self.processes),
+            "shards": str(self.shards),
+            "format": str(self.format),
+            "steps": json.dumps(steps),
+            "parts": json.dumps({name: list(parts) for name, parts in self.parts.items()}),
+            "versions": json.dumps(dict(self.versions)),
+            "retention": json.dumps(dict(self.retention)),
+            "downtime": str(self.downtime),
+            "allowance": str(self.allowance),
+            "renewing": "1" if self.renewing else "",
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[bytes, bytes]) -> Manifest | None:
+        """Read the hash that Redis holds.
+
+        :arg fields: As HGETALL gives them.
+        :returns: The manifest, or ``None`` where there is none.
+        :raises StateLostError: If a field is missing or can't be read.
+        """
+        if not fields:
+            return None
+        try:
+            return cls._parsed({key.decode(): value.decode() for key, value in fields.items()})
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise StateLostError(
+                f"the manifest of the flow is damaged: {error!r}", "restore Redis from a backup"
+            ) from error
+
+    @classmethod
+    def _parsed(cls, text: Mapping[str, str]) -> Manifest:
+        # A newer format may have changed the rest: its number must be readable all the same.
+        if int(text["format"]) != FORMAT:
+            return cls(incarnation=text["incarnation"], format=int(text["format"]))
+        retention = json.loads(text["retention"])
+        token = Token.parse(text["generation"])
+        return cls(
+            incarnation=text["incarnation"],
+            generation=_number(str(token.generation)),
+            start=_text(token.start),
+            partitions=_number(text["partitions"], _MOST_PARTITIONS),
+            resume_epoch=_number(text["resume_epoch"]),
+            processes=_texts(json.loads(text["processes"])),
+            shards=_number(text["shards"], MOST_SHARDS, least=1),
+            steps={
+                _text(name): StepEntry(*_texts(entry))
+                for name, entry in json.loads(text["steps"]).items()
+            },
+            parts={_text(n): _texts(parts) for n, parts in json.loads(text["parts"]).items()},
+            versions=dict(json.loads(text["versions"])),
+            retention={_text(name): _number(str(kept)) for name, kept in retention.items()},
+            # Any whole number: only its difference to Redis's clock counts.
+            downtime=_number(text["downtime"], least=-(2**63)),
+            allowance=_number(text["allowance"]),
+            renewing=bool(text["renewing"]),
+            time=_number(text["time"]),
+        )
+
+
+def read_manifest(client: redis.Redis, keys: FlowKeys) -> Manifest | None:
+    """Read the manifest of a flow, ``None`` where there is none."""
+    fields = cast("dict[bytes, bytes]", client.hgetall(keys.manifest))
+    return Manifest.from_fields(fields)
+
+
+def _number(text: str, most: int = 2**63, *, least: int = 0) -> int:
+    # Cells and partitions are counted off by some: a damaged number must not take the memory.
+    number = int(text)
+    if not least <= number <= most:
+        raise ValueError(f"{number} is not from {least} to {most}")
+    return number
+
+
+def _text(value: str) -> str:
+    value.encode()  # a lone surrogate can't be part of a key
+    return value
+
+
+def _texts(values: object) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise TypeError(f"a {type(values).__name__} and no list")
+    return tuple(_text(value) for value in values)

@@ -1,0 +1,37 @@
+"""The sweep: journals and progress that no generation needs any longer.
+
+Invariant: it deletes only what belongs to an older generation than the newest start, and only while
+the manifest of that start is there.
+"""
+
+from __future__ import annotations
+
+import redis
+
+from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.recovery.records.manifest import read_manifest
+from bytewax_redis_state.recovery.records.token import Token
+from bytewax_redis_state.scripts import Scripts
+from bytewax_redis_state.server.replicas import may_go_back, run_of
+
+__all__ = ["sweep"]
+
+
+def sweep(client: redis.Redis, scripts: Scripts, keys: FlowKeys, token: Token) -> None:
+    """Delete what starts that died have left: journals and progress of older generations.
+
+    They are found, not counted up, since a start may have had any number of processes; a SCAN of
+    the whole database takes too long for a start to wait for it.
+
+    :arg token: The newest start, if its manifest is still there; what is of an older one is
+        nobody's then.
+    """
+    run_id = run_of(client, guarded=may_go_back(client))
+    manifest = read_manifest(client, keys)
+    if manifest is None or manifest.token != token:
+        return
+    for key in client.scan_iter(match=keys.partition_pattern, count=1_000):
+        place = keys.parse(key)
+        if place is not None and place.generation < token.generation:
+            at = (place.number, place.generation)
+            scripts.delete_partition(keys.journal(*at), keys.progress(*at), "", run_id)

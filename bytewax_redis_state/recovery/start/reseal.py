@@ -1,0 +1,107 @@
+"""Reseal: restored values that other keys protect than the flow writes with, written anew once.
+
+A running flow writes what changes; idle state would carry an old key for ever, and the key could
+never be taken out. So a start writes such values anew, in Redis and in what the engine is to load.
+
+Invariant: only the protection changes. A start that dies midway leaves some values with the old
+key and some with the new one; the next start does the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+
+import redis
+
+from bytewax_redis_state.codec import Codec
+from bytewax_redis_state.codec.envelope import OVERHEAD, any_protected, key_ids_of
+from bytewax_redis_state.errors import FencedError
+from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.recovery.records.cells import Cell
+from bytewax_redis_state.recovery.records.manifest import Manifest
+from bytewax_redis_state.scripts import Scripts
+
+__all__ = ["reseal_outdated"]
+
+_KEYS, _BYTES = 500, 1024 * 1024  # of one script
+
+
+def reseal_outdated(
+    client: redis.Redis,
+    keys: FlowKeys,
+    manifest: Manifest,
+    cells: Mapping[Cell, dict[str, bytes]],
+    codec: Codec,
+) -> int:
+    """Write values anew that other keys protect, or none, than the codec writes with.
+
+    :arg cells: What was restored; holds the new values afterwards.
+    :arg codec: Of the flow.
+    :returns: How many there were.
+    :raises DecodeError: If a value is forged, needs a key that is not there, or lacks a protection
+        that the settings insist on; names step and state key.
+    :raises FencedError: If another start overtook this one.
+    """
+    scripts = Scripts(client)
+    count = 0
+    for cell, states in cells.items():
+        bound = codec.bind(namespace=keys.namespace, flow_id=keys.flow_id, step=cell.step)
+        for state_key in _one_of_each(states):
+            bound.require_readable(state_key, states[state_key])
+        fresh = bound.outdated(states)
+        if fresh:
+            _write(client, scripts, keys, manifest, cell, states, fresh)
+            states.update(fresh)
+            count += len(fresh)
+    return count
+
+
+def _one_of_each(states: Mapping[str, bytes]) -> Iterator[str]:
+    """Find a value for each pair of key IDs: a key of wrong bytes shows before the engine runs."""
+    if not any_protected(states.values()):
+        yield from islice(states, 1)
+        return
+    seen = set()
+    for state_key, data in states.items():
+        ids = key_ids_of(data)
+        if ids not in seen:
+            seen.add(ids)
+            yield state_key
+
+
+def _write(
+    client: redis.Redis,
+    scripts: Scripts,
+    keys: FlowKeys,
+    manifest: Manifest,
+    cell: Cell,
+    states: Mapping[str, bytes],
+    fresh: Mapping[str, bytes],
+) -> None:
+    prefix = keys.state_prefix(cell.step, cell.shard)
+    for chunk in _chunks(fresh):
+        with client.pipeline(transaction=False) as pipe:
+            scripts.reseal_keys(
+                keys.applied(cell.step, cell.shard),
+                [prefix + state_key.encode() for state_key in chunk],
+                manifest.incarnation,
+                str(manifest.token),
+                [part for key in chunk for part in (states[key][:OVERHEAD], fresh[key])],
+                pipe,
+            )
+            if None in pipe.execute():
+                raise FencedError("another start of the flow overtook this one", "start again")
+
+
+def _chunks(values: Mapping[str, bytes]) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    size = 0
+    for key, value in values.items():
+        chunk.append(key)
+        size += len(value)
+        if len(chunk) == _KEYS or size > _BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk

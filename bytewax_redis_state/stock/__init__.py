@@ -1,0 +1,1 @@
+"""Bytewax's own recovery directories: read, counted and judged."""
