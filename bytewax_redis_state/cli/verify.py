@@ -24,8 +24,7 @@ from bytewax_redis_state.config import (
     credentials_from_env,
     redis_url_from_env,
 )
-from bytewax_redis_state.doctor.findings import Verification
-from bytewax_redis_state.doctor.verification import verify
+from bytewax_redis_state.doctor.verification import Verification, verify
 from bytewax_redis_state.errors import ConfigError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.server.client import connect

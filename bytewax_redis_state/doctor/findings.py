@@ -1,33 +1,33 @@
-"""What a verification finds: findings, one by one and of one kind together.
+"""Findings: what a verification has found, with a severity each.
 
-Invariant: a finding names the key or the cell, never a value.
+Invariant: a finding names a key, a cell or a journal entry, never a value: reports are pasted into
+tickets.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from bytewax_redis_state.errors import DecodeError
-from bytewax_redis_state.recovery.records.manifest import Manifest
 
-__all__ = ["Finding", "Findings", "Severity", "Verification"]
+__all__ = ["KEPT_PER_KIND", "Finding", "Findings", "Severity"]
 
-_ALIKE = 20  # findings of one kind that are told one by one
+KEPT_PER_KIND = 20
+"""How many findings of one kind are kept; further ones are only counted."""
 
 Severity = Literal["error", "warning", "note"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found.
+    """One thing that was found.
 
-    :arg severity: ``error``: a start would refuse, or be wrong. ``warning``: look at it. ``note``:
-        as it may be.
-    :arg what: In one line.
-    :arg hint: What to do.
+    :arg severity: ``error``: a start of the flow would refuse, or would go on with wrong state.
+        ``warning``: a person should look at it. ``note``: nothing is wrong.
+    :arg what: What was found, in one line.
+    :arg hint: What to do about it.
     """
 
     severity: Severity
@@ -35,71 +35,50 @@ class Finding:
     hint: str
 
 
-@dataclass
-class Verification:
-    """What a flow is made of, and what is wrong with it.
-
-    :arg flow_id: Of the flow.
-    :arg namespace: It is in.
-    :arg manifest: As Redis holds it, ``None`` where there is none.
-    :arg keys: Short step name to number of state keys.
-    :arg entries: Journal entries that no checkpoint has folded yet.
-    :arg signed: Key ID to number of values that are signed with it, those in journals included;
-        empty for none.
-    :arg encrypted: The same of encryption.
-    :arg findings: In the order in which they were found.
-    """
-
-    flow_id: str
-    namespace: str
-    manifest: Manifest | None = None
-    keys: dict[str, int] = field(default_factory=dict)
-    entries: int = 0
-    signed: Mapping[str, int] = field(default_factory=dict)
-    encrypted: Mapping[str, int] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether nothing is wrong; warnings and notes are not."""
-        return all(finding.severity != "error" for finding in self.findings)
-
-
 class Findings:
-    """Take findings; of many of one kind the first ones are told, and how many more there are.
+    """Collect findings: of each kind the first ones are kept, and all are counted."""
 
-    :arg found: Gets them.
-    """
-
-    def __init__(self, found: Verification) -> None:
-        self._found = found
-        self._alike: Counter[str] = Counter()
+    def __init__(self) -> None:
+        self._kept: list[Finding] = []
+        self._counts: Counter[tuple[str, Severity]] = Counter()
 
     def say(self, severity: Severity, what: str, hint: str, kind: str = "") -> None:
-        """Note a finding.
+        """Add a finding.
 
         :arg severity: As a :class:`Finding` has it.
-        :arg what: In one line.
-        :arg hint: What to do.
-        :arg kind: What it counts as; empty where there is one of it.
+        :arg what: What was found, in one line.
+        :arg hint: What to do about it.
+        :arg kind: Names, in the plural, the findings that this one is counted with. Leave it empty
+            only where a flow can have no more than a few such findings.
         """
-        kind = kind or what
-        self._alike[kind] += 1
-        if self._alike[kind] <= _ALIKE:
-            self._found.findings.append(Finding(severity, what, hint))
+        if kind:
+            self._counts[kind, severity] += 1
+            # A damaged flow can have a finding for each of a million keys. They must not fill the
+            # memory of the machine that looks for the damage.
+            if self._counts[kind, severity] > KEPT_PER_KIND:
+                return
+        self._kept.append(Finding(severity, what, hint))
 
-    def damaged(self, name: str, fault: DecodeError) -> None:
-        """Note a value that can't be right.
+    def say_damaged(self, name: str, error: DecodeError) -> None:
+        """Add an error about a value that can't be read.
 
-        :arg name: Where it is.
-        :arg fault: What a reader would say of it.
+        :arg name: Names the value.
+        :arg error: What a reader of the value would raise.
         """
-        hint = fault.hint or "restore it from a backup"
-        self.say("error", f"{name} is damaged: {fault.message}", hint, kind="damaged values")
+        hint = error.hint or "restore it from a backup"
+        self.say("error", f"{name} is damaged: {error.message}", hint, kind="damaged values")
 
-    def end(self) -> None:
-        """Note how many were not told."""
-        for kind, count in self._alike.items():
-            if count > _ALIKE:
-                more = f"and {count - _ALIKE:,} more of this kind: {kind}"
-                self._found.findings.append(Finding("error", more, "see those above"))
+    def listed(self) -> list[Finding]:
+        """List the findings that were kept, and one summary for each kind that has more.
+
+        :returns: The kept findings in the order in which they were added, then the summaries.
+        """
+        return self._kept + [
+            # The severity of the kind: a summary of notes must not make a sound flow unsound.
+            Finding(severity, f"{count - KEPT_PER_KIND:,} more {kind}", "see the first ones above")
+            for (kind, severity), count in self._counts.items()
+            if count > KEPT_PER_KIND
+        ]
+
+    def __bool__(self) -> bool:
+        return bool(self._kept)

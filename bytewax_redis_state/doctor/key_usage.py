@@ -1,7 +1,7 @@
-"""Key usage: which keys protect a flow's values, by key ID; verified where the keys are given.
+"""Key usage: which encryption and signing keys a flow's values need, counted by key ID.
 
-Invariant: no value is built; with keys, a value counts as right only if its signature and its
-encryption are.
+Invariant: no value is decoded, so that no code of a pickle runs. With the secret keys, a value
+counts as right only if its signature is right and it decrypts.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ __all__ = ["KeyUsage"]
 
 
 class KeyUsage:
-    """Look at values one by one.
+    """Check values one by one, and count the keys that they need.
 
-    :arg keys: Of the flow.
-    :arg codec: Has the secret keys; ``None`` where they are not known.
+    :arg keys: Name the flow and its namespace, which signatures cover.
+    :arg codec: Holds the secret keys; ``None`` where they are not known.
     """
 
     def __init__(self, keys: FlowKeys, codec: Codec | None) -> None:
@@ -30,21 +30,21 @@ class KeyUsage:
         self.signed: Counter[str] = Counter()
         self.encrypted: Counter[str] = Counter()
 
-    def fault(self, step: str, state_key: str, value: bytes) -> DecodeError | None:
-        """Count a value, and tell what is wrong with it.
+    def check(self, step: str, state_key: str, value: bytes) -> DecodeError | None:
+        """Count a value, and check it as far as the known keys allow.
 
-        :arg step: Short name.
-        :arg state_key: Whose state it is.
-        :arg value: As Redis holds it.
-        :returns: What a reader would say of it; ``None`` where nothing is wrong, or can't be told.
+        :arg step: Short name of the step.
+        :arg state_key: The key whose state the value is.
+        :arg value: The envelope that Redis holds.
+        :returns: What a reader of the value would raise; ``None`` where nothing wrong was found.
         """
         key_id, signer = (part.decode(errors="backslashreplace") for part in key_ids_of(value))
         self.encrypted[key_id] += 1
         self.signed[signer] += 1
         try:
             if not is_sound(state_key.encode(), value):
-                open_envelope(state_key, value)
-                return DecodeError("it fails its check sum")
+                open_envelope(state_key, value)  # names what is wrong
+                return DecodeError("its check sum is wrong")
             if self._codec is not None:
                 self._require_readable(self._codec, step, state_key, value)
         except DecodeError as error:
@@ -55,24 +55,25 @@ class KeyUsage:
         bound = codec.bind(namespace=self._keys.namespace, flow_id=self._keys.flow_id, step=step)
         bound.require_readable(state_key, value)
 
-    def remarks(self) -> Iterator[tuple[str, str]]:
-        """Tell what there is to know of keys that are in use.
+    def summaries(self) -> Iterator[tuple[str, str]]:
+        """Sum up which keys the values need.
 
-        :returns: Each as one line, and what to do.
+        :returns: One line for encryption and one for signatures, each with a hint; no line for
+            what no value has.
         """
         for counts, done in ((self.encrypted, "encrypted"), (self.signed, "signed")):
             if not any(counts):
                 continue
             told = ", ".join(
-                f"{count:,} with {key_id!r}" if key_id else f"{count:,} with none"
+                f"{count:,} with {key_id!r}" if key_id else f"{count:,} without a key"
                 for key_id, count in sorted(counts.items())
             )
             yield f"values are {done}: {told}", self._hint(done, counts)
 
     def _hint(self, done: str, counts: Counter[str]) -> str:
         if self._codec is None:
-            return "no keys were given, so this was not verified: --key-file FILE"
+            return "not verified, because no keys were given: --key-file FILE"
         current = self._codec.sign_with if done == "signed" else self._codec.encrypt_with
         if set(counts) <= {current or ""}:
             return "all verified; no other key is needed"
-        return "all verified; the next start writes those with other keys anew"
+        return "all verified; the next start of the flow rewrites the values with other keys"

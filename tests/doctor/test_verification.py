@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bytewax_redis_state.doctor.findings import Verification
-from bytewax_redis_state.doctor.verification import verify
+from bytewax_redis_state.doctor.verification import Verification, verify
 from bytewax_redis_state.keys import FlowKeys, shard_of
 from bytewax_redis_state.recovery.records.manifest import read_manifest
 from tests.run.conftest import finished
@@ -85,7 +84,7 @@ def test_a_flow_nobody_knows(client):
 
 def lose_a_state(client):
     client.delete(a_state(client))
-    return "keys, its count says"
+    return "keys, but its count says"
 
 
 def flip_a_byte(client):
@@ -118,7 +117,7 @@ def change_a_deadline(client):
     key = KEYS.applied("visit", shard)
     client.hset(key, "d9999999999999", 3)
     client.hsetnx(key, "slack", 10**15)
-    return "has other deadlines than it has counted"
+    return "has keys with other deadlines than it has counted"
 
 
 def lose_the_manifest(client):
@@ -133,27 +132,27 @@ def lose_a_manifest_field(client):
 
 def set_the_counter_back(client):
     client.set(KEYS.generation, 0)
-    return "the generation counter stands at 0, the manifest at 1"
+    return "the generation counter stands at 0, but the manifest is of 1"
 
 
 def give_the_number_again(client):
     client.set(KEYS.generation, "1-another")
-    return "the generation counter is of start another of generation 1, the manifest of start "
+    return "the generation counter is of start another of generation 1"
 
 
 def take_the_partition(client):
     client.hset(KEYS.progress(0, 1), "generation", "1-another")
-    return "the progress of partition 0 is of start another of generation 1, the manifest of start "
+    return "the progress of partition 0 is of start another of generation 1"
 
 
 def take_a_cell(client):
     client.hset(KEYS.applied("seen", 3), "generation", "1-another")
-    return "shard 3 of step 'seen' is of start another of generation 1, the manifest of start "
+    return "shard 3 of step 'seen' is of start another of generation 1"
 
 
 def set_a_cell_back(client):
     client.hset(KEYS.applied("seen", 3), "generation", "0")
-    return "shard 3 of step 'seen' is of generation 0, the manifest of 1"
+    return "shard 3 of step 'seen' is of generation 0, but the manifest is of 1"
 
 
 def lose_the_progress(client):
@@ -180,7 +179,7 @@ def damage_an_entry(client):
 
 def add_an_entry(client):
     client.xadd(KEYS.journal(0, 1), {"c": b"3:nobody", "d": b"\x80"}, id="99999-999999")
-    return "is of shard 3 of step 'nobody', which the manifest does not have"
+    return "is of shard 3 of step 'nobody', which the manifest does not list"
 
 
 def outrun_the_progress(client):
@@ -198,12 +197,12 @@ def move_a_state(client):
 
 def leave_a_newer_journal(client):
     client.xadd(KEYS.journal(0, 7), {"c": b"", "d": b""})
-    return "is of generation 7, partition 0, which the manifest does not have"
+    return "is of generation 7, partition 0, which the manifest does not list"
 
 
 def leave_a_foreign_key(client):
     client.set(KEYS.manifest + b"-copy", b"x")
-    return "is none of ours"
+    return "is not one that this package writes"
 
 
 DAMAGES = [
@@ -239,7 +238,30 @@ def test_many_alike_are_told_in_short(killed):
     found = check(killed)
     damaged = [f for f in found.findings if "is damaged" in f.what]
     assert len(damaged) == 20
-    assert any("more of this kind: damaged values" in f.what for f in found.findings)
+    assert any("more damaged values" in f.what for f in found.findings)
+
+
+def test_a_sound_flow_with_many_notes_is_sound(killed):
+    for partition in range(25):
+        killed.hset(KEYS.progress(partition, 0), "epoch", 1)
+    found = check(killed)
+    assert problems(found) == []
+    assert found.is_sound
+    left = [f for f in found.findings if "generation 0" in f.what]
+    assert {f.severity for f in left} == {"note"}
+    assert len(left) == 20
+    assert any("5 more" in f.what and f.severity == "note" for f in found.findings)
+
+
+def test_foreign_keys_are_counted_and_few_are_listed(killed):
+    with killed.pipeline() as pipe:
+        for number in range(5_000):
+            pipe.set(KEYS.manifest + b"-copy-%d" % number, b"x")
+        pipe.execute()
+    found = check(killed)
+    assert not found.is_sound
+    assert len([f for f in found.findings if "-copy-" in f.what]) == 20
+    assert any("4,980 more" in f.what for f in found.findings)
 
 
 def command(*options: str) -> subprocess.CompletedProcess[str]:
