@@ -44,7 +44,7 @@ INSIDE = {
         {"rewrite"},
     ),
     "recovery": (
-        {"interrupts", "reporter"},
+        {"interrupts", "reporter", "watched_thread"},
         {"outbox", "records"},
         {"start", "replicator"},
         {"flow_status"},

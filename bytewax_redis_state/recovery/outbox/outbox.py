@@ -38,6 +38,7 @@ __all__ = [
     "StillPartition",
     "part_file",
     "prepare",
+    "put_off_if_busy",
     "require_sqlite",
 ]
 
@@ -186,8 +187,12 @@ def _as_damage(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _put_off_if_busy() -> Iterator[None]:
-    """Leave for later what the engine, always at it on a busy machine, leaves no time for."""
+def put_off_if_busy() -> Iterator[None]:
+    """Leave for later what the engine's writes leave no time for.
+
+    On a busy machine the engine may write all the time; a replicator that died of that would be
+    restarted for nothing.
+    """
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -364,7 +369,7 @@ class Outbox:
         :returns: Whether all are gone; else the engine was writing all the time.
         :raises ScratchError: If the disk is full.
         """
-        with _as_scratch_error(self._path), _put_off_if_busy():
+        with _as_scratch_error(self._path), put_off_if_busy():
             while self._db.execute(
                 "DELETE FROM snaps WHERE rowid IN (SELECT rowid FROM snaps LIMIT 100)"
             ).rowcount:
@@ -383,7 +388,7 @@ class Outbox:
         """
         marks = ", ".join("?" for _ in self._keep_last)
         deleted = 0
-        with _as_scratch_error(self._path), _put_off_if_busy():
+        with _as_scratch_error(self._path), put_off_if_busy():
             # First: who finds rows gone must find it said.
             self._db.execute("UPDATE stamp SET pruned = max(pruned, ?)", (up_to,))
             while True:

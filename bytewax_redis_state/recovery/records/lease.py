@@ -24,8 +24,15 @@ from typing import cast
 
 import redis
 
-from bytewax_redis_state.errors import FencedError, FlowRunningError, ServerError, StateLostError
+from bytewax_redis_state.errors import (
+    FencedError,
+    FlowRunningError,
+    ServerError,
+    StateError,
+    StateLostError,
+)
 from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.recovery.watched_thread import WatchedThread
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import address_of
 from bytewax_redis_state.server.translation import translated
@@ -217,7 +224,8 @@ class LeaseHolder:
     """Renews a lease in a thread, until it is told to stop or finds another owner in it.
 
     :arg client: Where the lease is.
-    :arg on_lost: Gets an error that says who holds the lease now; called once, in the thread.
+    :arg on_failure: Gets the error that says who holds the lease now, or why nobody renews it any
+        longer; called once, in the thread.
     """
 
     def __init__(
@@ -225,19 +233,21 @@ class LeaseHolder:
         client: redis.Redis,
         keys: FlowKeys,
         lease: Lease,
-        on_lost: Callable[[FencedError], None],
+        on_failure: Callable[[StateError], None],
     ) -> None:
         self._scripts = Scripts(client)
         self._address = address_of(client)
         self._key = keys.lease(lease.process)
         self._lease = lease
-        self._on_lost = on_lost
-        self._stop = threading.Event()
+        self._on_failure = on_failure
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        self._thread = WatchedThread("lease", self._run, on_failure)
 
     def start(self) -> LeaseHolder:
-        """Begin to renew."""
+        """Begin to renew.
+
+        :raises ReplicatorError: If the system has no thread to give.
+        """
         self._thread.start()
         return self
 
@@ -256,12 +266,12 @@ class LeaseHolder:
                 self._key, lease.id, lease.to_json(), int(LEASE_SECONDS * 1000)
             )
         if held is not None:
-            self._stop.set()
+            self._thread.ask_to_stop()
             holder = Lease.from_json(held)
-            self._on_lost(FencedError(f"the flow was taken over by {holder.whereabouts}"))
+            self._on_failure(FencedError(f"the flow was taken over by {holder.whereabouts}"))
 
     def _run(self) -> None:
-        while not self._stop.wait(_RENEW_SECONDS):
+        while not self._thread.wait(_RENEW_SECONDS):
             # Redis away: the lease expires, and comes back with Redis unless somebody took it.
             with suppress(ServerError):
                 self._renew()
@@ -274,9 +284,7 @@ class LeaseHolder:
 
     def stop(self, *, release: bool) -> None:
         """Stop renewing, and give the lease back where asked to."""
-        self._stop.set()
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join(timeout=LEASE_SECONDS)
+        self._thread.stop(timeout=LEASE_SECONDS)
         if release:
             with suppress(ServerError), translated(self._address):  # it expires by itself
                 self._scripts.release_lease(self._key, self._lease.id)

@@ -1,7 +1,7 @@
-"""The pulse of a replicator: its heartbeat and how far it lags behind, shown while it works.
+"""The heartbeat of a replicator: a thread that measures the outbox and shows the status.
 
-A call to a Redis that hangs may take half a minute, in which the flow goes on writing; so a thread
-of its own measures the outbox. Invariant: the board is written under one lock.
+A call to a Redis that hangs may take half a minute, and the flow goes on writing meanwhile; so the
+outbox is measured in a thread of its own. Invariant: the status board is written under one lock.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bytewax_redis_state.recovery.outbox.outbox import Outbox
+from bytewax_redis_state.recovery.outbox.outbox import Outbox, put_off_if_busy
 from bytewax_redis_state.recovery.replicator.status import Status, StatusBoard
+from bytewax_redis_state.recovery.watched_thread import WatchedThread
 
 __all__ = ["Heartbeat"]
 
 _BEAT_SECONDS = 0.1
-_SHARE = 10  # measuring takes at most a tenth of the time
+_SHARE = 10  # a large backlog takes long to measure: at most a tenth of the time goes into it
 
 
 class Heartbeat:
     """Show a replicator's status, and measure its outbox in a thread.
 
-    :arg board: Where to show it.
+    :arg board: File of the status board.
     :arg outbox: The replicator's, opened once more for the thread.
-    :arg status: What is shown first.
-    :arg confirmed: Tells the last row that the outbox may let go of.
+    :arg status: The status to begin with.
+    :arg confirmed: Gives the ID of the last row that Redis has confirmed.
     """
 
     def __init__(
@@ -38,8 +39,7 @@ class Heartbeat:
         self._outbox = outbox
         self._confirmed = confirmed
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+        self.thread = WatchedThread("heartbeat", self._run)
         self.status = status
 
     def show(self, **changes: Any) -> None:
@@ -49,24 +49,23 @@ class Heartbeat:
             self._board.write(self.status)
 
     def measure(self) -> None:
-        """Measure the outbox, and show what it holds that Redis does not have for sure."""
+        """Measure the rows of the outbox that Redis has not confirmed, and show their size."""
         backlog, lag = self._outbox.backlog(self._confirmed())
         self.show(backlog=backlog, lag=lag, spare=self._outbox.spare)
 
     def start(self) -> None:
         """Begin to measure."""
-        self._thread.start()
+        self.thread.start()
 
     def _run(self) -> None:
         wait = _BEAT_SECONDS
-        while not self._stop.wait(wait):
+        while not self.thread.wait(wait):
             started = time.monotonic()
-            self.measure()
+            with put_off_if_busy():
+                self.measure()
             wait = max(_BEAT_SECONDS, _SHARE * (time.monotonic() - started))
 
     def stop(self) -> None:
         """End the thread, and close its outbox."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self.thread.stop()
         self._outbox.close()

@@ -217,6 +217,7 @@ class Replicator:
         failure = self._failure or self._checkpointer.failure or self._confirmer.failure
         if failure is not None:
             raise failure
+        self._pulse.thread.require_sound()
 
     def _ship_until_orphaned(self) -> None:
         away, version = _AWAY_LEAST, -1
