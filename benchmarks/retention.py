@@ -35,7 +35,8 @@ from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.server.client import connect
 from bytewax_redis_state.stock.directory import RecoveryDirectory
-from bytewax_redis_state.stock.inventory import survey
+from bytewax_redis_state.stock.inventory import take_inventory
+from bytewax_redis_state.stock.resume_estimate import stock_resume_seconds
 
 KEYS, QUICK_KEYS = 500_000, 20_000
 RESUME_BOUND = 300.0
@@ -129,13 +130,15 @@ def run_stock(keys: int, folder: Path, bound: float) -> Figures:
     side = Side("bytewax.run", "-r", str(store), "-b", "0")
     figures = run_until_settled(side, keys, folder, dict)
     with RecoveryDirectory(store) as opened:
-        findings = survey(opened)
-    steps = {step.step_id.split(".")[1]: step for step in findings.steps}
+        inventory = take_inventory(opened)
+    steps = {step.step_id.split(".")[1]: step for step in inventory.steps}
     figures["rows"] = {name: step.rows for name, step in steps.items()}
-    figures["idle_window_keys"] = findings.total.idle_window_keys
-    figures["tombstones"] = findings.total.tombstones
-    figures["file_bytes"] = findings.file_bytes
-    figures["estimated_resume_seconds"] = findings.stock_resume_seconds
+    figures["idle_window_keys"] = inventory.total.idle_window_keys
+    figures["tombstones"] = inventory.total.tombstones
+    figures["file_bytes"] = inventory.file_bytes
+    figures["estimated_resume_seconds"] = stock_resume_seconds(
+        inventory.partitions, inventory.workers
+    )
     figures["resume_seconds"] = side.resume_seconds(keys, folder, bound)
     return figures
 

@@ -167,7 +167,7 @@ def test_bytewax_stays_out_of_the_lower_rooms():
 TABLE_ROW = re.compile(r"^(?:`(\w+)`|(\w+)\.py) ", re.MULTILINE)
 
 
-@pytest.mark.parametrize("inside", ["recovery", "doctor", "chaos", "chaos.servers"])
+@pytest.mark.parametrize("inside", ["recovery", "stock", "doctor", "chaos", "chaos.servers"])
 def test_the_table_of_a_large_room_names_what_is_in_it(inside):
     module = f"{PACKAGE}.{inside}"
     named = {one or other for one, other in TABLE_ROW.findall(ast.get_docstring(tree_of(module)))}

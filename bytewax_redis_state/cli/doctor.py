@@ -20,12 +20,8 @@ from rich.table import Table
 from bytewax_redis_state.cli import acl, verify
 from bytewax_redis_state.dataflow.steps import short_names
 from bytewax_redis_state.stock.directory import RecoveryDirectory
-from bytewax_redis_state.stock.inventory import (
-    Findings,
-    StepFindings,
-    own_resume_seconds,
-    survey,
-)
+from bytewax_redis_state.stock.inventory import Inventory, StepCounts, take_inventory
+from bytewax_redis_state.stock.resume_estimate import redis_resume_seconds, stock_resume_seconds
 from bytewax_redis_state.ui.console import PatientBar
 
 __all__ = ["add_command"]
@@ -80,45 +76,46 @@ def doctor(args: argparse.Namespace) -> int:
         return acl.print_rules(args)
     bar = PatientBar("reading", "rows")
     try:
-        with RecoveryDirectory(args.directory) as store:
-            findings = survey(store, bar.update)
+        with RecoveryDirectory(args.directory) as opened:
+            inventory = take_inventory(opened, bar.update)
     finally:
         bar.stop()
     if args.json:
-        print(json.dumps(_report(args.directory, findings)))
+        print(json.dumps(_report(args.directory, inventory)))
     else:
-        _render(args.directory, findings)
+        _render(args.directory, inventory)
     return 0
 
 
-def _names(findings: Findings) -> dict[str, str]:
+def _names(inventory: Inventory) -> dict[str, str]:
     """Name the steps as users know them, as far as that can be told without the flow."""
-    return short_names(step.step_id for step in findings.steps)
+    return short_names(step.step_id for step in inventory.steps)
 
 
-def _redis(total: StepFindings) -> dict[str, Any]:
+def _redis(total: StepCounts) -> dict[str, Any]:
     """Say what the same state is in Redis: without, and with retention of closed windows."""
     kept = total.live_keys - total.idle_window_keys
     return {
         "rows": total.live_keys,
         "rows_saved": total.rows - total.live_keys,
-        "resume_seconds": round(own_resume_seconds(total.live_keys), 1),
+        "resume_seconds": round(redis_resume_seconds(total.live_keys), 1),
         "dropped_by_retention": total.idle_window_keys,
         "rows_with_retention": kept,
-        "resume_seconds_with_retention": round(own_resume_seconds(kept), 1),
+        "resume_seconds_with_retention": round(redis_resume_seconds(kept), 1),
     }
 
 
-def _report(directory: Path, findings: Findings) -> dict[str, Any]:
-    total = findings.total
+def _report(directory: Path, inventory: Inventory) -> dict[str, Any]:
+    total = inventory.total
+    seconds = stock_resume_seconds(inventory.partitions, inventory.workers)
     sums = {name: value for name, value in asdict(total).items() if name != "step_id"}
-    names = _names(findings)
+    names = _names(inventory)
     return {
         "directory": str(directory),
-        **asdict(findings),
-        "steps": [{"name": names[step.step_id], **asdict(step)} for step in findings.steps],
+        **asdict(inventory),
+        "steps": [{"name": names[step.step_id], **asdict(step)} for step in inventory.steps],
         "total": sums,
-        "stock": {"resume_seconds": round(findings.stock_resume_seconds, 1)},
+        "stock": {"resume_seconds": round(seconds, 1)},
         "redis": _redis(total),
     }
 
@@ -126,61 +123,63 @@ def _report(directory: Path, findings: Findings) -> dict[str, Any]:
 # -- for a person ------------------------------------------------------------------------------
 
 
-def _render(directory: Path, findings: Findings) -> None:
-    console, table = Console(emoji=False, highlight=False), _table(findings)
+def _render(directory: Path, inventory: Inventory) -> None:
+    console, table = Console(emoji=False, highlight=False), _table(inventory)
     # A narrow terminal wraps lines; that is better than numbers cut short.
     wide = console.options.update(width=_PLENTY)
     console.width = max(console.width, console.measure(table, options=wide).minimum)
-    for line in _about(directory, findings):
+    for line in _about(directory, inventory):
         console.print(line, markup=False, soft_wrap=True)
     console.print(table)
-    for line in _costs(findings):
+    for line in _costs(inventory):
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _about(directory: Path, findings: Findings) -> list[str]:
-    count, copied = len(findings.partitions), [p.file for p in findings.partitions if p.copied]
+def _about(directory: Path, inventory: Inventory) -> list[str]:
+    count, copied = len(inventory.partitions), [p.file for p in inventory.partitions if p.copied]
     lines = [
-        f"{directory}: {_plural(count, 'partition')}, {_size(findings.file_bytes)}, "
-        f"{_plural(findings.executions, 'execution')}, the next from epoch {findings.resume_epoch}"
+        f"{directory}: {_plural(count, 'partition')}, {_size(inventory.file_bytes)}, "
+        f"{_plural(inventory.executions, 'execution')}, "
+        f"the next from epoch {inventory.resume_epoch}"
     ]
     if copied:
         lines.append(
             f"read from a temporary copy: {', '.join(copied)} (a killed run left a log, and "
             "reading it in place would write beside it)"
         )
-    if findings.outdated_partitions:
+    if inventory.outdated_partitions:
         lines.append(
-            f"stock Bytewax would refuse it: partition {_listed(findings.outdated_partitions)} is "
+            f"stock Bytewax would refuse it: partition {_listed(inventory.outdated_partitions)} is "
             "older than the others"
         )
     return lines
 
 
-def _table(findings: Findings) -> Table:
+def _table(inventory: Inventory) -> Table:
     made = Table(
         box=box.SIMPLE_HEAD,
-        show_footer=len(findings.steps) > 1,
+        show_footer=len(inventory.steps) > 1,
         collapse_padding=True,
         pad_edge=False,
     )
-    total = findings.total
+    total = inventory.total
     made.add_column("step", "all", overflow="fold", min_width=_STEP_WIDTH)
     for name, title in _COUNTS.items():
         made.add_column(title, f"{getattr(total, name):,}", justify="right", no_wrap=True)
     made.add_column("size", _size(total.bytes), justify="right", no_wrap=True)
-    names = _names(findings)
-    for step in findings.steps:
+    names = _names(inventory)
+    for step in inventory.steps:
         counts = (f"{getattr(step, name):,}" for name in _COUNTS)
         made.add_row(names[step.step_id], *counts, _size(step.bytes))
     return made
 
 
-def _costs(findings: Findings) -> list[str]:
-    total, workers = findings.total, findings.workers
+def _costs(inventory: Inventory) -> list[str]:
+    total, workers = inventory.total, inventory.workers
+    stock_seconds = stock_resume_seconds(inventory.partitions, workers)
     redis = _redis(total)
     lines = [
-        f"resume with stock Bytewax: about {_time(findings.stock_resume_seconds)} "
+        f"resume with stock Bytewax: about {_time(stock_seconds)} "
         f"with {_plural(workers, 'worker')}",
         f"in Redis: {_plural(redis['rows'], 'key')}, {_plural(redis['rows_saved'], 'row')} less; "
         f"resume in about {_time(redis['resume_seconds'])}",

@@ -1,1 +1,13 @@
-"""Bytewax's own recovery directories: read, counted and judged."""
+"""Bytewax's own recovery directories: read and counted, and never written to.
+
+====================  ===========================================================================
+file                  noun
+====================  ===========================================================================
+directory.py          a recovery directory: its partitions, its resume epoch, is it complete
+partition.py          one of its SQLite files: opened, or copied and opened; its rows
+running_flow.py       a flow that runs on a directory, recognised by its locks
+inventory.py          what a directory holds, counted by step and by partition
+resume_estimate.py    how long a resume takes, with Bytewax alone and with the state in Redis
+inert_pickle.py       a look into a pickled state that runs nothing
+====================  ===========================================================================
+"""

@@ -1,51 +1,37 @@
-"""What a recovery directory of stock Bytewax holds, counted, and what it costs.
+"""The inventory of a recovery directory: its rows, counted by step and by partition.
 
-Invariant: each row counts once: as a live key, a tombstone, superseded, or above the resume epoch.
+Invariant: each row counts once: for a live key, as a tombstone, as superseded, or as above the
+resume epoch.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from bytewax_redis_state.stock.directory import RecoveryDirectory, StockPartition, StockRow
+from bytewax_redis_state.stock.directory import RecoveryDirectory
 from bytewax_redis_state.stock.inert_pickle import is_idle_window
+from bytewax_redis_state.stock.partition import StockPartition, StockRow
 
-__all__ = [
-    "Findings",
-    "PartitionFindings",
-    "StepFindings",
-    "own_resume_seconds",
-    "stock_resume_seconds",
-    "survey",
-]
+__all__ = ["Inventory", "PartitionCounts", "StepCounts", "take_inventory"]
 
 _ROWS_PER_REPORT = 10_000
 
-# Measured on stock Bytewax 0.21.1, one partition: 100k keys 7.5 s, 200k 28 s, 400k 124 s. Each page
-# of rows costs a walk through all rows.
-_ROWS_PER_PAGE = 1000
-_SECONDS_PER_ROW_AND_PAGE = 0.75e-6
-# Measured on ours, start to first new item, in docs/benchmarks.md: 100k keys 0.5 s, 1M 2.7 s.
-_OWN_SECONDS = 0.3
-_OWN_SECONDS_PER_KEY = 2.4e-6
-
 
 @dataclass
-class StepFindings:
+class StepCounts:
     """The rows of one step.
 
-    :arg step_id: As the engine writes it.
-    :arg rows: All of them.
-    :arg live_keys: Keys with a state, as a resume would load them.
-    :arg idle_window_keys: Those among them whose windows are all closed: sessions, which Bytewax
-        never drops.
+    :arg step_id: ID of the step, as the engine writes it.
+    :arg rows: All rows.
+    :arg live_keys: Keys that have a state, which a resume would load.
+    :arg idle_window_keys: Live keys whose windows are all closed: those of session windows, which
+        Bytewax never drops.
     :arg tombstones: Rows that say that a key was dropped; Bytewax keeps them for ever.
-    :arg superseded_rows: With a newer row of the same key.
-    :arg rows_above_resume: Of epochs that never completed; a resume loads them not, or too late.
-    :arg bytes: Of step IDs, keys and states.
+    :arg superseded_rows: Rows of which the same key has a newer one.
+    :arg rows_above_resume: Rows of epochs that never completed.
+    :arg bytes: Size of step IDs, keys and states.
     """
 
     step_id: str
@@ -59,13 +45,13 @@ class StepFindings:
 
 
 @dataclass
-class PartitionFindings:
-    """One file: what decides on how long a resume takes, and how it was read.
+class PartitionCounts:
+    """The rows and keys of one file, which decide how long a resume takes.
 
     :arg file: Name of the file.
-    :arg rows: In it.
-    :arg keys: With a state or a tombstone.
-    :arg copied: Whether a copy was read, because a killed run left a log beside the file.
+    :arg rows: All rows.
+    :arg keys: Keys that have a state or a tombstone.
+    :arg copied: Whether a copy was read, because a killed run has left a log beside the file.
     """
 
     file: str
@@ -75,14 +61,17 @@ class PartitionFindings:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """A whole store.
+class Inventory:
+    """What a recovery directory holds.
 
-    :arg file_bytes: Of the files, logs included.
+    :arg file_bytes: Size of its files, logs included.
     :arg executions: How often the flow was started on it.
-    :arg workers: Of the last execution.
+    :arg workers: Number of workers of the last execution.
     :arg resume_epoch: First epoch of the next execution.
-    :arg outdated_partitions: Older than the others: stock refuses to resume.
+    :arg outdated_partitions: Partitions that are older than the others, so that Bytewax refuses to
+        resume.
+    :arg partitions: Counts of each file.
+    :arg steps: Counts of each step, in the order of step IDs.
     """
 
     file_bytes: int
@@ -90,68 +79,50 @@ class Findings:
     workers: int
     resume_epoch: int
     outdated_partitions: tuple[int, ...]
-    partitions: tuple[PartitionFindings, ...]
-    steps: tuple[StepFindings, ...]
+    partitions: tuple[PartitionCounts, ...]
+    steps: tuple[StepCounts, ...]
 
     @property
-    def total(self) -> StepFindings:
+    def total(self) -> StepCounts:
         """Sum up all steps."""
-        made = StepFindings("")
+        made = StepCounts("")
         for step in self.steps:
             for name in vars(made).keys() - {"step_id"}:
                 setattr(made, name, getattr(made, name) + getattr(step, name))
         return made
 
-    @property
-    def stock_resume_seconds(self) -> float:
-        """Estimate a resume by stock Bytewax, with as many workers as last time."""
-        return stock_resume_seconds(self.partitions, self.workers)
-
-
-def stock_resume_seconds(partitions: Sequence[PartitionFindings], workers: int) -> float:
-    """Estimate how long stock Bytewax reads before it goes on.
-
-    :arg partitions: Read side by side, as far as there are workers.
-    :arg workers: Of the whole cluster.
-    :returns: Seconds on the machine that the model was measured on.
-    """
-    each = [
-        math.ceil(part.keys / _ROWS_PER_PAGE) * part.rows * _SECONDS_PER_ROW_AND_PAGE
-        for part in partitions
-    ]
-    return max(*each, sum(each) / max(workers, 1), 0.0)
-
-
-def own_resume_seconds(keys: int) -> float:
-    """Estimate how long a flow with its state in Redis takes from its start to a first item."""
-    return _OWN_SECONDS + keys * _OWN_SECONDS_PER_KEY
-
 
 @dataclass
-class _Count:
-    """The steps as far as they have been counted, over all partitions."""
+class _RowCounter:
+    """Counts rows by step, over all partitions.
+
+    :arg resume_epoch: Rows of this epoch and above belong to epochs that never completed.
+    :arg progress: Gets the number of rows that were read.
+    """
 
     resume_epoch: int
     progress: Callable[[int], None]
-    steps: dict[str, StepFindings] = field(default_factory=dict)
-    done: int = 0
+    steps: dict[str, StepCounts] = field(default_factory=dict)
+    read: int = 0
 
-    def partition(self, part: StockPartition) -> PartitionFindings:
-        found = PartitionFindings(part.path.name, copied=part.copied)
+    def count_partition(self, part: StockPartition) -> PartitionCounts:
+        """Count the rows of one partition."""
+        counts = PartitionCounts(part.path.name, copied=part.copied)
         for (step_id, _key), rows in groupby(part.snaps(), _key_of):
-            step = self.steps.setdefault(step_id, StepFindings(step_id))
-            before, keys = step.rows, step.live_keys + step.tombstones
-            self._key(step, rows)
-            found.rows += step.rows - before
-            found.keys += step.live_keys + step.tombstones - keys
-        return found
+            step = self.steps.setdefault(step_id, StepCounts(step_id))
+            rows_before, keys_before = step.rows, step.live_keys + step.tombstones
+            self._count_key(step, rows)
+            counts.rows += step.rows - rows_before
+            counts.keys += step.live_keys + step.tombstones - keys_before
+        return counts
 
-    def _key(self, step: StepFindings, rows: Iterable[StockRow]) -> None:
+    def _count_key(self, step: StepCounts, rows: Iterable[StockRow]) -> None:
+        """Count the rows of one key, which come in the order of their epochs."""
         newest: StockRow | None = None
         for row in rows:
-            self.done += 1
-            if self.done % _ROWS_PER_REPORT == 0:
-                self.progress(self.done)
+            self.read += 1
+            if self.read % _ROWS_PER_REPORT == 0:
+                self.progress(self.read)
             step.rows += 1
             step.bytes += row.size
             if row.epoch >= self.resume_epoch:
@@ -170,27 +141,28 @@ def _key_of(row: StockRow) -> tuple[str, str]:
     return row.step_id, row.state_key
 
 
-def survey(
-    store: RecoveryDirectory, progress: Callable[[int, int], None] = lambda done, total: None
-) -> Findings:
-    """Count what a store holds, one row in memory at a time.
+def take_inventory(
+    directory: RecoveryDirectory,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Inventory:
+    """Count what a recovery directory holds, with one row in memory at a time.
 
-    :arg store: Open.
-    :arg progress: Gets how many rows of how many have been read, now and then.
-    :returns: The findings; steps in the order of their IDs.
-    :raises StockStoreInUseError: If a flow has started meanwhile.
+    :arg directory: The recovery directory, open.
+    :arg progress: Gets, now and then, the number of rows that were read and of all rows.
+    :returns: The counts.
+    :raises StockStoreInUseError: If a flow has started on the directory since it was opened.
     :raises StockStoreError: If a file is damaged.
     """
-    total = sum(part.rows for part in store.partitions)
-    count = _Count(store.resume_epoch, lambda done: progress(done, total))
-    partitions = tuple(count.partition(part) for part in store.partitions)
-    store.require_unchanged()
-    return Findings(
-        file_bytes=store.file_bytes,
-        executions=store.executions,
-        workers=store.workers,
-        resume_epoch=store.resume_epoch,
-        outdated_partitions=store.outdated_partitions,
+    total = sum(part.rows for part in directory.partitions)
+    counter = _RowCounter(directory.resume_epoch, lambda done: progress(done, total))
+    partitions = tuple(counter.count_partition(part) for part in directory.partitions)
+    directory.require_unchanged()
+    return Inventory(
+        file_bytes=directory.file_bytes,
+        executions=directory.executions,
+        workers=directory.workers,
+        resume_epoch=directory.resume_epoch,
+        outdated_partitions=directory.outdated_partitions,
         partitions=partitions,
-        steps=tuple(count.steps[step_id] for step_id in sorted(count.steps)),
+        steps=tuple(counter.steps[step_id] for step_id in sorted(counter.steps)),
     )

@@ -11,6 +11,7 @@ import pytest
 
 from bytewax_redis_state.cli import main
 from bytewax_redis_state.dataflow.steps import state_steps
+from bytewax_redis_state.stock import resume_estimate
 from tests.stock import stock_flows
 from tests.stock import stock_runs as stock
 
@@ -138,7 +139,7 @@ def test_it_says_that_stock_would_refuse(finished, tmp_path):
 
 
 def test_a_large_store_is_about_minutes(finished, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("bytewax_redis_state.stock.inventory._SECONDS_PER_ROW_AND_PAGE", 10.0)
+    monkeypatch.setattr(resume_estimate, "STOCK_SECONDS_PER_ROW_AND_PAGE", 10.0)
     assert main(["doctor", str(finished)]) == 0
     # A page a partition, and a worker for all of them.
     assert "about 4 min with 1 worker" in capsys.readouterr().out

@@ -13,7 +13,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import pytest
 from bytewax.recovery import init_db_dir
+
+from bytewax_redis_state.errors import StockStoreError
+from bytewax_redis_state.stock.directory import RecoveryDirectory
+from bytewax_redis_state.stock.inventory import Inventory, take_inventory
 
 FLOWS = Path(__file__).with_name("stock_flows.py")
 
@@ -130,3 +135,18 @@ def above(store: Path) -> int:
 def looks(store: Path) -> dict[str, tuple[bytes, int]]:
     """Everything in a folder: content and time of change."""
     return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(store.iterdir())}
+
+
+def inventory_of(store: Path) -> Inventory:
+    with RecoveryDirectory(store) as opened:
+        return take_inventory(opened)
+
+
+def refusal(store: Path, kind: type[StockStoreError] = StockStoreError) -> str:
+    """Ask for the inventory of a directory that must be refused; gives the error's text."""
+    with pytest.raises(StockStoreError) as caught:
+        inventory_of(store)
+    assert type(caught.value) is kind
+    assert caught.value.hint
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
