@@ -19,7 +19,7 @@ from bytewax_redis_state.config import (
     parse_duration,
     redis_url_from_env,
 )
-from bytewax_redis_state.config.sources import READERS
+from bytewax_redis_state.config.loading import READERS
 from bytewax_redis_state.errors import ConfigError
 from bytewax_redis_state.run import parser
 

@@ -18,7 +18,7 @@ from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.server.client import Client, address_of
 from bytewax_redis_state.server.embedded import start_embedded
-from bytewax_redis_state.server.folder import EmbeddedFolder
+from bytewax_redis_state.server.embedded_directory import EmbeddedDirectory
 from bytewax_redis_state.server.translation import translated
 
 __all__ = ["removed_keys", "throwaway_server"]
@@ -45,13 +45,13 @@ def throwaway_server(folder: Path) -> Iterator[RedisConfig]:
 
 def _end(folder: Path) -> None:
     """End the server by its keeper: that works where the server can't be reached, too."""
-    made, told = EmbeddedFolder(folder), False
+    made, told = EmbeddedDirectory(folder), False
     deadline = time.monotonic() + _END_SECONDS
     while folder.exists() and made.is_held() and time.monotonic() < deadline:
-        listening = made.listening()  # Nothing while the server is still starting.
-        if listening is not None and not told:
+        record = made.read_record()  # Nothing while the server is still starting.
+        if record is not None and not told:
             with suppress(ProcessLookupError):
-                os.kill(listening.keeper, signal.SIGTERM)
+                os.kill(record.keeper, signal.SIGTERM)
             told = True
         time.sleep(_POLL)
 

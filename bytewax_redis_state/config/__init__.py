@@ -3,16 +3,15 @@
 Invariant: no secret shows in a ``repr`` or in an error.
 """
 
-from bytewax_redis_state.config.builder import RedisConfigBuilder
-from bytewax_redis_state.config.connection import RedisConfig
 from bytewax_redis_state.config.durability import Durability
 from bytewax_redis_state.config.durations import parse_duration, parse_retention
-from bytewax_redis_state.config.recovery import (
+from bytewax_redis_state.config.recovery_settings import (
     ENVIRONMENT,
     RecoverySettings,
     credentials_from_env,
     redis_url_from_env,
 )
+from bytewax_redis_state.config.redis_config import RedisConfig, RedisConfigBuilder
 from bytewax_redis_state.config.secrets import SECRETS_ENVIRONMENT, Secrets
 from bytewax_redis_state.config.sizes import parse_size, shown_size
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bytewax_redis_state.config.sources import parse_toml, refuse_unknown
-from bytewax_redis_state.config.switches import parse_switch
+from bytewax_redis_state.config.booleans import parse_boolean
+from bytewax_redis_state.config.loading import parse_toml, refuse_unknown
 from bytewax_redis_state.errors import ConfigError
 
 __all__ = ["SECRETS_ENVIRONMENT", "Secrets"]
@@ -182,7 +182,7 @@ def _from_text(name: str, text: str) -> Any:
 
 def _switch(variable: str, text: str) -> bool:
     try:
-        return parse_switch(text)
+        return parse_boolean(text)
     except ConfigError as error:
         raise ConfigError(f"{variable}: {error.message}", error.hint) from None
 

@@ -5,7 +5,6 @@ Invariant: a command is sent once. Whether it may be sent again is known to its 
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Any
 from urllib.parse import quote
 
@@ -19,8 +18,8 @@ from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.config.topology import Host
 from bytewax_redis_state.errors import ConfigError
 from bytewax_redis_state.server.cluster_client import ClusterClient
+from bytewax_redis_state.server.command_packer import CommandPacker
 from bytewax_redis_state.server.credentials import provider_of
-from bytewax_redis_state.server.packer import Packer
 from bytewax_redis_state.server.sentinel import (
     Primary,
     PrimaryConnection,
@@ -34,7 +33,6 @@ __all__ = [
     "address_of",
     "connect",
     "connection_options",
-    "open_minimum",
     "server_time",
     "servers_of",
 ]
@@ -94,7 +92,7 @@ def _pool(config: RedisConfig, host: Host | None = None) -> redis.ConnectionPool
             max_connections=config.pool_max,
             timeout=config.connect_timeout.total_seconds(),
             connection_class=kind,
-            command_packer=Packer(),
+            command_packer=CommandPacker(),
             **options,
         )
     except (RedisError, TypeError, ValueError) as error:
@@ -132,21 +130,6 @@ def connect(config: RedisConfig) -> Client:
         client.close()
         raise
     return client
-
-
-def open_minimum(client: Client, count: int) -> None:
-    """Open connections up front, so that the first callers needn't wait for them.
-
-    They go back to the client's pool, which keeps them; redis-py has no minimum of its own.
-
-    :arg client: As ``connect`` made it, not yet used by others.
-    :arg count: How many, of those that the pool may have.
-    :raises ServerUnavailableError: If Redis can't be reached, or takes no more connections.
-    """
-    with translated(address_of(client)), ExitStack() as opened:
-        for server in servers_of(client):
-            for _ in range(count):
-                opened.enter_context(server.client())  # type: ignore[no-untyped-call]
 
 
 def servers_of(client: Client) -> list[redis.Redis]:

@@ -1,12 +1,13 @@
-"""An embedded server: a real one with append-only persistence, in a folder, on a unix socket.
+"""An embedded server: a redis-server or valkey-server process with an append-only file.
 
-It outlives the run that started it, is found again by the next one and by the tools, and its
-keeper ends it when nobody uses it.
+It listens on a unix socket in a directory of its own. It outlives the run that started it, so that
+the next run and the tools find it; its keeper ends it when nobody uses it.
 
-A kill of a run loses nothing. A kill of the server itself, or of the machine, can lose about the
-last second: ``appendfsync everysec`` answers before it writes while an fsync is under way.
+When a run is killed, nothing is lost. When the server itself or the machine is killed, about the
+last second can be lost: with ``appendfsync everysec`` Redis answers before it writes to its file
+while an fsync is under way.
 
-Invariant: a folder never has two servers (see ``folder``).
+Invariant: a directory never has two servers (see ``embedded_directory``).
 """
 
 from __future__ import annotations
@@ -24,12 +25,16 @@ from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ServerError, ServerUnavailableError, ServerUnfitError
 from bytewax_redis_state.server.binary import find_server_binary, major_version
 from bytewax_redis_state.server.client import connect
-from bytewax_redis_state.server.folder import HELD, EmbeddedFolder, Listening
+from bytewax_redis_state.server.embedded_directory import (
+    EXIT_LOCKED,
+    EmbeddedDirectory,
+    ServerRecord,
+)
 
-__all__ = ["DIRECTORY", "IDLE", "find_embedded", "start_embedded"]
+__all__ = ["DIRECTORY", "IDLE", "start_embedded"]
 
 DIRECTORY = Path(".bytewax-redis-state")
-"""Where an embedded server lives unless told otherwise."""
+"""The directory of an embedded server, unless another one is given."""
 
 IDLE = timedelta(seconds=30)
 """How long a server without clients is kept."""
@@ -46,80 +51,69 @@ class _Answer(Enum):
     READY = "ready"
 
 
-def _ask(folder: EmbeddedFolder, listening: Listening | None) -> _Answer:
-    if listening is None:
+def _ask(directory: EmbeddedDirectory, record: ServerRecord | None) -> _Answer:
+    if record is None:
         return _Answer.NONE
     try:
-        connect(listening.config).close()
+        connect(record.config).close()
     except ServerError as error:
         loading = isinstance(error.__cause__, BusyLoadingError)
         return _Answer.LOADING if loading else _Answer.NONE
-    # A keeper withdraws the address, looks for new clients, and only then ends the server: while
-    # the address still stands our connection has been seen, or will be.
-    return _Answer.READY if folder.listening() == listening else _Answer.NONE
-
-
-def find_embedded(directory: Path = DIRECTORY) -> RedisConfig | None:
-    """Find the live server of a folder; start nothing.
-
-    :arg directory: The server's folder.
-    :returns: The settings to reach it (it may still be loading), or ``None``.
-    """
-    folder = EmbeddedFolder(directory.absolute())
-    listening = folder.listening()
-    if listening is None or _ask(folder, listening) is _Answer.NONE:
-        return None
-    return listening.config
+    # A keeper deletes the record, looks for new clients, and only then ends the server. So where
+    # the record is still there after we have connected, the keeper sees our connection.
+    return _Answer.READY if directory.read_record() == record else _Answer.NONE
 
 
 def start_embedded(directory: Path = DIRECTORY, *, idle: timedelta = IDLE) -> RedisConfig:
-    """Find the live server of a folder, or start one, and wait until it has loaded its data.
+    """Find the live server of a directory, or start one, and wait until it has loaded its data.
 
-    :arg directory: The server's folder; made where it is missing.
-    :arg idle: How long a server without clients is kept; counts for the one that starts it.
-    :returns: The settings to reach it.
-    :raises ConfigError: If no server program is installed, or the folder can't be used.
-    :raises ServerUnfitError: If the only server program is too old for the folder's data.
-    :raises ServerUnavailableError: If the server does not come up; with the log's last line.
+    :arg directory: The server's directory; made where it is missing.
+    :arg idle: How long a server without clients is kept; the start that finds a live server does
+        not change it.
+    :returns: The settings to connect to it.
+    :raises ConfigError: If no server program is installed, or the directory can't be used.
+    :raises ServerUnfitError: If the only server program is too old for the data in the directory.
+    :raises ServerUnavailableError: If the server does not come up; with the last line of its log.
     """
-    folder = EmbeddedFolder(directory.absolute())
-    listening = folder.listening()
-    if listening is not None and _ask(folder, listening) is _Answer.READY:
-        return listening.config
+    own = EmbeddedDirectory(directory.absolute())
+    record = own.read_record()
+    if record is not None and _ask(own, record) is _Answer.READY:
+        return record.config
     binary = find_server_binary()
-    folder.prepare()
-    return _start(folder, binary, idle).config
+    own.prepare()
+    return _start(own, binary, idle).config
 
 
-def _start(folder: EmbeddedFolder, binary: Path, idle: timedelta) -> Listening:
+def _start(directory: EmbeddedDirectory, binary: Path, idle: timedelta) -> ServerRecord:
     began = time.monotonic()
     started = False
     while True:
-        listening = folder.listening()
-        answer = _ask(folder, listening)
-        if listening is not None and answer is _Answer.READY:
-            return listening
+        record = directory.read_record()
+        answer = _ask(directory, record)
+        if record is not None and answer is _Answer.READY:
+            return record
         waited = time.monotonic() - began
         if waited > (_START_LIMIT if answer is _Answer.NONE else _LOAD_LIMIT):
-            raise _failed(folder)
-        # Where another start was first and its server fails, it is our turn.
-        if answer is _Answer.NONE and not folder.is_held():
+            raise _failed(directory)
+        # Another start may have been first, and its server may have failed: then we start one.
+        if answer is _Answer.NONE and not directory.is_held():
             if started:
-                raise _failed(folder)
-            started = _start_keeper(folder, binary, idle)
+                raise _failed(directory)
+            started = _start_keeper(directory, binary, idle)
         time.sleep(_POLL)
 
 
-def _start_keeper(folder: EmbeddedFolder, binary: Path, idle: timedelta) -> bool:
-    if folder.has_multipart_data and major_version(binary) < 7:
+def _start_keeper(directory: EmbeddedDirectory, binary: Path, idle: timedelta) -> bool:
+    if directory.has_multipart_data and major_version(binary) < 7:
         raise ServerUnfitError(
-            f"the data in {folder.path} is of Redis 7 or newer, but {binary} is older",
-            "put a newer redis-server on PATH",
+            f"Redis 7 or newer has written the data in {directory.path}, and {binary} is older",
+            "install redis-server 7 or newer, and put it first on PATH",
         )
     module = "bytewax_redis_state.server.keeper"
-    arguments = [str(folder.path), str(binary), str(idle.total_seconds())]
-    with folder.log.open("ab") as log:
-        # From the package's own home, so that no module in the working directory shadows another.
+    arguments = [str(directory.path), str(binary), str(idle.total_seconds())]
+    with directory.log.open("ab") as log:
+        # From the package's own directory: with -m Python imports from the working directory first,
+        # and a redis.py there would be taken for the client library.
         keeper = subprocess.run(
             [sys.executable, "-m", module, *arguments],
             check=False,
@@ -129,13 +123,13 @@ def _start_keeper(folder: EmbeddedFolder, binary: Path, idle: timedelta) -> bool
             stderr=log,
             start_new_session=True,
         )
-    if keeper.returncode not in (0, HELD):
-        raise _failed(folder)
+    if keeper.returncode not in (0, EXIT_LOCKED):
+        raise _failed(directory)
     return keeper.returncode == 0
 
 
-def _failed(folder: EmbeddedFolder) -> ServerUnavailableError:
+def _failed(directory: EmbeddedDirectory) -> ServerUnavailableError:
     return ServerUnavailableError(
-        f"the embedded server in {folder.path} did not come up: {folder.last_words()}",
-        f"see {folder.log}",
+        f"the embedded server in {directory.path} did not come up: {directory.last_log_line()}",
+        f"read {directory.log}",
     )

@@ -266,3 +266,29 @@ def test_an_async_lock_that_was_dropped_runs_out(backend):
                 pass
 
     asyncio.run(main())
+
+
+def connections_to(backend):
+    """Connections to the server, without the one that asks."""
+    return len(backend.client.client_list()) - 1
+
+
+def test_the_least_connections_are_opened_up_front_and_no_more(start_redis):
+    config = RedisConfig(url=start_redis().url, pool_min=7, pool_max=9)
+    with RedisStateBackend(config) as backend:
+        assert connections_to(backend) == 7
+        for number in range(20):
+            backend.put("k", number)
+        assert connections_to(backend) == 7
+
+
+def test_as_many_connections_as_there_may_be_can_be_opened_up_front(redis_url):
+    with RedisStateBackend(RedisConfig(url=redis_url, pool_min=4, pool_max=4)) as backend:
+        backend.put("k", 1)
+        assert backend.get("k") == 1
+
+
+def test_a_server_that_takes_no_more_connections_is_unavailable(start_redis):
+    url = start_redis("--maxclients", "3").url
+    with pytest.raises(ServerUnavailableError, match="max number of clients"):
+        RedisStateBackend.from_url(url, pool_min=5)

@@ -15,7 +15,7 @@ import pytest
 from bytewax_redis_state.cli import clicks, main, trial
 from bytewax_redis_state.cli.throwaway import throwaway_server
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.server.folder import EmbeddedFolder
+from bytewax_redis_state.server.embedded_directory import EmbeddedDirectory
 
 SCRIPT = Path(sys.executable).with_name("bytewax-redis-state")
 EVENTS, PAGES = 10_000, 248
@@ -129,7 +129,7 @@ def test_ctrl_c_ends_its_own_server(folder, eventually):
 def test_a_server_that_can_no_longer_be_reached_is_ended_all_the_same(folder):
     with throwaway_server(folder / "server") as config:
         Path(urlsplit(config.url).path).unlink()
-    assert not EmbeddedFolder(folder / "server").is_held()
+    assert not EmbeddedDirectory(folder / "server").is_held()
     assert processes_in(folder) == []
 
 

@@ -21,7 +21,7 @@ from bytewax_redis_state.errors import (
     ServerUnavailableError,
     StateError,
 )
-from bytewax_redis_state.server.client import CLIENT_NAME, Client, address_of, connect, open_minimum
+from bytewax_redis_state.server.client import CLIENT_NAME, Client, address_of, connect
 from bytewax_redis_state.server.translation import translated
 
 
@@ -221,40 +221,6 @@ def test_an_old_server_without_client_setinfo_will_do(
 
 def connections_to(client: Client) -> int:
     return len(client.client_list())
-
-
-def test_the_minimum_is_open_up_front_and_no_more(start_redis: Callable[..., Any]) -> None:
-    config = RedisConfig(url=start_redis().url, pool_min=7, pool_max=9)
-    client = connect(config)
-    assert connections_to(client) == 1
-
-    open_minimum(client, config.pool_min)
-
-    assert connections_to(client) == 7
-    for _ in range(20):
-        client.ping()
-    assert connections_to(client) == 7
-    open_minimum(client, 3)
-    assert connections_to(client) == 7
-    client.close()
-
-
-def test_opening_as_many_as_there_may_be_works(redis_url: str) -> None:
-    client = connect(RedisConfig(url=redis_url, pool_min=4, pool_max=4))
-    open_minimum(client, 4)
-    open_minimum(client, 0)
-    assert client.ping()
-    client.close()
-
-
-def test_a_server_that_takes_no_more_connections_is_unavailable(
-    start_redis: Callable[..., Any],
-) -> None:
-    client = connect(RedisConfig(url=start_redis("--maxclients", "3").url))
-    with pytest.raises(ServerUnavailableError, match="max number of clients"):
-        open_minimum(client, 5)
-    assert client.ping()
-    client.close()
 
 
 def test_who_needs_one_connection_too_many_waits_for_it(start_redis: Callable[..., Any]) -> None:

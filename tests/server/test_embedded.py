@@ -21,22 +21,21 @@ from bytewax_redis_state.errors import ConfigError, ServerUnavailableError, Serv
 from bytewax_redis_state.server import binary as binary_module
 from bytewax_redis_state.server.binary import find_server_binary
 from bytewax_redis_state.server.client import Client, connect
-from bytewax_redis_state.server.embedded import find_embedded, start_embedded
-from bytewax_redis_state.server.folder import EmbeddedFolder, Listening
+from bytewax_redis_state.server.embedded import start_embedded
+from bytewax_redis_state.server.embedded_directory import EmbeddedDirectory, ServerRecord
 from bytewax_redis_state.server.probe import probe, require_fit
 
 Eventually = Callable[..., None]
 
 
 def end(directory: Path) -> None:
-    """End keeper and server of a folder, where they live."""
-    folder = EmbeddedFolder(directory)
-    if not directory.exists() or not folder.is_held():
+    """End keeper and server of a directory, where they live."""
+    if not directory.exists() or not EmbeddedDirectory(directory).is_held():
         return
-    listening = folder.listening()
-    if listening is not None:
+    record = found_in(directory)
+    if record is not None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(listening.keeper, signal.SIGTERM)
+            os.kill(record.keeper, signal.SIGTERM)
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def directory(tmp_path: Path, server_binary: Path, eventually: Eventually) -> It
     directory = tmp_path / "state of mine #1"
     yield directory
     end(directory)
-    eventually(lambda: not directory.exists() or not EmbeddedFolder(directory).is_held())
+    eventually(lambda: not directory.exists() or not EmbeddedDirectory(directory).is_held())
 
 
 @pytest.fixture
@@ -63,21 +62,25 @@ def use(directory: Path) -> Iterator[Callable[[], Client]]:
 
 
 @pytest.fixture
-def crash(directory: Path, eventually: Eventually) -> Callable[[Client], Listening]:
+def crash(directory: Path, eventually: Eventually) -> Callable[[Client], ServerRecord]:
     """Kill the server once it has written what it acknowledged."""
 
-    def write_and_kill(client: Client) -> Listening:
+    def write_and_kill(client: Client) -> ServerRecord:
         # With everysec Redis answers first and writes later while an fsync is under way.
         eventually(lambda: client.info("persistence")["aof_buffer_length"] == 0)
-        killed = listening(directory)
+        killed = record_in(directory)
         os.kill(killed.server, signal.SIGKILL)
         return killed
 
     return write_and_kill
 
 
-def listening(directory: Path) -> Listening:
-    found = EmbeddedFolder(directory).listening()
+def found_in(directory: Path) -> ServerRecord | None:
+    return EmbeddedDirectory(directory).read_record()
+
+
+def record_in(directory: Path) -> ServerRecord:
+    found = found_in(directory)
     assert found is not None
     return found
 
@@ -96,13 +99,13 @@ def test_it_comes_up_at_once(directory: Path) -> None:
     assert time.monotonic() - began < 5  # about 0.1 s where the machine is idle
 
 
-def test_its_folder_is_private_and_out_of_sight_of_git(
+def test_its_directory_is_private_and_out_of_sight_of_git(
     directory: Path, use: Callable[[], Client]
 ) -> None:
     use()
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert (directory / ".gitignore").read_text() == "*\n"
-    socket = Path(listening(directory).socket)
+    socket = Path(record_in(directory).socket)
     assert stat.S_IMODE(socket.stat().st_mode) == 0o700
 
 
@@ -112,16 +115,16 @@ def test_it_does_not_listen_on_a_port(use: Callable[[], Client]) -> None:
 
 
 def test_it_is_found_again(directory: Path) -> None:
-    assert find_embedded(directory) is None
+    assert found_in(directory) is None
     config = start_embedded(directory)
-    server = listening(directory).server
+    server = record_in(directory).server
 
-    assert find_embedded(directory) == config
+    assert record_in(directory).config == config
     assert start_embedded(directory) == config
-    assert listening(directory).server == server
+    assert record_in(directory).server == server
 
 
-def test_a_folder_is_the_same_folder_by_a_relative_path(
+def test_a_directory_is_the_same_one_by_a_relative_path(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = start_embedded(directory)
@@ -129,8 +132,8 @@ def test_a_folder_is_the_same_folder_by_a_relative_path(
     assert start_embedded(Path(directory.name)) == config
 
 
-def test_looking_for_a_server_makes_no_folder(directory: Path) -> None:
-    assert find_embedded(directory) is None
+def test_looking_for_a_server_makes_no_directory(directory: Path) -> None:
+    assert found_in(directory) is None
     assert not directory.exists()
 
 
@@ -158,15 +161,15 @@ def test_it_outlives_the_process_that_started_it(
     with starter:
         assert starter.stdout is not None
         assert starter.stdout.readline() == b"ready\n"
-        server = listening(directory).server
+        server = record_in(directory).server
         os.killpg(starter.pid, blow)
 
     assert use().get("key") == b"kept"
-    assert listening(directory).server == server
+    assert record_in(directory).server == server
 
 
 def test_a_killed_server_starts_again_with_its_data(
-    directory: Path, use: Callable[[], Client], crash: Callable[[Client], Listening]
+    directory: Path, use: Callable[[], Client], crash: Callable[[Client], ServerRecord]
 ) -> None:
     client = use()
     client.mset({f"key{number}": number for number in range(1000)})
@@ -175,17 +178,17 @@ def test_a_killed_server_starts_again_with_its_data(
     client = use()
     assert client.dbsize() == 1000
     assert client.get("key999") == b"999"
-    assert listening(directory).server != killed.server
+    assert record_in(directory).server != killed.server
 
 
 def test_a_killed_keeper_takes_its_server_along_and_both_start_again(
     directory: Path, use: Callable[[], Client], eventually: Eventually
 ) -> None:
     use().set("key", "kept")
-    killed = listening(directory)
+    killed = record_in(directory)
     os.kill(killed.keeper, signal.SIGKILL)
     if sys.platform == "linux":
-        eventually(lambda: not EmbeddedFolder(directory).is_held())
+        eventually(lambda: not EmbeddedDirectory(directory).is_held())
 
     assert use().get("key") == b"kept"
 
@@ -194,16 +197,16 @@ def test_an_ended_keeper_lets_its_server_write_everything_out(
     directory: Path, use: Callable[[], Client], eventually: Eventually
 ) -> None:
     use().set("key", "kept")
-    os.kill(listening(directory).keeper, signal.SIGTERM)
-    eventually(lambda: not EmbeddedFolder(directory).is_held())
+    os.kill(record_in(directory).keeper, signal.SIGTERM)
+    eventually(lambda: not EmbeddedDirectory(directory).is_held())
 
-    assert find_embedded(directory) is None
+    assert found_in(directory) is None
     assert "ready to exit" in (directory / "server.log").read_text()
     assert use().get("key") == b"kept"
 
 
 def test_a_torn_tail_of_the_append_only_file_is_cut_off(
-    directory: Path, use: Callable[[], Client], crash: Callable[[Client], Listening]
+    directory: Path, use: Callable[[], Client], crash: Callable[[Client], ServerRecord]
 ) -> None:
     client = use()
     client.set("key", "kept")
@@ -221,11 +224,11 @@ def test_starts_at_the_same_time_share_one_server(directory: Path) -> None:
 
     assert len(set(map(repr, configs))) == 1
     assert (directory / "server.log").read_text().count("just started") == 1
-    assert connect(configs[0]).info("server")["process_id"] == listening(directory).server
+    assert connect(configs[0]).info("server")["process_id"] == record_in(directory).server
 
 
 def test_starts_right_after_a_crash_share_one_server(
-    directory: Path, use: Callable[[], Client], crash: Callable[[Client], Listening]
+    directory: Path, use: Callable[[], Client], crash: Callable[[Client], ServerRecord]
 ) -> None:
     use().set("key", "kept")
     for _ in range(3):
@@ -243,9 +246,9 @@ def test_it_ends_when_nobody_uses_it(
     client = use(idle=0.5)
     client.set("key", "kept")
     client.close()
-    eventually(lambda: not EmbeddedFolder(directory).is_held())
+    eventually(lambda: not EmbeddedDirectory(directory).is_held())
 
-    assert find_embedded(directory) is None
+    assert found_in(directory) is None
     assert not (directory / "server.sock").exists()
     assert use().get("key") == b"kept"
 
@@ -256,19 +259,19 @@ def test_it_stays_while_somebody_uses_it(
     client = use(idle=0.4)
     ends = time.monotonic() + 1.6  # Four times what would end it without this client.
     while time.monotonic() < ends:
-        assert EmbeddedFolder(directory).is_held()
+        assert EmbeddedDirectory(directory).is_held()
         time.sleep(0.05)
     assert client.ping()
 
 
 def test_short_visits_keep_it_alive_too(directory: Path) -> None:
     config = start_embedded(directory, idle=timedelta(seconds=0.6))
-    server = listening(directory).server
+    server = record_in(directory).server
     ends = time.monotonic() + 2
     while time.monotonic() < ends:
         connect(config).close()
         time.sleep(0.1)
-    assert listening(directory).server == server
+    assert record_in(directory).server == server
 
 
 def test_who_starts_while_it_retires_gets_a_live_server(directory: Path) -> None:
@@ -285,8 +288,24 @@ def test_a_server_whose_socket_is_gone_ends_and_can_be_started_again(
     directory: Path, use: Callable[[], Client], eventually: Eventually
 ) -> None:
     use().set("key", "kept")
-    Path(listening(directory).socket).unlink()
-    eventually(lambda: not EmbeddedFolder(directory).is_held())
+    Path(record_in(directory).socket).unlink()
+    eventually(lambda: not EmbeddedDirectory(directory).is_held())
+    assert use().get("key") == b"kept"
+
+
+def test_a_keeper_whose_watching_thread_fails_ends_its_server(
+    directory: Path, use: Callable[..., Client], eventually: Eventually
+) -> None:
+    client = use(idle=0.5)
+    client.set("key", "kept")
+    record = directory / "server.json"
+    record.unlink()
+    record.mkdir()  # a directory can't be unlinked as a file
+    client.close()
+    eventually(lambda: not EmbeddedDirectory(directory).is_held())
+
+    assert "keeper: the watch failed" in (directory / "server.log").read_text(errors="replace")
+    record.rmdir()
     assert use().get("key") == b"kept"
 
 
@@ -296,20 +315,20 @@ def test_a_long_path_gets_its_socket_elsewhere(
     directory = tmp_path / ("long" * 20) / ("longer" * 15)
     try:
         config = start_embedded(directory)
-        socket = Path(listening(directory).socket)
+        socket = Path(record_in(directory).socket)
         assert not socket.is_relative_to(directory)
         assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
-        assert find_embedded(directory) == config
+        assert record_in(directory).config == config
         connect(config).set("key", "kept")
 
-        os.kill(listening(directory).keeper, signal.SIGKILL)
-        eventually(lambda: not EmbeddedFolder(directory).is_held())
+        os.kill(record_in(directory).keeper, signal.SIGKILL)
+        eventually(lambda: not EmbeddedDirectory(directory).is_held())
         assert connect(start_embedded(directory)).get("key") == b"kept"
         assert not socket.parent.exists()
-        socket = Path(listening(directory).socket)
+        socket = Path(record_in(directory).socket)
     finally:
         end(directory)
-        eventually(lambda: not EmbeddedFolder(directory).is_held())
+        eventually(lambda: not EmbeddedDirectory(directory).is_held())
     assert not socket.parent.exists()
 
 
@@ -317,9 +336,9 @@ def test_a_server_that_does_not_come_up_says_why(
     directory: Path, use: Callable[[], Client], eventually: Eventually
 ) -> None:
     use().set("key", "kept")
-    os.kill(listening(directory).keeper, signal.SIGTERM)
-    eventually(lambda: not EmbeddedFolder(directory).is_held())
-    files = list(directory.rglob("*.aof"))  # Redis 6.2 has it in the folder itself
+    os.kill(record_in(directory).keeper, signal.SIGTERM)
+    eventually(lambda: not EmbeddedDirectory(directory).is_held())
+    files = list(directory.rglob("*.aof"))  # Redis 6.2 has it in the directory itself
     assert files
     for file in files:
         file.write_bytes(b"this is no append-only file\n" * 10)
@@ -332,16 +351,18 @@ def test_a_server_that_does_not_come_up_says_why(
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path, server_binary: Path) -> None:
+def test_a_directory_of_another_program_is_left_alone(tmp_path: Path, server_binary: Path) -> None:
     (tmp_path / "thesis.txt").touch()
-    with pytest.raises(ConfigError, match="not empty"):
+    with pytest.raises(ConfigError, match="none of an embedded server"):
         start_embedded(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_file_in_the_folders_place_is_a_config_error(tmp_path: Path, server_binary: Path) -> None:
+def test_a_file_in_the_directory_s_place_is_a_config_error(
+    tmp_path: Path, server_binary: Path
+) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="can't hold"):
+    with pytest.raises(ConfigError, match="can't be made"):
         start_embedded(tmp_path / "file")
 
 
@@ -354,7 +375,7 @@ def test_data_of_a_newer_server_is_not_ignored_by_an_older_one(
 ) -> None:
     use()
     end(directory)
-    eventually(lambda: not EmbeddedFolder(directory).is_held())
+    eventually(lambda: not EmbeddedDirectory(directory).is_held())
     monkeypatch.setattr("bytewax_redis_state.server.embedded.find_server_binary", lambda: redis_62)
     with pytest.raises(ServerUnfitError, match="older"):
         start_embedded(directory)
@@ -363,7 +384,7 @@ def test_data_of_a_newer_server_is_not_ignored_by_an_older_one(
 def test_the_oldest_server_will_do(
     directory: Path,
     use: Callable[[], Client],
-    crash: Callable[[Client], Listening],
+    crash: Callable[[Client], ServerRecord],
     redis_62: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -413,6 +434,6 @@ def test_without_any_server_the_error_tells_how_to_get_one(
 
 
 def test_a_path_with_reserved_characters_makes_a_url_that_parses(tmp_path: Path) -> None:
-    odd = Listening(socket=f"{tmp_path}/50% off?#/a@b:c/server.sock", server=1, keeper=2)
+    odd = ServerRecord(socket=f"{tmp_path}/50% off?#/a@b:c/server.sock", server=1, keeper=2)
     assert isinstance(odd.config, RedisConfig)
     assert "?db=0" in odd.config.address

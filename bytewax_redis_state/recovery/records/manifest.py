@@ -13,7 +13,7 @@ from typing import cast
 
 import redis
 
-from bytewax_redis_state.config.recovery import MOST_SHARDS
+from bytewax_redis_state.config.recovery_settings import MOST_SHARDS
 from bytewax_redis_state.errors import StateLostError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.records.token import Token

@@ -12,12 +12,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from bytewax_redis_state.config.booleans import parse_boolean
 from bytewax_redis_state.config.checks import check_durations
 from bytewax_redis_state.config.durability import Durability
 from bytewax_redis_state.config.durations import parse_duration, parse_retention
 from bytewax_redis_state.config.secrets import SECRETS_ENVIRONMENT, Secrets
 from bytewax_redis_state.config.sizes import parse_size
-from bytewax_redis_state.config.switches import parse_switch
 from bytewax_redis_state.errors import ConfigError
 
 __all__ = [
@@ -96,7 +96,7 @@ def _size_from_env(name: str) -> int | None:
 def _switch_from_env(name: str) -> bool:
     text = os.environ.get(name)
     with _named(name):
-        return parse_switch(text) if text else True
+        return parse_boolean(text) if text else True
 
 
 def _compression_from_env() -> Any:

@@ -10,12 +10,12 @@ from typing import Any
 import hiredis
 from redis.exceptions import DataError
 
-__all__ = ["Packer"]
+__all__ = ["CommandPacker"]
 
 _BUFFERS = (bytearray, memoryview)
 
 
-class Packer:
+class CommandPacker:
     """Packs commands for the connections of a client."""
 
     def pack(self, *command: Any) -> list[bytes]:

@@ -9,7 +9,7 @@ from redis.connection import HiredisRespSerializer
 from redis.exceptions import DataError
 
 from bytewax_redis_state.server.client import Client
-from bytewax_redis_state.server.packer import Packer
+from bytewax_redis_state.server.command_packer import CommandPacker
 
 arguments = st.one_of(
     st.binary(max_size=40),
@@ -26,17 +26,17 @@ arguments = st.one_of(
     rest=st.lists(arguments, max_size=6),
 )
 def test_the_bytes_are_those_of_redis_py(name, rest):
-    assert Packer().pack(name, *rest) == HiredisRespSerializer().pack(name, *rest)
+    assert CommandPacker().pack(name, *rest) == HiredisRespSerializer().pack(name, *rest)
 
 
 @pytest.mark.parametrize("wrong", [None, {}, ["a"], object()])
 def test_what_is_no_argument_is_refused_as_by_redis_py(wrong):
-    for packer in (Packer(), HiredisRespSerializer()):
+    for packer in (CommandPacker(), HiredisRespSerializer()):
         with pytest.raises(DataError):
             packer.pack("SET", b"a", wrong)
 
 
 def test_a_client_packs_with_it(client: Client):
     connection = client.connection_pool.get_connection()
-    assert type(connection._command_packer) is Packer
+    assert type(connection._command_packer) is CommandPacker
     client.connection_pool.release(connection)

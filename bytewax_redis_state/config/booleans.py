@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from bytewax_redis_state.errors import ConfigError
 
-__all__ = ["parse_switch"]
+__all__ = ["parse_boolean"]
 
 _SWITCHES = {"true": True, "1": True, "yes": True, "on": True}
 _SWITCHES |= {"false": False, "0": False, "no": False, "off": False}
 
 
-def parse_switch(text: str) -> bool:
+def parse_boolean(text: str) -> bool:
     """Read a switch.
 
     :arg text: ``true``, ``1``, ``yes``, ``on`` or their opposites, in any case.

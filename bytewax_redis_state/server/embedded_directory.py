@@ -1,15 +1,15 @@
-"""The embedded server's folder: its files, its lock, and where its server listens.
+"""The directory of an embedded server: its files, its lock, and the record of its server.
 
-==================  =============================================================
-``lock``            flock of the keeper and its server
-``server.json``     where the server listens; absent before it starts, and once it retires
-``server.log``      what the server and its keeper said
+==================  ==================================================================
+``lock``            flock, held by the keeper and its server
+``server.json``     where the server listens; there from its start until it is ended
+``server.log``      output of the server and its keeper
 ``server.sock``     the socket, unless its path is too long for one
 ``appendonlydir/``  the data
-==================  =============================================================
+==================  ==================================================================
 
-Invariant: the lock is free only when keeper and server are both gone, so that a folder never has
-two servers. The server inherits the keeper's lock, and needs to know nothing of it.
+Invariant: the lock is free only when keeper and server are both gone, so a directory never has
+two servers. The server inherits the keeper's lock as an open file, and needs to know nothing of it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from urllib.parse import quote
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ConfigError
 
-__all__ = ["HELD", "EmbeddedFolder", "Listening"]
+__all__ = ["EXIT_LOCKED", "EmbeddedDirectory", "ServerRecord"]
 
-HELD = 75
-"""Exit status of a keeper that found the lock taken: EX_TEMPFAIL."""
+EXIT_LOCKED = 75
+"""Exit code of a keeper that found the lock taken: EX_TEMPFAIL."""
 
 _SOCKET_PATH_LIMIT = 100  # bytes; the kernel's is 107 on Linux and 103 on macOS
 _LOG_LIMIT = 1_000_000  # bytes
@@ -37,10 +37,10 @@ _TEMP_PREFIX = "bytewax-redis-state-"
 
 
 @dataclass(frozen=True)
-class Listening:
-    """Where a server listens, and which processes it is made of.
+class ServerRecord:
+    """Where a server listens, and the IDs of its processes: the content of ``server.json``.
 
-    :arg socket: Absolute path.
+    :arg socket: Absolute path of its unix socket.
     :arg server: Process ID of the server.
     :arg keeper: Process ID of its keeper.
     """
@@ -51,7 +51,7 @@ class Listening:
 
     @property
     def config(self) -> RedisConfig:
-        """The settings to reach it."""
+        """The settings to connect to it."""
         return RedisConfig(url=f"unix://{quote(self.socket)}?db=0")
 
 
@@ -60,8 +60,8 @@ def _fits(socket: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class EmbeddedFolder:
-    """Read and write the folder of an embedded server.
+class EmbeddedDirectory:
+    """Read and write the directory of an embedded server.
 
     :arg path: Absolute.
     """
@@ -70,7 +70,7 @@ class EmbeddedFolder:
 
     @property
     def log(self) -> Path:
-        """What the server and its keeper said."""
+        """Output of the server and its keeper."""
         return self.path / "server.log"
 
     @property
@@ -83,30 +83,31 @@ class EmbeddedFolder:
         return self.path / "lock"
 
     @property
-    def _published(self) -> Path:
+    def _record(self) -> Path:
         return self.path / "server.json"
 
     def prepare(self) -> None:
-        """Make the folder, private and out of git's sight.
+        """Make the directory, readable by its owner only and ignored by git.
 
-        :raises ConfigError: If it can't be made, or holds somebody else's files.
+        :raises ConfigError: If it can't be made, or holds files of another program.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Looked for twice: another start may have made it while we listed the directory.
             if not self._lock.exists() and any(self.path.iterdir()) and not self._lock.exists():
                 raise ConfigError(
-                    f"{self.path} is not empty, and no folder of an embedded server",
-                    "give a folder of its own",
+                    f"{self.path} holds files, but none of an embedded server",
+                    "choose a directory that is empty or does not exist yet",
                 )
-            self._lock.touch(mode=0o600)  # First: it marks the folder as ours.
+            self._lock.touch(mode=0o600)  # First: it marks the directory as ours.
             self.path.chmod(0o700)
             (self.path / ".gitignore").write_text("*\n")
             if self.log.exists() and self.log.stat().st_size > _LOG_LIMIT:
                 self.log.replace(self.log.with_suffix(".log.old"))
         except OSError as error:
             raise ConfigError(
-                f"{self.path} can't hold an embedded server: {error.strerror}",
-                "run where you may write, or give --redis URL",
+                f"the embedded server's directory {self.path} can't be made: {error.strerror}",
+                "run in a directory that you may write to, or give --redis URL",
             ) from None
 
     def take_lock(self) -> int | None:
@@ -117,7 +118,7 @@ class EmbeddedFolder:
         return self._try_lock(fcntl.LOCK_EX)
 
     def is_held(self) -> bool:
-        """Tell whether a keeper or a server of this folder lives."""
+        """Tell whether a keeper or a server of this directory lives."""
         descriptor = self._try_lock(fcntl.LOCK_SH)
         if descriptor is not None:
             os.close(descriptor)
@@ -135,43 +136,44 @@ class EmbeddedFolder:
     def make_socket_path(self) -> Path:
         """Choose where the server will listen.
 
-        :returns: A path in the folder, or in a private folder of its own where that is too long.
+        :returns: A path in this directory; where that is too long for a socket, a path in a new
+            temporary directory.
         """
         socket = self.path / "server.sock"
         if _fits(socket):
             return socket
-        # A temporary folder can have a long path, too.
+        # The path of the temporary directory can be long, too.
         root = next((r for r in (tempfile.gettempdir(), "/tmp") if _fits(Path(r, "x" * 40))), None)
         return Path(tempfile.mkdtemp(prefix=_TEMP_PREFIX, dir=root)) / "server.sock"
 
     def remove_socket(self, socket: Path) -> None:
-        """Remove a socket, and the folder that was made for it alone."""
+        """Remove a socket, and the temporary directory that was made for it."""
         if socket.parent.name.startswith(_TEMP_PREFIX) and socket.parent != self.path:
             shutil.rmtree(socket.parent, ignore_errors=True)
         else:
             socket.unlink(missing_ok=True)
 
-    def publish(self, listening: Listening) -> None:
-        """Tell others where the server listens."""
+    def publish(self, record: ServerRecord) -> None:
+        """Write the record, so that others find the server."""
         draft = self.path / f"server.json.{os.getpid()}"
-        draft.write_text(json.dumps(asdict(listening)))
-        draft.replace(self._published)
+        draft.write_text(json.dumps(asdict(record)))
+        draft.replace(self._record)
 
     def withdraw(self) -> None:
-        """Stop telling others where the server listens."""
-        self._published.unlink(missing_ok=True)
+        """Delete the record, so that nobody finds the server."""
+        self._record.unlink(missing_ok=True)
 
-    def listening(self) -> Listening | None:
-        """Read where the server listens; it may have died since."""
+    def read_record(self) -> ServerRecord | None:
+        """Read where the server listens, ``None`` without a record; it may have died since."""
         try:
-            return Listening(**json.loads(self._published.read_text()))
+            return ServerRecord(**json.loads(self._record.read_text()))
         except (OSError, ValueError, TypeError):
             return None
 
-    def last_words(self) -> str:
+    def last_log_line(self) -> str:
         """Read the last line of the log."""
         try:
             lines = self.log.read_text(errors="replace").split("\n")
         except OSError:
-            return "no log"
-        return next((line.strip() for line in reversed(lines) if line.strip()), "empty log")
+            return "it has no log"
+        return next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")

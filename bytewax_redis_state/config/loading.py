@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bytewax_redis_state.config.switches import parse_switch
+from bytewax_redis_state.config.booleans import parse_boolean
 from bytewax_redis_state.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -66,7 +66,7 @@ _OF_TEXT: Mapping[_Reader, Callable[[str], Any]] = {
     _text: str,
     _whole: int,
     _seconds: float,
-    _switch: parse_switch,
+    _switch: parse_boolean,
 }
 
 READERS: Mapping[str, _Reader] = MappingProxyType(
