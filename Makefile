@@ -55,7 +55,7 @@ lint: $(READY)
 
 planted-bugs: $(READY)
 	$(BIN)/python -m pytest -v -m 'long or not long' tests/crash/test_planted_bugs.py \
-		tests/faults/test_planted_bugs.py
+		tests/chaos/test_planted_bugs.py
 
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= $(shell sed -n 's/^    "\([a-z]*\)": .*/\1/p' tests/fuzz/targets.py | sort -u)

@@ -35,7 +35,7 @@ from benchmarks.results import Run
 from benchmarks.scales import Scales
 from benchmarks.stored import require_stored_sums
 from bytewax_redis_state import RedisRecovery
-from bytewax_redis_state.chaos.ports import free_addresses
+from bytewax_redis_state.chaos.network.ports import free_addresses
 
 NONE, STOCK, SLOW, OURS = "no recovery", "stock recovery", "ours, no fast paths", "ours"
 RIVALS = (NONE, STOCK, SLOW, OURS)

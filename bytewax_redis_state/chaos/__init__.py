@@ -1,25 +1,25 @@
-"""The fault harness: runs a flow whose answer is known, injects faults, and compares what is left.
+"""The fault harness: runs a flow whose result is known, injects faults, and compares the result.
 
-=============  ==================================================================================
-module         noun
-=============  ==================================================================================
-`stream`       the events, each of which follows from its number
-`flow`         the dataflow that reads them
-`answer`       what it must leave, worked out without Bytewax
-`harvest`      what it has left, in Redis and in files
-`schedule`     which faults strike which flow, and when: all of it follows from a seed
-`faults`       the kinds of faults
-`input_limiter` up to which event the flow may read while they strike it
-`member`       one process of a dataflow
-`execution`    all processes of one start
-`servers`      the Redis that is struck: one server, or several in a group
-`proxy`        the network between them, which is struck too
-`ports`        loopback ports that nobody else takes
-`disk`         a small disk for scratch files, to be filled
-`faketime`     the clock of one process, shifted
-`scene`        processes, their supervisor, the network and the flow's Redis
-`trial`        one flow from its start to its end under some faults
-`campaign`     all trials of a schedule
-`stock`        the same flow under the same faults with Bytewax's own recovery
-=============  ==================================================================================
+=================  =================================================================================
+module             noun
+=================  =================================================================================
+`input_events`     the events of the flow: each follows from its number
+`flow`             the dataflow that reads them
+`flow_result`      state and output of a flow; the expected ones, worked out without Bytewax
+`result_reader`    the result that a flow has left in Redis and in files
+`input_limiter`    the number of the event up to which the flow may read
+`waiting`          how to wait for a condition, within a bound
+`network`          ports, and the proxy between a dataflow and Redis
+`servers`          the Redis of a trial: one server, or several in a group
+`flow_process`     one process of a dataflow, and its replicator
+`execution`        all processes of one start
+`faketime`         the clock of one process, shifted
+`schedule`         the planned faults of each flow: all follow from a seed
+`system`           the system under test: processes, their supervisor, the network and Redis
+`small_disk`       a small disk for scratch files, to be filled
+`faults`           the kinds of faults
+`trial`            one flow from its start to its end under some faults
+`stock_trial`      the same with Bytewax's own recovery
+`campaign`         all trials of a schedule
+=================  =================================================================================
 """

@@ -16,7 +16,7 @@ from bytewax_redis_state.chaos.faults import FAULTS, Fault
 from bytewax_redis_state.chaos.schedule import Plan, Schedule
 from bytewax_redis_state.chaos.trial import Outcome
 
-__all__ = ["Campaign", "Cell", "Report", "usable_faults"]
+__all__ = ["Campaign", "CampaignReport", "FaultSummary", "usable_faults"]
 
 RunTrial = Callable[[Plan, Path, threading.Event], Outcome]
 """Runs a plan in a folder of its own, until the event says to give up."""
@@ -45,7 +45,7 @@ def usable_faults(
 
 
 @dataclass
-class Cell:
+class FaultSummary:
     """What one kind of fault came to on one topology.
 
     :arg runs: Trials that had it.
@@ -59,7 +59,7 @@ class Cell:
 
 
 @dataclass
-class Report:
+class CampaignReport:
     """What a campaign found.
 
     :arg rival: Whose recovery was struck: ``ours`` or ``stock``.
@@ -107,13 +107,13 @@ class Report:
         ]
         return {"median": median(found), "most": max(found)} if found else {}
 
-    def table(self) -> dict[str, dict[str, Cell]]:
+    def table(self) -> dict[str, dict[str, FaultSummary]]:
         """Give kind of fault to topology to what it came to."""
-        cells: dict[str, dict[str, Cell]] = {}
+        cells: dict[str, dict[str, FaultSummary]] = {}
         for outcome in self.outcomes:
             kinds = [each.kind for each in outcome.struck]
             for kind in sorted(set(kinds)):
-                cell = cells.setdefault(kind, {}).setdefault(outcome.plan.topology, Cell())
+                cell = cells.setdefault(kind, {}).setdefault(outcome.plan.topology, FaultSummary())
                 cell.runs += 1
                 cell.faults += kinds.count(kind)
                 cell.bad += not outcome.ok
@@ -158,7 +158,7 @@ class Campaign:
         self._seen = seen
         self.given_up = threading.Event()
 
-    def run(self, report: Report, only: int | None = None) -> None:
+    def run(self, report: CampaignReport, only: int | None = None) -> None:
         """Run all of a report's schedule, and put the outcomes into the report.
 
         :arg only: Number of the one trial to run.

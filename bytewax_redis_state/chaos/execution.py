@@ -11,55 +11,56 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from bytewax_redis_state.chaos.member import SECONDS, Member, Resumed, wait_until
+from bytewax_redis_state.chaos.flow_process import FlowProcess, ResumeMessage
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS, wait_until
 
-__all__ = ["Cluster"]
+__all__ = ["Execution"]
 
 
-class Cluster:
+class Execution:
     """All processes of one start."""
 
     def __init__(self) -> None:
-        self.members: list[Member] = []
-        self._again: list[Callable[[], Member]] = []
+        self.processes: list[FlowProcess] = []
+        self._again: list[Callable[[], FlowProcess]] = []
 
-    def add(self, make: Callable[..., Member], folder: Path, at_step: str) -> None:
+    def add(self, make: Callable[..., FlowProcess], folder: Path, at_step: str) -> None:
         """Start one more process; ``make`` takes a folder and ``at_step``."""
-        self.members.append(make(folder=folder, at_step=at_step))
+        self.processes.append(make(folder=folder, at_step=at_step))
         times = count(1)
         self._again.append(
             lambda: make(folder=folder.with_name(f"{folder.name}-again-{next(times)}"))
         )
 
-    def restart(self, process: int) -> None:
-        """Start a process that died once more, as it was but not doomed."""
-        self.members[process] = self._again[process]()
+    def restart(self, number: int) -> None:
+        """Start a process that has ended again: with the same options, but without its step."""
+        self.processes[number] = self._again[number]()
 
-    def __getitem__(self, number: int) -> Member:
-        return self.members[number]
+    def __getitem__(self, number: int) -> FlowProcess:
+        return self.processes[number]
 
     @property
     def said(self) -> str:
         """What all of them have said on standard error."""
-        return "\n".join(f"-- process {i}\n{m.err}" for i, m in enumerate(self.members))
+        return "\n".join(f"-- process {i}\n{m.err}" for i, m in enumerate(self.processes))
 
     @property
     def alive(self) -> bool:
         """Whether all of them live."""
-        return all(member.alive for member in self.members)
+        return all(process.alive for process in self.processes)
 
     @property
     def has_resumed(self) -> bool:
         """Whether the engines of all are about to start, or have started."""
-        return all(member.resumed for member in self.members)
+        return all(process.resumed for process in self.processes)
 
-    def wait_resumed(self) -> Resumed:
+    def wait_resumed(self) -> ResumeMessage:
         """Wait until every process is about to start its engine.
 
         :returns: What they said; the keys are of all together.
         """
         wait_until(lambda: self.has_resumed or not self.alive, "all processes resume")
-        found = [member.resumed for member in self.members]
+        found = [process.resumed for process in self.processes]
         assert all(found), f"a process ended before it resumed:\n{self.said}"
         first = found[0]
         assert first is not None
@@ -69,32 +70,32 @@ class Cluster:
             assert (one.epoch, one.generation) == (first.epoch, first.generation)
             for name, found_keys in one.keys.items():
                 keys[name] = keys.get(name, 0) + found_keys
-        return Resumed(first.epoch, first.generation, keys)
+        return ResumeMessage(first.epoch, first.generation, keys)
 
     def kill(self) -> None:
         """SIGKILL every dataflow, and no replicator."""
-        for member in self.members:
-            member.popen.send_signal(signal.SIGKILL)
-        for member in self.members:
-            member.wait()
+        for process in self.processes:
+            process.popen.send_signal(signal.SIGKILL)
+        for process in self.processes:
+            process.wait()
 
     def kill_groups(self) -> None:
         """SIGKILL everything."""
-        for member in self.members:
+        for process in self.processes:
             with suppress(ProcessLookupError):
-                os.killpg(member.pid, signal.SIGKILL)
-        for member in self.members:
-            member.wait()
+                os.killpg(process.pid, signal.SIGKILL)
+        for process in self.processes:
+            process.wait()
 
-    def wait(self, seconds: float = SECONDS) -> list[int]:
+    def wait(self, seconds: float = BOUND_SECONDS) -> list[int]:
         """Wait for the end of all.
 
         :returns: Their exit codes.
         """
         deadline = time.monotonic() + seconds
-        return [member.wait(max(deadline - time.monotonic(), 0.1)) for member in self.members]
+        return [process.wait(max(deadline - time.monotonic(), 0.1)) for process in self.processes]
 
     def lose_scratch(self) -> None:
         """Delete every file of this start, as a machine that is gone would."""
-        for member in self.members:
-            shutil.rmtree(member.scratch, ignore_errors=True)
+        for process in self.processes:
+            shutil.rmtree(process.scratch, ignore_errors=True)

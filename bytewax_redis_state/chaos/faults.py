@@ -1,4 +1,4 @@
-"""The kinds of faults: what each does to a scene, and what it needs.
+"""The kinds of faults: what each does to a system, and what it needs.
 
 A fault strikes and is over when its function returns; what the flow makes of it is the trial's
 business. Redis comes back, connections mend, processes go on: all but what was killed.
@@ -15,12 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from bytewax_redis_state.chaos.disk import can_mount
+from bytewax_redis_state.chaos.small_disk import can_mount
 from bytewax_redis_state.chaos.faketime import faketime_library
-from bytewax_redis_state.chaos.member import Member
-from bytewax_redis_state.chaos.scene import Scene, StuckError
-from bytewax_redis_state.chaos.schedule import MOMENTS, SERVERS, Strike
-from bytewax_redis_state.chaos.servers.modes import missing_mode
+from bytewax_redis_state.chaos.flow_process import FlowProcess
+from bytewax_redis_state.chaos.schedule import MOMENTS, SERVERS, PlannedFault
+from bytewax_redis_state.chaos.servers.server_modes import why_unsupported
+from bytewax_redis_state.chaos.system import StuckError, SystemUnderTest
 
 __all__ = ["EARLIER_COPY", "FAULTS", "Fault"]
 
@@ -51,7 +51,7 @@ class Fault:
     """
 
     says: str
-    strike: Callable[[Scene, Strike], None]
+    strike: Callable[[SystemUnderTest, PlannedFault], None]
     moments: Sequence[str] = MOMENTS
     servers: Sequence[str] = SERVERS
     loses: bool = False
@@ -63,29 +63,29 @@ class Fault:
             return "libfaketime is not installed (apt-get install faketime)"
         if name == "disk" and not can_mount():
             return "no small disk can be mounted here (root is needed)"
-        return missing_mode(self.servers[0])
+        return why_unsupported(self.servers[0])
 
 
 # --- processes ----------------------------------------------------------------------------------
 
 
-def _kill_worker(scene: Scene, strike: Strike) -> None:
+def _kill_worker(system: SystemUnderTest, strike: PlannedFault) -> None:
     with suppress(ProcessLookupError):
-        scene.member(strike.target).kill()
+        system.process(strike.target).kill()
 
 
-def _kill_process(scene: Scene, strike: Strike) -> None:
-    scene.member(strike.target).kill_group()
+def _kill_process(system: SystemUnderTest, strike: PlannedFault) -> None:
+    system.process(strike.target).kill_group()
 
 
-def _kill_all(scene: Scene, strike: Strike) -> None:
-    scene.cluster.kill_groups()
+def _kill_all(system: SystemUnderTest, strike: PlannedFault) -> None:
+    system.execution.kill_groups()
     if strike.size < 0.5:  # else the next start finds what is left, and removes it
-        shutil.rmtree(scene.scratch / "0", ignore_errors=True)
+        shutil.rmtree(system.scratch / "0", ignore_errors=True)
 
 
-def _replicators(members: Sequence[Member]) -> list[int]:
-    return [pid for member in members if (pid := member.replicator) is not None]
+def _replicators(processes: Sequence[FlowProcess]) -> list[int]:
+    return [pid for process in processes if (pid := process.replicator) is not None]
 
 
 def _signal_all(pids: Sequence[int], number: signal.Signals) -> None:
@@ -94,11 +94,11 @@ def _signal_all(pids: Sequence[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def _kill_replicator(scene: Scene, strike: Strike) -> None:
-    _signal_all(_replicators([scene.member(strike.target)]), signal.SIGKILL)
+def _kill_replicator(system: SystemUnderTest, strike: PlannedFault) -> None:
+    _signal_all(_replicators([system.process(strike.target)]), signal.SIGKILL)
 
 
-def _length(strike: Strike) -> float:
+def _length(strike: PlannedFault) -> float:
     """Seldom past a lease's end."""
     return _PAST_A_LEASE if strike.size < _SELDOM else strike.seconds
 
@@ -111,79 +111,79 @@ def _stopped(pids: Sequence[int], seconds: float) -> None:
         _signal_all(pids, signal.SIGCONT)
 
 
-def _stop_worker(scene: Scene, strike: Strike) -> None:
-    _stopped([scene.member(strike.target).pid], _length(strike))
+def _stop_worker(system: SystemUnderTest, strike: PlannedFault) -> None:
+    _stopped([system.process(strike.target).pid], _length(strike))
 
 
-def _stop_replicator(scene: Scene, strike: Strike) -> None:
-    _stopped(_replicators([scene.member(strike.target)]), _length(strike))
+def _stop_replicator(system: SystemUnderTest, strike: PlannedFault) -> None:
+    _stopped(_replicators([system.process(strike.target)]), _length(strike))
 
 
-def _stop_all(scene: Scene, strike: Strike) -> None:
-    pids = [pid for member in scene.cluster.members for pid in member.group()]
+def _stop_all(system: SystemUnderTest, strike: PlannedFault) -> None:
+    pids = [pid for process in system.execution.processes for pid in process.group()]
     _stopped(pids, _length(strike))
 
 
 # --- a second cluster ---------------------------------------------------------------------------
 
 
-def _take_over(scene: Scene, strike: Strike) -> None:
+def _take_over(system: SystemUnderTest, strike: PlannedFault) -> None:
     """Start the flow again while it runs, or sleeps; who sleeps wakes in mid-start, or later."""
-    old = scene.cluster
-    sleepers = _sleepers(scene, strike)
+    old = system.execution
+    sleepers = _sleepers(system, strike)
     _signal_all(sleepers, signal.SIGSTOP)
     try:
-        scene.start(take_over=True)
+        system.start(take_over=True)
         if strike.offset < _WAKES_IN_START:
-            scene.tend_until(scene.has_claimed, "the flow is being taken over")
+            system.tend_until(system.has_claimed, "the flow is being taken over")
             time.sleep(strike.offset)
         else:
-            scene.tend_until(scene.has_started, "the flow is taken over")
+            system.tend_until(system.has_started, "the flow is taken over")
             time.sleep(strike.seconds / 4)
     finally:
         _signal_all(sleepers, signal.SIGCONT)
-    scene.end_of(old)
+    system.end_of(old)
 
 
-def _sleepers(scene: Scene, strike: Strike) -> list[int]:
-    member = scene.member(strike.target)
+def _sleepers(system: SystemUnderTest, strike: PlannedFault) -> list[int]:
+    process = system.process(strike.target)
     if strike.size < 0.3:
-        return _replicators([member])
+        return _replicators([process])
     if strike.size < 0.5:
-        return [member.pid]
+        return [process.pid]
     if strike.size < 0.8:
-        return [pid for each in scene.cluster.members for pid in each.group()]
+        return [pid for each in system.execution.processes for pid in each.group()]
     return []
 
 
 # --- Redis --------------------------------------------------------------------------------------
 
 
-def _kill_redis(scene: Scene, strike: Strike) -> None:
-    scene.server.kill()
+def _kill_redis(system: SystemUnderTest, strike: PlannedFault) -> None:
+    system.server.kill()
     time.sleep(strike.seconds)
-    scene.server.start()
+    system.server.start()
 
 
-def _stop_redis(scene: Scene, strike: Strike) -> None:
-    scene.server.pause()
+def _stop_redis(system: SystemUnderTest, strike: PlannedFault) -> None:
+    system.server.pause()
     try:
         time.sleep(_length(strike))
     finally:
-        scene.server.go_on()
+        system.server.go_on()
 
 
-def _load_slowly(scene: Scene, strike: Strike) -> None:
-    scene.server.kill()
+def _load_slowly(system: SystemUnderTest, strike: PlannedFault) -> None:
+    system.server.kill()
     # It answers LOADING for as long as it takes: so many microseconds for each command.
     slow = ("--key-load-delay", "300", "--loading-process-events-interval-bytes", "1024")
-    scene.server.start(*slow, wait=False)
+    system.server.start(*slow, wait=False)
     time.sleep(strike.seconds)
-    scene.server.load_fast()
+    system.server.load_fast()
 
 
-def _read_only(scene: Scene, strike: Strike) -> None:
-    with scene.server.connected() as client:
+def _read_only(system: SystemUnderTest, strike: PlannedFault) -> None:
+    with system.server.connected() as client:
         client.replicaof("127.0.0.1", "1")
         try:
             time.sleep(strike.seconds)
@@ -191,16 +191,16 @@ def _read_only(scene: Scene, strike: Strike) -> None:
             client.replicaof("NO", "ONE")
 
 
-def _misconf(scene: Scene, strike: Strike) -> None:
-    scene.server.refuse_writes()
+def _misconf(system: SystemUnderTest, strike: PlannedFault) -> None:
+    system.server.refuse_writes()
     try:
         time.sleep(strike.seconds)
     finally:
-        scene.server.take_writes()
+        system.server.take_writes()
 
 
-def _maxmemory(scene: Scene, strike: Strike) -> None:
-    with scene.server.connected() as client:
+def _maxmemory(system: SystemUnderTest, strike: PlannedFault) -> None:
+    with system.server.connected() as client:
         client.config_set("maxmemory", "1mb")
         try:
             time.sleep(strike.seconds)
@@ -208,123 +208,123 @@ def _maxmemory(scene: Scene, strike: Strike) -> None:
             client.config_set("maxmemory", "0")
 
 
-def _flush(scene: Scene, strike: Strike) -> None:
+def _flush(system: SystemUnderTest, strike: PlannedFault) -> None:
     """Empty Redis, and wait for the promise: the flow makes its state whole again."""
-    before = scene.manifest()
+    before = system.manifest()
     assert before is not None
-    with scene.server.connected() as client:
+    with system.server.connected() as client:
         client.flushall()
     deadline = time.monotonic() + _FLUSH_SECONDS
     while True:
-        manifest = scene.manifest()
+        manifest = system.manifest()
         if manifest and not manifest.renewing and manifest.incarnation != before.incarnation:
             return
-        if not scene.cluster.alive:
-            raise StuckError(f"the flow ended before its state was whole:\n{scene.last_words}")
+        if not system.execution.alive:
+            raise StuckError(f"the flow ended before its state was whole:\n{system.last_words}")
         if time.monotonic() > deadline:
-            raise StuckError(f"not whole {_FLUSH_SECONDS:.0f} s later:\n{scene.last_words}")
+            raise StuckError(f"not whole {_FLUSH_SECONDS:.0f} s later:\n{system.last_words}")
         time.sleep(0.05)
 
 
-def _lose_tail(scene: Scene, strike: Strike) -> None:
+def _lose_tail(system: SystemUnderTest, strike: PlannedFault) -> None:
     """Set Redis back by some seconds, or to where it was before the last faults."""
     copy = EARLIER_COPY
-    if strike.size < 0.7 or not scene.server.remembers(copy):
+    if strike.size < 0.7 or not system.server.remembers(copy):
         copy = "now"
-        scene.server.remember(copy)
+        system.server.remember(copy)
         time.sleep(strike.seconds)
-    scene.server.forget_since(copy)
+    system.server.forget_since(copy)
 
 
 # --- servers that take over from each other -----------------------------------------------------
 
 
-def _kill_primary(scene: Scene, strike: Strike) -> None:
+def _kill_primary(system: SystemUnderTest, strike: PlannedFault) -> None:
     """Kill the server that has a journal, and start it again as a replica of its successor."""
-    key = scene.journal(strike.target)
+    key = system.journal(strike.target)
     if strike.size < _WITH_TAIL:
-        before = scene.group.primary_of(key)
+        before = system.group.primary_of(key)
         before.kill()
-        scene.group.wait_failed_over(before, key)
+        system.group.wait_failed_over(before, key)
     else:
-        before = scene.group.lose_tail(key, partial(time.sleep, strike.seconds))
-    scene.group.rejoin(before)
+        before = system.group.lose_tail(key, partial(time.sleep, strike.seconds))
+    system.group.rejoin(before)
 
 
-def _order_failover(scene: Scene, strike: Strike) -> None:
-    key = scene.journal(strike.target)
-    before = scene.group.primary_of(key)
-    scene.group.fail_over(before)
-    scene.group.wait_failed_over(before, key)
+def _order_failover(system: SystemUnderTest, strike: PlannedFault) -> None:
+    key = system.journal(strike.target)
+    before = system.group.primary_of(key)
+    system.group.fail_over(before)
+    system.group.wait_failed_over(before, key)
 
 
 # --- the network --------------------------------------------------------------------------------
 
 
-def _cut(scene: Scene, strike: Strike) -> None:
-    doors = scene.doors(strike.target, all_of_them=strike.size < 0.5)
-    scene.proxy.cut(doors)
+def _cut(system: SystemUnderTest, strike: PlannedFault) -> None:
+    listeners = system.listeners(strike.target, all_of_them=strike.size < 0.5)
+    system.proxy.cut(listeners)
     time.sleep(strike.seconds * (strike.offset < 0.7))  # or for a moment only
-    scene.proxy.mend(doors)
+    system.proxy.mend(listeners)
 
 
-def _delay(scene: Scene, strike: Strike) -> None:
-    doors = scene.doors(strike.target, all_of_them=strike.offset < 0.5)
-    scene.proxy.delay(doors, 0.01 + 0.15 * strike.size)
+def _delay(system: SystemUnderTest, strike: PlannedFault) -> None:
+    listeners = system.listeners(strike.target, all_of_them=strike.offset < 0.5)
+    system.proxy.delay(listeners, 0.01 + 0.15 * strike.size)
     time.sleep(strike.seconds)
-    scene.proxy.mend(doors)
+    system.proxy.mend(listeners)
 
 
-def _throttle(scene: Scene, strike: Strike) -> None:
-    doors = scene.doors(strike.target, all_of_them=strike.offset < 0.5)
-    scene.proxy.throttle(doors, 3_000 + 60_000 * strike.size)
+def _throttle(system: SystemUnderTest, strike: PlannedFault) -> None:
+    listeners = system.listeners(strike.target, all_of_them=strike.offset < 0.5)
+    system.proxy.throttle(listeners, 3_000 + 60_000 * strike.size)
     time.sleep(strike.seconds)
-    scene.proxy.mend(doors)
+    system.proxy.mend(listeners)
 
 
-def _half_open(scene: Scene, strike: Strike) -> None:
-    doors = scene.doors(strike.target, all_of_them=strike.offset < 0.5)
-    scene.proxy.half_open(doors, answers_only=strike.size < 0.5)
+def _half_open(system: SystemUnderTest, strike: PlannedFault) -> None:
+    listeners = system.listeners(strike.target, all_of_them=strike.offset < 0.5)
+    system.proxy.half_open(listeners, answers_only=strike.size < 0.5)
     time.sleep(strike.seconds)
-    scene.proxy.mend(doors)
+    system.proxy.mend(listeners)
 
 
-def _late_writes(scene: Scene, strike: Strike) -> None:
+def _late_writes(system: SystemUnderTest, strike: PlannedFault) -> None:
     """Let what a broken connection still held arrive when all has been said again on another."""
-    doors = scene.doors(strike.target, all_of_them=strike.offset < 0.5)
-    scene.proxy.hold_back(doors)
+    listeners = system.listeners(strike.target, all_of_them=strike.offset < 0.5)
+    system.proxy.hold_back(listeners)
     time.sleep(0.1 + 0.5 * strike.size)
-    scene.proxy.break_held(doors)
+    system.proxy.break_held(listeners)
     time.sleep(strike.seconds)
-    scene.proxy.deliver(doors)
+    system.proxy.deliver(listeners)
 
 
 # --- clock and disk -----------------------------------------------------------------------------
 
 
-def _shift_clock(scene: Scene, strike: Strike) -> None:
+def _shift_clock(system: SystemUnderTest, strike: PlannedFault) -> None:
     """Set a clock forward, back by a second or two, or far back, which the next start finds.
 
     Bytewax sleeps until a time by the wall clock: one that is set far back under a running source
     makes it sleep for that long, with our state or with none.
     """
-    process = strike.target % len(scene.shifts)
+    process = strike.target % len(system.shifts)
     if strike.size < _FORWARD:
         shift = int(10 + strike.offset * _DAY)
     elif strike.size < _BACK:
         shift = -1 - round(strike.offset)
     else:
-        scene.member(strike.target).kill_group()
+        system.process(strike.target).kill_group()
         shift = -int(10 + strike.offset * _DAY)
-    scene.shift_clock(process, scene.shifts[process] + shift)
+    system.shift_clock(process, system.shifts[process] + shift)
     time.sleep(strike.seconds)
 
 
-def _fill_disk(scene: Scene, strike: Strike) -> None:
+def _fill_disk(system: SystemUnderTest, strike: PlannedFault) -> None:
     """Leave so little room that the sources wait, or that the flow stops, or none at all."""
     left = (40, 10, 0)[int(strike.size * 3)] * 1024 * 1024
-    filler = scene.scratch / "filler"
-    room = max(0, shutil.disk_usage(scene.scratch).free - left)
+    filler = system.scratch / "filler"
+    room = max(0, shutil.disk_usage(system.scratch).free - left)
     with suppress(OSError):  # it is full
         filler.write_bytes(bytes(room))
     time.sleep(strike.seconds)

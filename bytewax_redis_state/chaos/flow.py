@@ -33,10 +33,10 @@ from bytewax.operators import KeyedStream
 from bytewax.operators.windowing import EventClock, SessionWindower, TumblingWindower, Windower
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from bytewax_redis_state.chaos import stream
-from bytewax_redis_state.chaos.stream import Entry, Sum
+from bytewax_redis_state.chaos import input_events
+from bytewax_redis_state.chaos.input_events import AccountEntry, Sum
 
-__all__ = ["FLOW_ID", "read_limit", "save_limit", "the_flow"]
+__all__ = ["FLOW_ID", "build_flow", "read_limit", "save_limit"]
 
 FLOW_ID = "chaos"
 _BATCH = 40
@@ -119,7 +119,7 @@ class _LinesPartition(StatefulSinkPartition[str, tuple[int, int]]):
     def write_batch(self, values: list[str]) -> None:
         self._file.write("".join(f"{line}\n" for line in values).encode())
         self._count += len(values)
-        self._digest = (self._digest + sum(map(stream.digest, values))) % 2**60
+        self._digest = (self._digest + sum(map(input_events.digest, values))) % 2**60
 
     def snapshot(self) -> tuple[int, int]:
         return self._count, self._digest
@@ -130,10 +130,10 @@ class _LinesPartition(StatefulSinkPartition[str, tuple[int, int]]):
 
 class _LinesSink(FixedPartitionedSink[str, tuple[int, int]]):
     def list_parts(self) -> list[str]:
-        return [str(part) for part in range(stream.FILES)]
+        return [str(part) for part in range(input_events.FILES)]
 
     def part_fn(self, item_key: str) -> int:
-        return stream.file_of(item_key)
+        return input_events.file_of(item_key)
 
     def build_part(
         self, step_id: str, for_part: str, resume_state: tuple[int, int] | None
@@ -145,7 +145,7 @@ class _LinesSink(FixedPartitionedSink[str, tuple[int, int]]):
 # --- The flow -----------------------------------------------------------------------------------
 
 
-def _add_up(balance: int | None, an_entry: Entry) -> tuple[int, tuple[int, int]]:
+def _add_up(balance: int | None, an_entry: AccountEntry) -> tuple[int, tuple[int, int]]:
     balance = (balance or 0) + an_entry.cents
     return balance, (an_entry.number, balance)
 
@@ -154,7 +154,7 @@ def _begin() -> Sum | None:
     return None
 
 
-def _go_on(total: Sum | None, an_entry: Entry) -> Sum | None:
+def _go_on(total: Sum | None, an_entry: AccountEntry) -> Sum | None:
     return _together(total, Sum(an_entry.at, an_entry.at, 1, an_entry.cents))
 
 
@@ -165,18 +165,20 @@ def _together(left: Sum | None, right: Sum | None) -> Sum | None:
     return Sum(first, last, left.entries + right.entries, left.cents + right.cents)
 
 
-def _windows(step: str, entries: KeyedStream[Entry], windower: Windower[Any]) -> KeyedStream[str]:
+def _windows(
+    step: str, entries: KeyedStream[AccountEntry], windower: Windower[Any]
+) -> KeyedStream[str]:
     # A clock that stands still: only entries move the watermark of their account.
-    clock: EventClock[Entry] = EventClock(
+    clock: EventClock[AccountEntry] = EventClock(
         ts_getter=lambda an_entry: an_entry.at,
-        wait_for_system_duration=stream.WAIT,
-        now_getter=lambda: stream.START,
+        wait_for_system_duration=input_events.WAIT,
+        now_getter=lambda: input_events.START,
         to_system_utc=lambda _close_time: None,
     )
 
     def written(account: str, total: Sum | None) -> tuple[str, str]:
         assert total is not None  # a window opens with an entry
-        return account, stream.window_line(step, account, total)
+        return account, input_events.window_line(step, account, total)
 
     closed = win.fold_window(
         step, entries, clock, windower, builder=_begin, folder=_go_on, merger=_together
@@ -184,25 +186,29 @@ def _windows(step: str, entries: KeyedStream[Entry], windower: Windower[Any]) ->
     return op.map(f"{step}_line", closed.down, lambda w: written(w[0], w[1][1]))
 
 
-def the_flow() -> Dataflow:
+def build_flow() -> Dataflow:
     """Make the flow."""
     flow = Dataflow(FLOW_ID)
-    entries = op.input("entries", flow, _NumbersSource(stream.entry, stream.PARTS))
-    payments = op.input("payments", flow, _NumbersSource(stream.payment, stream.PARTS))
-    notes = op.input("notes", flow, _NumbersSource(stream.note, 1, stream.NOTE_EVERY))
+    entries = op.input("entries", flow, _NumbersSource(input_events.entry, input_events.PARTS))
+    payments = op.input("payments", flow, _NumbersSource(input_events.payment, input_events.PARTS))
+    notes = op.input("notes", flow, _NumbersSource(input_events.note, 1, input_events.NOTE_EVERY))
 
     balances = op.stateful_map("balance", op.merge("amounts", entries, notes), _add_up)
     orders = op.map("order", entries, lambda e: (f"order-{e[1].number}", e[1].cents))
     paid = op.join("paid", orders, payments)
     lines = op.merge(
         "lines",
-        op.map("balance_line", balances, lambda b: (b[0], stream.balance_line(b[0], *b[1]))),
-        op.map("paid_line", paid, lambda p: (p[0], stream.paid_line(p[0], *p[1]))),
-        _windows("minutes", entries, TumblingWindower(length=stream.LENGTH, align_to=stream.START)),
-        _windows("visits", entries, SessionWindower(stream.GAP)),
+        op.map("balance_line", balances, lambda b: (b[0], input_events.balance_line(b[0], *b[1]))),
+        op.map("paid_line", paid, lambda p: (p[0], input_events.paid_line(p[0], *p[1]))),
+        _windows(
+            "minutes",
+            entries,
+            TumblingWindower(length=input_events.LENGTH, align_to=input_events.START),
+        ),
+        _windows("visits", entries, SessionWindower(input_events.GAP)),
     )
     op.output("out", lines, _LinesSink())
     return flow
 
 
-flow = the_flow()
+flow = build_flow()

@@ -1,4 +1,4 @@
-"""The tide: raises the limit up to which a flow may read, for as long as faults strike it.
+"""The input_limiter: raises the limit up to which a flow may read, for as long as faults strike it.
 
 So a flow never ends before its faults have struck, and always has something to read when they do.
 """
@@ -35,7 +35,7 @@ class InputLimiter:
         self._position = position
         self._seen = 0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="tide", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="input_limiter", daemon=True)
         save_limit(path, self.limit, final=False)
 
     def start(self) -> None:

@@ -17,11 +17,11 @@ __all__ = [
     "MOMENTS",
     "SERVERS",
     "TOPOLOGIES",
+    "FlowTopology",
     "Kind",
     "Plan",
+    "PlannedFault",
     "Schedule",
-    "Strike",
-    "Topology",
     "make_schedule",
 ]
 
@@ -39,7 +39,7 @@ _LEAST_SECONDS, _MOST_SECONDS = 0.3, 2.5
 
 
 @dataclass(frozen=True)
-class Topology:
+class FlowTopology:
     """How a flow is spread.
 
     :arg processes: How many.
@@ -50,11 +50,11 @@ class Topology:
     workers: int
 
 
-TOPOLOGIES: Mapping[str, Topology] = {
-    "1-worker": Topology(1, 1),
-    "2-workers": Topology(1, 2),
-    "2-processes": Topology(2, 1),
-    "3-processes": Topology(3, 1),
+TOPOLOGIES: Mapping[str, FlowTopology] = {
+    "1-worker": FlowTopology(1, 1),
+    "2-workers": FlowTopology(1, 2),
+    "2-processes": FlowTopology(2, 1),
+    "3-processes": FlowTopology(3, 1),
 }
 """What a flow is run on, by the name that the command line gives it."""
 
@@ -72,7 +72,7 @@ class Kind(Protocol):
 
 
 @dataclass(frozen=True)
-class Strike:
+class PlannedFault:
     """One fault.
 
     :arg kind: A name of ``faults.FAULTS``.
@@ -106,7 +106,7 @@ class Plan:
     topology: str
     servers: str
     fast_paths: str
-    strikes: tuple[Strike, ...]
+    strikes: tuple[PlannedFault, ...]
 
 
 @dataclass(frozen=True)
@@ -229,8 +229,8 @@ class _Order:
         return chosen, servers[0]
 
 
-def _strike(kind: str, moments: Sequence[str], source: random.Random) -> Strike:
-    return Strike(
+def _strike(kind: str, moments: Sequence[str], source: random.Random) -> PlannedFault:
+    return PlannedFault(
         kind=kind,
         moment=source.choice(moments),
         target=source.randrange(6),

@@ -1,6 +1,6 @@
 """A trial: one flow from its start to its end under the faults of a plan, and what it left.
 
-1. Start Redis, the network, the flow; the tide raises what may be read.
+1. Start Redis, the network, the flow; the input_limiter raises what may be read.
 2. For each strike of the plan: wait for its moment, look what is under way, strike; then wait until
    all processes run and commit again, unless the next one is to strike in mid-start.
 3. Let the flow read to its end. Compare every key and every line with the answer, and verify what
@@ -16,21 +16,21 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bytewax_redis_state.chaos.answer import Answer, differences, right_answer
-from bytewax_redis_state.chaos.disk import small_disk
+from bytewax_redis_state.chaos.small_disk import small_disk
 from bytewax_redis_state.chaos.faults import EARLIER_COPY, FAULTS, Fault
-from bytewax_redis_state.chaos.harvest import harvest
-from bytewax_redis_state.chaos.scene import Ending, Program, Scene, StuckError
-from bytewax_redis_state.chaos.schedule import TOPOLOGIES, Plan, Strike
+from bytewax_redis_state.chaos.flow_result import FlowResult, differences, expected_result
+from bytewax_redis_state.chaos.result_reader import read_result
+from bytewax_redis_state.chaos.schedule import TOPOLOGIES, Plan, PlannedFault
 from bytewax_redis_state.chaos.servers.cluster_group import ClusterGroup
-from bytewax_redis_state.chaos.servers.home import Home
+from bytewax_redis_state.chaos.servers.deployment import RedisDeployment
 from bytewax_redis_state.chaos.servers.sentinel_group import SentinelGroup
-from bytewax_redis_state.chaos.servers.single import Server
+from bytewax_redis_state.chaos.servers.single_server import SingleServer
+from bytewax_redis_state.chaos.system import Program, StuckError, SystemUnderTest, UnexpectedExit
 from bytewax_redis_state.doctor.verification import verify
 from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.server.binary import find_server_binary
 
-__all__ = ["Outcome", "Struck", "Trial"]
+__all__ = ["InjectedFault", "Outcome", "Trial"]
 
 _MOMENT_SECONDS = 5.0  # to wait for a moment, before it strikes all the same
 _START_LAG = 0.004
@@ -39,16 +39,16 @@ _ALL_LAG = 0.25
 _LOSSES = ("lost", "missing", "no manifest")
 
 
-def _sentinel_group(folder: Path) -> Home:
-    return SentinelGroup(find_server_binary(), folder, replicas=1, behind_doors=True)
+def _sentinel_group(folder: Path) -> RedisDeployment:
+    return SentinelGroup(find_server_binary(), folder, replicas=1, behind_proxy=True)
 
 
-def _cluster_group(folder: Path) -> Home:
-    return ClusterGroup(find_server_binary(), folder, behind_doors=True)
+def _cluster_group(folder: Path) -> RedisDeployment:
+    return ClusterGroup(find_server_binary(), folder, behind_proxy=True)
 
 
-_HOMES: Mapping[str, Callable[[Path], Home]] = {
-    "single": Server,
+_DEPLOYMENTS: Mapping[str, Callable[[Path], RedisDeployment]] = {
+    "single": SingleServer,
     "sentinel": _sentinel_group,
     "cluster": _cluster_group,
 }
@@ -56,7 +56,7 @@ _HOMES: Mapping[str, Callable[[Path], Home]] = {
 
 
 @dataclass(frozen=True)
-class Struck:
+class InjectedFault:
     """A fault that has struck.
 
     :arg kind: Which.
@@ -91,7 +91,7 @@ class Outcome:
     """
 
     plan: Plan
-    struck: list[Struck] = field(default_factory=list)
+    struck: list[InjectedFault] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
     stuck: str = ""
@@ -99,7 +99,7 @@ class Outcome:
     compared: int = 0
     starts: int = 0
     seconds: float = 0.0
-    endings: list[Ending] = field(default_factory=list)
+    endings: list[UnexpectedExit] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -117,7 +117,7 @@ class Trial:
     :arg given_up: Set when the trial is not to go on.
     """
 
-    scene_class: type[Scene] = Scene
+    system_class: type[SystemUnderTest] = SystemUnderTest
 
     def __init__(
         self,
@@ -148,60 +148,62 @@ class Trial:
         with ExitStack() as stack:
             if "disk" in kinds:
                 stack.enter_context(small_disk(self._folder / "scratch"))
-            scene = self.scene_class(
+            system = self.system_class(
                 TOPOLOGIES[self._plan.topology],
                 self._folder,
-                _HOMES[self._plan.servers](self._folder / "redis"),
+                _DEPLOYMENTS[self._plan.servers](self._folder / "redis"),
                 self._namespace,
                 self._program,
                 fast_paths=self._plan.fast_paths,
                 shifted="clock" in kinds,
                 given_up=self._given_up,
             )
-            stack.callback(scene.close)
+            stack.callback(system.close)
             try:
-                self._run(scene)
+                self._run(system)
             except (StuckError, TimeoutError) as error:
                 self._outcome.stuck = str(error)
-                self._outcome.findings += self._unfounded_losses(scene)
-            self._outcome.starts = scene.starts
-            self._outcome.endings = scene.endings
+                self._outcome.findings += self._unfounded_losses(system)
+            self._outcome.starts = system.starts
+            self._outcome.endings = system.endings
         self._outcome.seconds = round(time.monotonic() - self._began, 1)
         return self._outcome
 
-    def _run(self, scene: Scene) -> None:
-        scene.open()
-        scene.await_commits()
+    def _run(self, system: SystemUnderTest) -> None:
+        system.open()
+        system.await_commits()
         strikes = self._plan.strikes
         for number, strike in enumerate(strikes):
             follower = strikes[number + 1] if number + 1 < len(strikes) else None
-            self._strike(scene, strike, follower)
-        self._outcome.limit = scene.finish()
-        self._judge(scene)
+            self._strike(system, strike, follower)
+        self._outcome.limit = system.finish()
+        self._judge(system)
 
     # -- striking -----------------------------------------------------------------------------
 
-    def _strike(self, scene: Scene, strike: Strike, follower: Strike | None) -> None:
+    def _strike(
+        self, system: SystemUnderTest, strike: PlannedFault, follower: PlannedFault | None
+    ) -> None:
         fault = self._faults[strike.kind]
         if "single" not in fault.servers:  # the last failover is to be over
-            scene.home.settle()
-        with self._lag(scene, strike):
-            self._await_moment(scene, strike)
-            backlog, folding, starting = self._look(scene)
+            system.deployment.settle()
+        with self._lag(system, strike):
+            self._await_moment(system, strike)
+            backlog, folding, starting = self._look(system)
             at = time.monotonic()
-            fault.strike(scene, strike)
-        folding = folding or (strike.kind.startswith("kill-") and scene.is_folding())
+            fault.strike(system, strike)
+        folding = folding or (strike.kind.startswith("kill-") and system.is_folding())
         recovery = None
         if follower is None or follower.moment != "start":
-            scene.await_commits()
+            system.await_commits()
             recovery = round(time.monotonic() - at, 2)
             if any(each.kind == "lost-tail" for each in self._plan.strikes):
-                scene.server.remember(EARLIER_COPY)
+                system.server.remember(EARLIER_COPY)
         after = round(at - self._began, 2)
-        struck = Struck(strike.kind, after, backlog, folding, starting, recovery)
+        struck = InjectedFault(strike.kind, after, backlog, folding, starting, recovery)
         self._outcome.struck.append(struck)
 
-    def _lag(self, scene: Scene, strike: Strike) -> AbstractContextManager[None]:
+    def _lag(self, system: SystemUnderTest, strike: PlannedFault) -> AbstractContextManager[None]:
         """Stretch the moment; mostly of one process, so that one has shipped less than the others.
 
         A start has to be as slow everywhere: its processes wait for each other.
@@ -209,18 +211,18 @@ class Trial:
         if strike.moment == "stream":
             return nullcontext()
         if strike.moment == "start":
-            return scene.lag(scene.doors(0, all_of_them=True), _START_LAG)
-        return scene.lag(scene.doors(strike.target, all_of_them=strike.offset < _ALL_LAG))
+            return system.lag(system.listeners(0, all_of_them=True), _START_LAG)
+        return system.lag(system.listeners(strike.target, all_of_them=strike.offset < _ALL_LAG))
 
-    def _look(self, scene: Scene) -> tuple[int, bool, bool]:
-        starting = scene.is_starting()
-        return scene.backlog(), not starting and scene.is_folding(), starting
+    def _look(self, system: SystemUnderTest) -> tuple[int, bool, bool]:
+        starting = system.is_starting()
+        return system.backlog(), not starting and system.is_folding(), starting
 
-    def _await_moment(self, scene: Scene, strike: Strike) -> None:
+    def _await_moment(self, system: SystemUnderTest, strike: PlannedFault) -> None:
         if strike.moment == "start":
-            self._await_start(scene, strike)
+            self._await_start(system, strike)
             return
-        condition = {"unshipped": scene.backlog, "fold": scene.is_folding}.get(strike.moment)
+        condition = {"unshipped": system.backlog, "fold": system.is_folding}.get(strike.moment)
         if condition is None:
             time.sleep(strike.offset * _IN_EPOCH)
             return
@@ -228,44 +230,44 @@ class Trial:
         while not condition() and time.monotonic() < deadline:
             time.sleep(0.001)
 
-    def _await_start(self, scene: Scene, strike: Strike) -> None:
+    def _await_start(self, system: SystemUnderTest, strike: PlannedFault) -> None:
         """Wait for the start that the last fault has made necessary; make one if it has not."""
-        scene.tend()
-        if not scene.is_starting():
-            scene.cluster.kill_groups()
-            scene.tend()
+        system.tend()
+        if not system.is_starting():
+            system.execution.kill_groups()
+            system.tend()
         if strike.offset < 0.4:  # any moment of it, also before it has heard of Redis
             time.sleep(strike.offset / 0.4 * _IN_START)
             return
         deadline = time.monotonic() + _MOMENT_SECONDS
-        while not scene.has_claimed() and time.monotonic() < deadline:
+        while not system.has_claimed() and time.monotonic() < deadline:
             time.sleep(0.001)
         time.sleep((strike.offset - 0.4) * _IN_START / 2)
 
     # -- judging ------------------------------------------------------------------------------
 
-    def _judge(self, scene: Scene) -> None:
+    def _judge(self, system: SystemUnderTest) -> None:
         try:
-            found = self._harvest(scene)
+            found = self._read_result(system)
         except StateError as error:
             self._outcome.findings.append(str(error))
             return
-        right = right_answer(self._outcome.limit)
+        right = expected_result(self._outcome.limit)
         self._outcome.compared = right.values
         self._outcome.wrong = differences(found, right)
-        self._outcome.findings += self._unfounded_losses(scene)
+        self._outcome.findings += self._unfounded_losses(system)
 
-    def _harvest(self, scene: Scene) -> Answer:
-        with scene.home.client() as client:
-            if verify(client, scene.keys).entries:  # what came last is in the journal still
-                scene.run_again()
-            checked = verify(client, scene.keys)
+    def _read_result(self, system: SystemUnderTest) -> FlowResult:
+        with system.deployment.client() as client:
+            if verify(client, system.keys).entries:  # what came last is in the journal still
+                system.run_again()
+            checked = verify(client, system.keys)
             self._outcome.findings += [f.what for f in checked.findings if f.severity == "error"]
-            return harvest(client, scene.keys, scene.out)
+            return read_result(client, system.keys, system.out)
 
-    def _unfounded_losses(self, scene: Scene) -> list[str]:
+    def _unfounded_losses(self, system: SystemUnderTest) -> list[str]:
         """Find complaints of losses where nothing was taken from Redis."""
         if any(self._faults[strike.kind].loses for strike in self._plan.strikes):
             return []
-        said = {e.error for e in scene.endings if any(loss in e.error for loss in _LOSSES)}
+        said = {e.error for e in system.endings if any(loss in e.error for loss in _LOSSES)}
         return [f"a loss was reported where there was none: {error}" for error in sorted(said)]

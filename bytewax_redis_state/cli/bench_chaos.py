@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bytewax_redis_state.chaos.campaign import Campaign, Report, usable_faults
+from bytewax_redis_state.chaos.campaign import Campaign, CampaignReport, usable_faults
 from bytewax_redis_state.chaos.faults import FAULTS
-from bytewax_redis_state.chaos.scene import Program
 from bytewax_redis_state.chaos.schedule import FAST_PATHS, TOPOLOGIES, Plan, make_schedule
-from bytewax_redis_state.chaos.stock import STOCK, StockTrial
+from bytewax_redis_state.chaos.stock_trial import STOCK, StockTrial
+from bytewax_redis_state.chaos.system import Program
 from bytewax_redis_state.chaos.trial import Outcome, Trial
 from bytewax_redis_state.errors import ConfigError
 
@@ -132,7 +132,7 @@ def _require_sense(args: argparse.Namespace) -> None:
         raise ConfigError(f"--faults is {args.faults}", f"give a number from 1 to {_MOST_FAULTS}")
 
 
-def _prepared(args: argparse.Namespace) -> Report:
+def _prepared(args: argparse.Namespace) -> CampaignReport:
     usable, left_out = usable_faults(args.fault or (), stock=args.rival == "stock")
     if not usable:
         raise ConfigError("no fault can be had here", "; ".join(left_out.values()))
@@ -146,7 +146,7 @@ def _prepared(args: argparse.Namespace) -> Report:
             f"--run is {args.run}, and the schedule has {len(schedule.plans)} runs",
             "count from 0, and give --faults, --fault, --topology and --fast-paths as they were",
         )
-    return Report(schedule, args.rival or "ours", left_out)
+    return CampaignReport(schedule, args.rival or "ours", left_out)
 
 
 def _run_trial(plan: Plan, folder: Path, given_up: Event, *, namespace: str, rival: str) -> Outcome:
@@ -158,7 +158,7 @@ def _run_trial(plan: Plan, folder: Path, given_up: Event, *, namespace: str, riv
 class _Account:
     """Tells a person how the campaign goes, on standard error."""
 
-    def __init__(self, report: Report, only: int | None) -> None:
+    def __init__(self, report: CampaignReport, only: int | None) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._report = report
         self._bar = Progress(
@@ -200,7 +200,7 @@ class _Account:
         """Show how a run came out."""
         self._bar.advance(self._task, len(outcome.plan.strikes))
         plan = outcome.plan
-        kinds = ", ".join(strike.kind for strike in plan.strikes)
+        kinds = ", ".join(fault.kind for fault in plan.strikes)
         verdict = "right" if outcome.ok else "NOT RIGHT"
         self._line(
             f"run {plan.number}, {plan.topology}, fast paths {plan.fast_paths}: {kinds}: "
@@ -209,7 +209,7 @@ class _Account:
         )
 
 
-def _render(report: Report) -> None:
+def _render(report: CampaignReport) -> None:
     console = Console(highlight=False)
     rows = report.table()
     topologies = [t for t in TOPOLOGIES if any(t in row for row in rows.values())]
@@ -229,7 +229,7 @@ def _render(report: Report) -> None:
         _render_bad(console, report, outcome)
 
 
-def _render_totals(console: Console, report: Report) -> None:
+def _render_totals(console: Console, report: CampaignReport) -> None:
     totals, recovery = report.totals(), report.recovery()
     console.print(
         f"{totals['faults']} faults in {totals['runs']} runs, {report.seconds:.0f} s: "
@@ -250,7 +250,7 @@ def _render_totals(console: Console, report: Report) -> None:
     )
 
 
-def _render_bad(console: Console, report: Report, outcome: Outcome) -> None:
+def _render_bad(console: Console, report: CampaignReport, outcome: Outcome) -> None:
     plan = outcome.plan
     console.print(
         f"run {plan.number} ({plan.topology}) was not right; replay it with the same options and "

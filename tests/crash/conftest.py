@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from .job import Job
-from .known import Clicks, Known
+from .reference_flows import Clicks, ReferenceFlow
 
 MakeJob = Callable[..., Job]
 
@@ -25,7 +25,7 @@ def make_job(
     """Make a job: ``make_job(Clicks())``; what is left of its processes ends with the test."""
     with ExitStack() as stack:
 
-        def make(known: Known | None = None, url: str = redis_url) -> Job:
+        def make(known: ReferenceFlow | None = None, url: str = redis_url) -> Job:
             seed = f"{request.node.name} {os.environ.get('CRASH_SEED', '')}"
             job = Job(known or Clicks(), url, namespace, tmp_path / "job", seed)
             stack.callback(job.close)

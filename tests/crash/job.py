@@ -22,8 +22,8 @@ from bytewax_redis_state.recovery.records.manifest import read_manifest
 from bytewax_redis_state.server.client import connect
 from tests.ports import free_addresses
 
-from .cluster import Cluster, Resumed, start_member, wait_until
-from .known import Known
+from .processes import Execution, ResumeMessage, start_process, wait_until
+from .reference_flows import ReferenceFlow
 
 PAUSE = 0.06  # between two batches of a source; the stream is a hundred batches long
 NEVER = 3600.0  # seconds between two checkpoints, where none is to come
@@ -39,7 +39,9 @@ class Job:
     :arg seed: Of the random moments.
     """
 
-    def __init__(self, known: Known, url: str, namespace: str, folder: Path, seed: str) -> None:
+    def __init__(
+        self, known: ReferenceFlow, url: str, namespace: str, folder: Path, seed: str
+    ) -> None:
         self.known = known
         self.url = url
         self.namespace = namespace
@@ -48,7 +50,7 @@ class Job:
         self.client: redis.Redis = connect(RedisConfig(url=url))
         self.landed = 0
         self._folder = folder
-        self._clusters: list[Cluster] = []
+        self._executions: list[Execution] = []
 
     @property
     def out(self) -> Path:
@@ -56,8 +58,8 @@ class Job:
 
     def close(self) -> None:
         """End every process that is left."""
-        for cluster in self._clusters:
-            cluster.kill_groups()
+        for execution in self._executions:
+            execution.kill_groups()
         self.client.close()
 
     # -- starting -------------------------------------------------------------------------
@@ -75,14 +77,14 @@ class Job:
         fast_paths: bool = True,
         at_step: Mapping[int, str] | None = None,
         bug: str = "",
-    ) -> Cluster:
+    ) -> Execution:
         """Start the flow.
 
         :arg pause: Seconds between two batches of a source.
         :arg quick: Read ten batches at once.
         :arg checkpoint: Seconds between two checkpoints.
         :arg fast_paths: Whether operators whose logic is known run without a logic per key.
-        :arg at_step: Process to what it does to itself, see :func:`start_member`.
+        :arg at_step: Process to what it does to itself, see :func:`start_process`.
         :arg bug: Planted in every process and its replicator.
         """
         options: list[object] = ["--redis", self.url, "--namespace", self.namespace]
@@ -94,15 +96,15 @@ class Job:
             options.append("--no-fast-paths")
         shared = [] if processes == 1 else ["-a", ";".join(free_addresses(processes))]
         environ = self.known.environ(self.out, pause, quick=quick)
-        make = partial(start_member, self.known.path, environ=environ, bug=bug)
-        cluster = Cluster()
-        self._clusters.append(cluster)
+        make = partial(start_process, self.known.path, environ=environ, bug=bug)
+        execution = Execution()
+        self._executions.append(execution)
         for process in range(processes):
             own = [*options, *shared, *(["-i", process] if shared else [])]
-            folder = self._folder / f"start-{len(self._clusters)}-{process}"
+            folder = self._folder / f"start-{len(self._executions)}-{process}"
             at = (at_step or {}).get(process, "")
-            cluster.add(partial(make, options=own), folder, at)
-        return cluster
+            execution.add(partial(make, options=own), folder, at)
+        return execution
 
     # -- how far it is --------------------------------------------------------------------
 
@@ -139,23 +141,23 @@ class Job:
 
     # -- striking -------------------------------------------------------------------------
 
-    def reach_midstream(self, cluster: Cluster, epochs: int | None = None) -> Resumed:
+    def reach_midstream(self, execution: Execution, epochs: int | None = None) -> ResumeMessage:
         """Wait until some epochs are committed, and for a random moment of the next one.
 
         :arg epochs: How many; random by default.
         """
-        resumed = cluster.wait_resumed()
+        resumed = execution.wait_resumed()
         goal = max(self.progress(), resumed.epoch) + (epochs or self.random.randint(2, 6))
         wait_until(
-            lambda: self.progress() >= goal or not cluster.alive,
+            lambda: self.progress() >= goal or not execution.alive,
             f"epoch {goal} is committed",
         )
         # Where in the epoch it strikes is up to the seed.
         time.sleep(self.random.uniform(0, 0.15))
-        assert cluster.alive, f"a process ended by itself:\n{cluster.said}"
+        assert execution.alive, f"a process ended by itself:\n{execution.said}"
         return resumed
 
-    def check_landed(self, resumed: Resumed, before: Resumed) -> None:
+    def check_landed(self, resumed: ResumeMessage, before: ResumeMessage) -> None:
         """Count a strike, if the start after it says that it was in mid-stream.
 
         :arg resumed: What the start after it said.
@@ -173,27 +175,27 @@ class Job:
         processes: int = 1,
         workers: int = 1,
         *,
-        after: Resumed | None = None,
+        after: ResumeMessage | None = None,
         **settings: Any,
-    ) -> Resumed:
+    ) -> ResumeMessage:
         """Run to the end of the input; every process must end well.
 
         :arg after: What the last start said, where a strike after it is to be counted.
         """
         # Without a checkpoint until the end, so that what it resumed from can be looked at.
         settings = {"pause": 0.03, "quick": True, "checkpoint": NEVER, **settings}
-        cluster = self.start(processes, workers, **settings)
+        execution = self.start(processes, workers, **settings)
         if after is not None:
-            self.check_landed(cluster.wait_resumed(), after)
-        self.wait_for_end(cluster)
-        return cluster.wait_resumed()
+            self.check_landed(execution.wait_resumed(), after)
+        self.wait_for_end(execution)
+        return execution.wait_resumed()
 
-    def wait_for_end(self, cluster: Cluster) -> None:
+    def wait_for_end(self, execution: Execution) -> None:
         """Wait until the input is over; every process must end well."""
-        codes = cluster.wait()
-        assert codes == [0] * len(codes), f"exit codes {codes}:\n{cluster.said}"
-        for member in cluster.members:
-            member.wait_for_group()
+        codes = execution.wait()
+        assert codes == [0] * len(codes), f"exit codes {codes}:\n{execution.said}"
+        for process in execution.processes:
+            process.wait_for_group()
 
     def differences(self) -> list[str]:
         """Compare everything with an uninterrupted run."""

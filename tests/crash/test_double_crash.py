@@ -21,7 +21,7 @@ from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.keys import FlowKeys, shard_of
 from bytewax_redis_state.server.client import connect
 
-from .cluster import HERE, Member, wait_until
+from .processes import HERE, FlowProcess, wait_until
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(120)]
 
@@ -56,10 +56,10 @@ def crash_twice(folder: Path, module: str, options: Options, files: Path | None)
     environ = {"ONE_ITEM_NUMBERS": str(numbers), "ONE_ITEM_HOLD": str(hold)}
     environ |= {"ONE_ITEM_END": str(end), "PATH": "/usr/bin:/bin"}
 
-    def start(run: str) -> Member:
+    def start(run: str) -> FlowProcess:
         own = folder / run
         command = [sys.executable, "-m", module, f"{FLOW}:flow", *options(own)]
-        return Member(command, environ, own, own / "scratch")
+        return FlowProcess(command, environ, own, own / "scratch")
 
     def rows(run: str, sql: str) -> list[tuple[object, ...]]:
         return query(part_file(files or folder / run / "scratch"), sql)

@@ -19,37 +19,37 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from .cluster import Cluster, Resumed, wait_until
 from .conftest import MakeJob
 from .job import Job
-from .known import Clicks, Known, Ledger
+from .processes import Execution, ResumeMessage, wait_until
+from .reference_flows import Clicks, Ledger, ReferenceFlow
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(240)]
 
 STRIKES = 4
-Strike = Callable[[Job, Cluster], None]
+Strike = Callable[[Job, Execution], None]
 Shape = tuple[int, int]  # processes, workers of each
 
 FAST, SLOW, IN_TURN = (True,), (False,), (True, False)
 ONE_WORKER, TWO_WORKERS, TWO_PROCESSES = (1, 1), (1, 2), (2, 1)
 
 
-def strike_groups(_job: Job, cluster: Cluster) -> None:
-    cluster.kill_groups()
+def strike_groups(_job: Job, execution: Execution) -> None:
+    execution.kill_groups()
 
 
-def strike_dataflows(_job: Job, cluster: Cluster) -> None:
-    cluster.kill()
+def strike_dataflows(_job: Job, execution: Execution) -> None:
+    execution.kill()
 
 
-def strike_one_of_two(job: Job, cluster: Cluster) -> None:
+def strike_one_of_two(job: Job, execution: Execution) -> None:
     """Kill the first or the second, with its replicator or without; the other ends by itself."""
     victim = job.landed % 2
     if job.landed < 2:
-        cluster[victim].kill_group()
+        execution[victim].kill_group()
     else:
-        cluster[victim].kill()
-    assert cluster[1 - victim].wait() != 0
+        execution[victim].kill()
+    assert execution[1 - victim].wait() != 0
 
 
 def strike_on_and_on(
@@ -59,14 +59,14 @@ def strike_on_and_on(
 
     :arg fast_paths: Whether each start has fast paths, in turn.
     """
-    before: Resumed | None = None
+    before: ResumeMessage | None = None
     for start in range(STRIKES):
-        cluster = job.start(*shape, fast_paths=fast_paths[start % len(fast_paths)])
-        resumed = job.reach_midstream(cluster)
+        execution = job.start(*shape, fast_paths=fast_paths[start % len(fast_paths)])
+        resumed = job.reach_midstream(execution)
         if before is not None:
             job.check_landed(resumed, before)
-        strike(job, cluster)
-        cluster.lose_scratch()
+        strike(job, execution)
+        execution.lose_scratch()
         before = resumed
     job.finish(*shape, after=before, fast_paths=fast_paths[0])
     assert job.differences() == []
@@ -84,7 +84,7 @@ def strike_on_and_on(
     ],
 )
 def test_after_kills_of_the_whole_process_group_all_is_exact(
-    make_job: MakeJob, known: Known, shape: Shape, fast_paths: Sequence[bool]
+    make_job: MakeJob, known: ReferenceFlow, shape: Shape, fast_paths: Sequence[bool]
 ) -> None:
     strike_on_and_on(make_job(known), shape, strike_groups, fast_paths)
 
@@ -98,13 +98,15 @@ def test_after_kills_of_the_whole_process_group_all_is_exact(
     ],
 )
 def test_after_kills_of_the_dataflow_alone_all_is_exact(
-    make_job: MakeJob, known: Known, shape: Shape, fast_paths: Sequence[bool]
+    make_job: MakeJob, known: ReferenceFlow, shape: Shape, fast_paths: Sequence[bool]
 ) -> None:
     strike_on_and_on(make_job(known), shape, strike_dataflows, fast_paths)
 
 
 @pytest.mark.parametrize("known", [Clicks(), Ledger()], ids=["clicks", "ledger"])
-def test_after_kills_of_one_process_of_two_all_is_exact(make_job: MakeJob, known: Known) -> None:
+def test_after_kills_of_one_process_of_two_all_is_exact(
+    make_job: MakeJob, known: ReferenceFlow
+) -> None:
     strike_on_and_on(make_job(known), TWO_PROCESSES, strike_one_of_two)
 
 
@@ -117,28 +119,28 @@ def test_after_kills_of_one_process_of_two_all_is_exact(make_job: MakeJob, known
     ],
 )
 def test_after_kills_of_the_replicator_alone_the_run_ends_right(
-    make_job: MakeJob, known: Known, shape: Shape
+    make_job: MakeJob, known: ReferenceFlow, shape: Shape
 ) -> None:
     job = make_job(known)
-    cluster = job.start(*shape)
+    execution = job.start(*shape)
     while job.landed < STRIKES:
-        job.reach_midstream(cluster)
-        strike_replicator(job, cluster)
-    job.wait_for_end(cluster)
+        job.reach_midstream(execution)
+        strike_replicator(job, execution)
+    job.wait_for_end(execution)
     assert job.differences() == []
     assert job.litter() == []
 
 
-def strike_replicator(job: Job, cluster: Cluster) -> None:
+def strike_replicator(job: Job, execution: Execution) -> None:
     """Kill one, and wait until the one that takes its place has got on."""
-    member = cluster[job.landed % len(cluster.members)]
-    struck = member.replicator
+    process = execution[job.landed % len(execution.processes)]
+    struck = process.replicator
     assert struck is not None
-    member.send(signal.SIGKILL, to=struck)
+    process.send(signal.SIGKILL, to=struck)
     before = job.progress()
-    wait_until(lambda: member.replicator not in (None, struck), "another replicator")
+    wait_until(lambda: process.replicator not in (None, struck), "another replicator")
     wait_until(lambda: job.progress() > before + 1, "progress goes on")
-    assert cluster.alive
+    assert execution.alive
     assert job.has_input_left, "it struck when all input was read"
     job.landed += 1
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from .cluster import Cluster, now, wait_until
 from .conftest import MakeJob
 from .job import Job
-from .known import Ledger
+from .processes import Execution, now, wait_until
+from .reference_flows import Ledger
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(240)]
 
@@ -60,7 +60,7 @@ def trimmed(job: Job, partition: int) -> int:
     return int(job.client.hget(job.keys.progress(partition, 1), "trimmed") or 0)
 
 
-def pause(old: Cluster, pid: int) -> None:
+def pause(old: Execution, pid: int) -> None:
     stat = Path(f"/proc/{pid}/stat")
     wait_until(lambda: ") T " in stat.read_text() or not old.alive, "it stands still")
     assert old.alive, old.said

@@ -7,7 +7,7 @@ import pytest
 from bytewax_redis_state.recovery.records.manifest import read_manifest
 
 from .conftest import MakeJob
-from .known import Clicks
+from .reference_flows import Clicks
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(180)]
 

@@ -1,7 +1,7 @@
 """The crash tests can fail: each scenario is right as it is, and goes wrong with its bug.
 
-What is planted, and where, stands in ``planted.py``. Nothing here is left to luck: who is stopped,
-and what the others do meanwhile, is forced.
+The table in ``planted_bugs.py`` names the bugs. Nothing here is left to luck: each test forces
+which process is stopped, and what the others do meanwhile.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from .cluster import Cluster, wait_until
 from .conftest import MakeJob
 from .job import NEVER, Job
-from .known import Clicks
+from .processes import Execution, wait_until
+from .reference_flows import Clicks
 from .test_double_crash import query
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(180)]
@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.crash, pytest.mark.timeout(180)]
 AHEAD = 5  # epochs
 
 
-def replicator_of(cluster: Cluster, process: int) -> int:
-    pid = cluster[process].replicator
+def replicator_of(execution: Execution, process: int) -> int:
+    pid = execution[process].replicator
     assert pid is not None
     return pid
 
@@ -33,17 +33,17 @@ def replicator_of(cluster: Cluster, process: int) -> int:
 
 def killed_unevenly(job: Job, bug: str) -> None:
     """Stop one replicator of two, and kill everything when the other one is well ahead."""
-    cluster = job.start(2, checkpoint=NEVER, bug=bug)
-    resumed = job.reach_midstream(cluster, 2)
-    cluster[1].send(signal.SIGSTOP, to=replicator_of(cluster, 1))
+    execution = job.start(2, checkpoint=NEVER, bug=bug)
+    resumed = job.reach_midstream(execution, 2)
+    execution[1].send(signal.SIGSTOP, to=replicator_of(execution, 1))
 
     def is_ahead() -> bool:
         first, second = job.partition_epochs(resumed.generation, 2)
         return first >= second + AHEAD
 
     wait_until(is_ahead, "one partition is ahead")
-    cluster.kill_groups()
-    cluster.lose_scratch()
+    execution.kill_groups()
+    execution.lose_scratch()
 
 
 @pytest.mark.parametrize(
@@ -61,23 +61,23 @@ def test_what_is_not_committed_everywhere_is_dropped(
 # --- A replicator that sleeps while its flow is taken over ---------------------------------------
 
 
-def commit_mark(cluster: Cluster) -> int:
-    for file in Path(cluster[0].scratch).rglob("part-0.sqlite3"):
+def commit_mark(execution: Execution) -> int:
+    for file in Path(execution[0].scratch).rglob("part-0.sqlite3"):
         for (mark,) in query(file, "SELECT commit_epoch FROM commits"):
             assert isinstance(mark, int)
             return mark
     return 0
 
 
-def left_asleep(job: Job, bug: str) -> Cluster:
+def left_asleep(job: Job, bug: str) -> Execution:
     """Leave a stopped replicator with a full outbox, and no dataflow."""
-    cluster = job.start(checkpoint=NEVER, bug=bug)
-    job.reach_midstream(cluster, 2)
-    cluster[0].send(signal.SIGSTOP, to=replicator_of(cluster, 0))
+    execution = job.start(checkpoint=NEVER, bug=bug)
+    job.reach_midstream(execution, 2)
+    execution[0].send(signal.SIGSTOP, to=replicator_of(execution, 0))
     shipped = job.progress()
-    wait_until(lambda: commit_mark(cluster) > shipped + AHEAD, "the outbox fills")
-    cluster[0].kill()
-    return cluster
+    wait_until(lambda: commit_mark(execution) > shipped + AHEAD, "the outbox fills")
+    execution[0].kill()
+    return execution
 
 
 @pytest.mark.parametrize(("bug", "right"), [("lease-unheeded", True), ("no-fence", False)])
@@ -108,15 +108,15 @@ def test_a_flow_taken_over_while_asleep_ends_with_the_error(make_job: MakeJob, a
     job = make_job(Clicks(20_000))
     old = job.start(checkpoint=0.3)
     job.reach_midstream(old, 2)
-    sleepers = {
+    replicator_pauses = {
         "the replicator": [replicator_of(old, 0)],
         "the dataflow": [old[0].pid],
         "both": [old[0].pid, replicator_of(old, 0)],
     }[asleep]
-    for pid in sleepers:
+    for pid in replicator_pauses:
         old[0].send(signal.SIGSTOP, to=pid)
     job.finish(take_over=True)
-    for pid in reversed(sleepers):
+    for pid in reversed(replicator_pauses):
         old[0].send(signal.SIGCONT, to=pid)
     assert old[0].wait() == 2
     old[0].wait_for_group()

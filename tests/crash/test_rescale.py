@@ -5,22 +5,24 @@ from __future__ import annotations
 import pytest
 
 from .conftest import MakeJob
-from .known import Clicks, Known, Ledger
+from .reference_flows import Clicks, Ledger, ReferenceFlow
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(240)]
 
 
 @pytest.mark.parametrize("known", [Clicks(60_000), Ledger(12_000)], ids=["clicks", "ledger"])
-def test_one_worker_then_three_then_two_processes_then_one(make_job: MakeJob, known: Known) -> None:
+def test_one_worker_then_three_then_two_processes_then_one(
+    make_job: MakeJob, known: ReferenceFlow
+) -> None:
     job = make_job(known)
     before = None
     for processes, workers in [(1, 1), (1, 3), (2, 1)]:
-        cluster = job.start(processes, workers)
-        resumed = job.reach_midstream(cluster)
+        execution = job.start(processes, workers)
+        resumed = job.reach_midstream(execution)
         if before is not None:
             job.check_landed(resumed, before)
-        cluster.kill_groups()
-        cluster.lose_scratch()
+        execution.kill_groups()
+        execution.lose_scratch()
         before = resumed
     job.finish(1, 1, after=before)
     assert job.landed == 3

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from .cluster import wait_until
 from .conftest import MakeJob
 from .job import NEVER, Job
-from .known import Ledger
+from .processes import wait_until
+from .reference_flows import Ledger
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(240)]
 
@@ -37,10 +37,10 @@ BEFORE_THE_MANIFEST = STEPS[: STEPS.index("written")]
 
 
 def killed_in_midstream(job: Job, processes: int = 1) -> None:
-    cluster = job.start(processes, checkpoint=NEVER)
-    resumed = job.reach_midstream(cluster, 4)
-    cluster.kill_groups()
-    cluster.lose_scratch()
+    execution = job.start(processes, checkpoint=NEVER)
+    resumed = job.reach_midstream(execution, 4)
+    execution.kill_groups()
+    execution.lose_scratch()
     generation = resumed.generation
     found = job.partition_epochs(generation, processes)
     assert min(found) >= resumed.epoch + 4, "the journal holds several epochs"
@@ -126,11 +126,11 @@ def test_a_coordinator_that_comes_back_finds_the_other_still_waiting(
     """As under a supervisor, which starts only the process that died."""
     job = make_job()
     killed_in_midstream(job, 2)
-    cluster = job.start(2, quick=True, at_step={0: f"kill:{step}"})
-    assert cluster[0].wait() == KILLED, cluster.said
-    assert cluster[1].alive
-    cluster.restart(0)
-    job.wait_for_end(cluster)
+    execution = job.start(2, quick=True, at_step={0: f"kill:{step}"})
+    assert execution[0].wait() == KILLED, execution.said
+    assert execution[1].alive
+    execution.restart(0)
+    job.wait_for_end(execution)
     assert job.differences() == []
     assert job.litter() == []
 
@@ -142,14 +142,14 @@ def test_a_process_that_dies_before_the_engines_meet_can_be_started_again(
     """The other's engine would wait for it for good; each is started again when it ends."""
     job = make_job()
     killed_in_midstream(job, 2)
-    cluster = job.start(2, quick=True, join_timeout=8, at_step={process: f"kill:{step}"})
-    assert cluster[process].wait() == KILLED, cluster.said
+    execution = job.start(2, quick=True, join_timeout=8, at_step={process: f"kill:{step}"})
+    assert execution[process].wait() == KILLED, execution.said
 
     def supervise() -> bool:
-        for number, member in enumerate(cluster.members):
-            if not member.alive and member.wait() != 0:
-                cluster.restart(number)
-        return not any(member.alive for member in cluster.members)
+        for number, process in enumerate(execution.processes):
+            if not process.alive and process.wait() != 0:
+                execution.restart(number)
+        return not any(process.alive for process in execution.processes)
 
     wait_until(supervise, "all processes have ended well", 90)
     assert job.differences() == []

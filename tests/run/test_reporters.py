@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from . import speechless
+from . import failing_reporter
 from .conftest import finished
 
 ROOT = Path(__file__).parents[2]
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 def test_processes_of_a_cluster_that_is_taken_over_end_all_the_same(
     run, sums, two_addresses, eventually
 ):
-    script = (sys.executable, str(Path(speechless.__file__)))
+    script = (sys.executable, str(Path(failing_reporter.__file__)))
     env = {"ITEMS": "1000000", "PAUSE": "0.01", "PYTHONPATH": str(ROOT)}
     both = [
         run.spawn(

@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from bytewax_redis_state.recovery.records.lease import Lease
-from tests.crash.cluster import Cluster, wait_until
 from tests.crash.job import Job
+from tests.crash.processes import Execution, wait_until
 
 LEASE_SECONDS = 5.0
 TAKEN_OVER = "was taken over by"
@@ -35,23 +35,23 @@ def outlive_lease(job: Job, process: int) -> None:
     wait_until(lambda: not job.client.exists(job.keys.lease(process)), "the lease expires", 30)
 
 
-def have_claimed(job: Job, cluster: Cluster) -> bool:
+def have_claimed(job: Job, execution: Execution) -> bool:
     """Whether every process holds its lease, but for those that sleep, and have lost it since.
 
     One that has none, because a dead one's still drains, is not taken over: it is told that the
     flow is already running.
     """
-    for number, member in enumerate(cluster.members):
+    for number, process in enumerate(execution.processes):
         held = job.client.get(job.keys.lease(number))
         owner = None if held is None else Lease.from_json(held).pid
-        if owner != member.pid and not member.is_stopped:
+        if owner != process.pid and not process.is_stopped:
             return False
     return True
 
 
 def take_over_and_wake(
     job: Job,
-    old: Cluster,
+    old: Execution,
     asleep: Iterable[int],
     processes: int = 1,
     *,
@@ -75,7 +75,7 @@ def take_over_and_wake(
     if held_at == "written":  # by process 0 alone
         held.update(dict.fromkeys(range(1, processes), "stop:listed"))
     new = job.start(processes, quick=True, take_over=take_over, at_step=held, join_timeout=60)
-    wait_until(lambda: all(m.is_stopped for m in new.members) or not new.alive, "it takes over")
+    wait_until(lambda: all(m.is_stopped for m in new.processes) or not new.alive, "it takes over")
     assert new.alive, new.said
     if held_at == "shipping":
         wait_until(lambda: job.litter() == [], "its replicator has swept what others have left")
@@ -85,15 +85,15 @@ def take_over_and_wake(
         old[0].send(signal.SIGCONT, to=pid)
     codes = old.wait()
     then()
-    for member in old.members:
-        member.wait_for_group()
+    for process in old.processes:
+        process.wait_for_group()
     assert dumped(job) == before
     right = [0 if process in had_ended else 2 for process in range(len(codes))]
     assert codes == right, f"{codes}\n{old.said}"
-    for process, member in enumerate(old.members):
-        assert process in had_ended or TAKEN_OVER in member.err, old.said
-    for member in new.members:
-        member.send(signal.SIGCONT)
+    for number, process in enumerate(old.processes):
+        assert number in had_ended or TAKEN_OVER in process.err, old.said
+    for process in new.processes:
+        process.send(signal.SIGCONT)
     job.wait_for_end(new)
     assert job.differences() == []
     assert job.litter() == []

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from bytewax_redis_state.chaos.proxy import Door, Proxy
-from tests.crash.cluster import Cluster, now, wait_until
+from bytewax_redis_state.chaos.network.proxy import Listener, Proxy
 from tests.crash.conftest import MakeJob
 from tests.crash.job import Job
-from tests.crash.known import Ledger
+from tests.crash.processes import Execution, now, wait_until
+from tests.crash.reference_flows import Ledger
 
 from .paused import is_paused, outlive_lease, take_over_and_wake
 
@@ -37,7 +37,7 @@ CASES = [
 ]
 
 
-def started(make_job: MakeJob, step: str, processes: int, bug: str = "") -> tuple[Job, Cluster]:
+def started(make_job: MakeJob, step: str, processes: int, bug: str = "") -> tuple[Job, Execution]:
     """Start a flow, whose last replicator is to sleep at a step."""
     # In mid-stream the dataflow has input for longer than a lease lasts.
     job = make_job(Ledger(9000 if step in MIDSTREAM else 600))
@@ -46,18 +46,18 @@ def started(make_job: MakeJob, step: str, processes: int, bug: str = "") -> tupl
     checkpoint = 60.0 if step == "drain-fold" else 0.3
     old = job.start(processes, at_step=doomed, bug=bug, checkpoint=checkpoint)
     if step in AT_THE_END:
-        now(old.members[-1].folder).touch()
+        now(old.processes[-1].folder).touch()
     return job, old
 
 
-def pause(job: Job, old: Cluster, step: str) -> int:
+def pause(job: Job, old: Execution, step: str) -> int:
     """Let the last replicator come to the step where it stops itself; gives its process ID."""
     old.wait_resumed()
-    pid = old.members[-1].replicator
+    pid = old.processes[-1].replicator
     assert pid is not None, old.said
     if step in MIDSTREAM:
         job.reach_midstream(old, 3)
-        now(old.members[-1].folder).touch()
+        now(old.processes[-1].folder).touch()
     wait_until(lambda: is_paused(pid), "it is paused")
     if step in AT_THE_END:
         wait_until(lambda: "lines" not in "".join(job.differences()), "the dataflow has ended")
@@ -111,14 +111,14 @@ def proxy(redis_url: str) -> Iterator[Proxy]:
     server = urlsplit(redis_url)
     assert server.hostname is not None
     assert server.port is not None
-    made = Proxy([Door((server.hostname, server.port))])
+    made = Proxy([Listener((server.hostname, server.port))])
     made.start()
     yield made
     made.stop()
 
 
 def is_held(proxy: Proxy, text: bytes) -> bool:
-    held = [data for link in list(proxy.doors[0].links) for data in link.held or ()]
+    held = [data for link in list(proxy.listeners[0].links) for data in link.held or ()]
     return text in b"".join(held)
 
 
@@ -137,11 +137,11 @@ def test_what_arrives_after_the_takeover_changes_nothing(
     """It is sent, and kept on its way; the sender sleeps, and Redis gets it when it is too late."""
     job = make_job(Ledger(3000))
     direct = job.url
-    job.url = urlsplit(direct)._replace(netloc=f"127.0.0.1:{proxy.doors[0].port}").geturl()
+    job.url = urlsplit(direct)._replace(netloc=f"127.0.0.1:{proxy.listeners[0].port}").geturl()
     old = job.start(at_step={0: f"replicator:{step}"})
     job.url = direct
     asleep = pause(job, old, MIDSTREAM[0])
-    proxy.hold_back(proxy.doors)
+    proxy.hold_back(proxy.listeners)
     old[0].send(signal.SIGCONT, to=asleep)
     sent = b":journal:" if step == "append" else b":applied:"
     wait_until(lambda: is_held(proxy, sent), "it is on its way")
@@ -153,6 +153,6 @@ def test_what_arrives_after_the_takeover_changes_nothing(
         old,
         [asleep],
         held_at=held_at,
-        first=lambda: delivered.append(proxy.deliver(proxy.doors)),
+        first=lambda: delivered.append(proxy.deliver(proxy.listeners)),
     )
     assert delivered[0] > 0

@@ -9,9 +9,9 @@ import signal
 
 import pytest
 
-from tests.crash.cluster import wait_until
 from tests.crash.conftest import MakeJob
-from tests.crash.known import Ledger
+from tests.crash.processes import wait_until
+from tests.crash.reference_flows import Ledger
 from tests.crash.test_start_steps import OTHERS, PHASES, STEPS, killed_in_midstream
 
 from .paused import have_claimed, outlive_lease, take_over_and_wake

@@ -20,9 +20,9 @@ from bytewax_redis_state.errors import FencedError, StateLostError
 from bytewax_redis_state.recovery.start import takeover
 from bytewax_redis_state.server.client import connect
 from tests.conftest import RedisProcess
-from tests.crash.cluster import wait_until
 from tests.crash.conftest import MakeJob
-from tests.crash.known import Ledger
+from tests.crash.processes import wait_until
+from tests.crash.reference_flows import Ledger
 from tests.crash.test_planted_bugs import replicator_of
 from tests.crash.test_start_steps import killed_in_midstream
 from tests.recovery.conftest import FlowInRedis

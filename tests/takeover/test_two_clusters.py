@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.cluster import Cluster, wait_until
 from tests.crash.conftest import MakeJob
 from tests.crash.job import Job
-from tests.crash.known import Clicks
+from tests.crash.processes import Execution, wait_until
+from tests.crash.reference_flows import Clicks
 from tests.crash.test_planted_bugs import replicator_of
 from tests.crash.test_start_steps import killed_in_midstream
 
@@ -27,7 +27,7 @@ LONG = Clicks(200_000)
 CASES = [(processes, seed) for processes in (1, 2, 3) for seed in range(4)]
 
 
-def start_both(job: Job, processes: int, seed: int, **settings: bool) -> list[Cluster]:
+def start_both(job: Job, processes: int, seed: int, **settings: bool) -> list[Execution]:
     clusters = [job.start(processes, join_timeout=12, quick=True, pause=0.1)]
     time.sleep(random.Random(seed).uniform(0, 1.5))
     return [*clusters, job.start(processes, join_timeout=12, quick=True, pause=0.1, **settings)]
@@ -47,10 +47,10 @@ def test_one_of_two_runs_and_the_other_is_refused(
     make_job: MakeJob, processes: int, seed: int
 ) -> None:
     job = make_job(LONG)
-    codes = [cluster.wait(90) for cluster in start_both(job, processes, seed)]
-    said = "\n".join(cluster.said for cluster in job._clusters)
+    codes = [execution.wait(90) for execution in start_both(job, processes, seed)]
+    said = "\n".join(execution.said for execution in job._executions)
     assert sorted(codes) == [[0] * processes, [2] * processes], said
-    refused = job._clusters[codes.index([2] * processes)]
+    refused = job._executions[codes.index([2] * processes)]
     assert REFUSED.search(refused.said), refused.said
     assert job.differences() == []
     assert job.litter() == []

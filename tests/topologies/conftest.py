@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.job import Job
-from tests.crash.known import Clicks, Known
+from tests.crash.reference_flows import Clicks, ReferenceFlow
 
 MakeJob = Callable[..., Job]
 Tell = Callable[[str], None]
@@ -20,7 +20,7 @@ def make_job(namespace: str, tmp_path: Path, request: pytest.FixtureRequest) -> 
     """Make a job: ``make_job(url, Clicks())``; its processes end with the test."""
     with ExitStack() as stack:
 
-        def make(url: str, known: Known | None = None) -> Job:
+        def make(url: str, known: ReferenceFlow | None = None) -> Job:
             job = Job(known or Clicks(160_000), url, namespace, tmp_path / "job", request.node.name)
             stack.callback(job.close)
             return job

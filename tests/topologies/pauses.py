@@ -12,8 +12,8 @@ from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.server.client import connect
 from bytewax_redis_state.server.translation import translated
-from tests.crash.cluster import Cluster
 from tests.crash.job import Job
+from tests.crash.processes import Execution
 
 _LOOK_SECONDS = 0.01
 _PATIENCE = timedelta(seconds=1)
@@ -23,13 +23,13 @@ class Pauses:
     """Watch a job's progress in a thread, as a context manager.
 
     :arg job: Has started.
-    :arg cluster: Its processes.
+    :arg execution: Its processes.
     :arg generation: That runs.
     :arg partitions: How many it has.
     """
 
-    def __init__(self, job: Job, cluster: Cluster, generation: int, partitions: int) -> None:
-        self._cluster = cluster
+    def __init__(self, job: Job, execution: Execution, generation: int, partitions: int) -> None:
+        self._execution = execution
         self._keys = [job.keys.progress(p, generation) for p in range(partitions)]
         self._config = RedisConfig(
             url=job.url,
@@ -54,8 +54,10 @@ class Pauses:
         """Wait until so many more epochs have reached the journal."""
         wait_until(lambda: self.epoch, "an epoch is in the journal", seconds)
         goal = self.epoch + count
-        wait_until(lambda: self.epoch >= goal or not self._cluster.alive, f"epoch {goal}", seconds)
-        assert self._cluster.alive, self._cluster.said
+        wait_until(
+            lambda: self.epoch >= goal or not self._execution.alive, f"epoch {goal}", seconds
+        )
+        assert self._execution.alive, self._execution.said
 
     def _watch(self) -> None:
         client, since = None, time.monotonic()

@@ -15,7 +15,7 @@ from bytewax_redis_state.chaos.servers.node import ServerNode
 from bytewax_redis_state.chaos.servers.sentinel_group import SentinelGroup
 from bytewax_redis_state.keys import slot_of
 from tests.crash.job import Job
-from tests.crash.known import Clicks, Known, Ledger
+from tests.crash.reference_flows import Clicks, Ledger, ReferenceFlow
 
 from .conftest import MakeJob, Tell
 from .pauses import Pauses
@@ -40,23 +40,25 @@ def order_failover(group: SentinelGroup, _job: Job, _generation: int) -> None:
     group.wait_failed_over(before)
 
 
-def home_of_journal(group: ClusterGroup, job: Job, generation: int) -> ServerNode:
+def primary_of_journal(group: ClusterGroup, job: Job, generation: int) -> ServerNode:
     return group.primary_of(job.keys.journal(0, generation))
 
 
 def kill_node(group: ClusterGroup, job: Job, generation: int) -> None:
     """Kill the node that has the first journal."""
-    node = home_of_journal(group, job, generation)
+    node = primary_of_journal(group, job, generation)
     node.kill()
     group.wait_failed_over(node, job.keys.journal(0, generation))
 
 
 def kill_node_of_cells(group: ClusterGroup, job: Job, generation: int) -> None:
     """Kill a node that has cells, and no journal of the first partition."""
-    home = home_of_journal(group, job, generation)
+    journal_node = primary_of_journal(group, job, generation)
     name = job.known.sources[0]
     shard = next(
-        shard for shard in range(64) if group.primary_of(job.keys.applied(name, shard)) is not home
+        shard
+        for shard in range(64)
+        if group.primary_of(job.keys.applied(name, shard)) is not journal_node
     )
     node = group.primary_of(job.keys.applied(name, shard))
     node.kill()
@@ -64,7 +66,7 @@ def kill_node_of_cells(group: ClusterGroup, job: Job, generation: int) -> None:
 
 
 def order_node_failover(group: ClusterGroup, job: Job, generation: int) -> None:
-    before = home_of_journal(group, job, generation)
+    before = primary_of_journal(group, job, generation)
     group.fail_over(before)
     group.wait_failed_over(before, job.keys.journal(0, generation))
 
@@ -83,17 +85,17 @@ def move_all(group: ClusterGroup, job: Job, generation: int) -> None:
 def strike_and_compare(
     group: Group, job: Job, shape: tuple[int, int], strikes: list[Strike], tell: Tell
 ) -> None:
-    cluster = job.start(*shape)
-    resumed = job.reach_midstream(cluster)
-    with Pauses(job, cluster, resumed.generation, shape[0]) as pauses:
+    execution = job.start(*shape)
+    resumed = job.reach_midstream(execution)
+    with Pauses(job, execution, resumed.generation, shape[0]) as pauses:
         pauses.wait_epochs(2)
         quiet, pauses.longest = pauses.longest, 0.0
         for strike in strikes:
             strike(group, job, resumed.generation)
             pauses.wait_epochs(5)
-    assert cluster.alive, cluster.said
-    cluster.kill_groups()
-    cluster.lose_scratch()
+    assert execution.alive, execution.said
+    execution.kill_groups()
+    execution.lose_scratch()
     tell(f"longest pause {pauses.longest:.2f} s (before: {quiet:.2f} s)")
     job.finish(*shape, after=resumed)
     assert job.differences() == []
@@ -131,7 +133,7 @@ def test_after_a_failover_of_the_primary_that_sentinels_watch_all_is_exact(
     strikes: list[Strike],
     flavour: str,
     shape: tuple[int, int],
-    known: Known,
+    known: ReferenceFlow,
 ) -> None:
     group = start_group("sentinel", flavour, replicas=1)
     strike_and_compare(group, make_job(group.url, known), shape, strikes, tell)
@@ -151,7 +153,7 @@ def test_after_a_failover_or_a_move_of_slots_of_a_cluster_all_is_exact(
     strikes: list[Strike],
     flavour: str,
     shape: tuple[int, int],
-    known: Known,
+    known: ReferenceFlow,
 ) -> None:
     group = start_group("cluster", flavour)
     strike_and_compare(group, make_job(group.url, known), shape, strikes, tell)

@@ -13,9 +13,9 @@ import pytest
 
 from bytewax_redis_state.chaos.servers.cluster_group import ClusterGroup
 from bytewax_redis_state.chaos.servers.node import wait_until
-from tests.crash.cluster import Cluster
 from tests.crash.job import Job
-from tests.crash.known import Clicks
+from tests.crash.processes import Execution
+from tests.crash.reference_flows import Clicks
 
 from .conftest import MakeJob
 
@@ -30,9 +30,9 @@ def group(start_group: Callable[..., ClusterGroup]) -> ClusterGroup:
     return start_group("cluster", node_timeout=3000)
 
 
-def started(job: Job) -> tuple[Cluster, int]:
-    cluster = job.start(checkpoint=0.3)
-    return cluster, job.reach_midstream(cluster).generation
+def started(job: Job) -> tuple[Execution, int]:
+    execution = job.start(checkpoint=0.3)
+    return execution, job.reach_midstream(execution).generation
 
 
 def test_a_journal_that_lost_its_tail_together_with_the_flow_is_resumed_before_it(
@@ -40,8 +40,8 @@ def test_a_journal_that_lost_its_tail_together_with_the_flow_is_resumed_before_i
 ) -> None:
     """Nothing was folded elsewhere that this journal's replica did not have."""
     job = make_job(group.url, Clicks(160_000))
-    cluster, generation = started(job)
-    resumed = cluster.wait_resumed()
+    execution, generation = started(job)
+    resumed = execution.wait_resumed()
     key = job.keys.journal(0, generation)
     epochs = []
 
@@ -49,8 +49,8 @@ def test_a_journal_that_lost_its_tail_together_with_the_flow_is_resumed_before_i
         epochs.append(job.progress())
         time.sleep(HELD_SECONDS)
         epochs.append(job.progress())
-        cluster.kill_groups()
-        cluster.lose_scratch()
+        execution.kill_groups()
+        execution.lose_scratch()
 
     group.lose_tail(key, meanwhile)
     assert epochs[1] > epochs[0] + 5

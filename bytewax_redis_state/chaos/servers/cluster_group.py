@@ -10,9 +10,9 @@ from typing import Any
 import redis
 from redis.exceptions import ClusterDownError
 
-from bytewax_redis_state.chaos.ports import SHADOW, free_ports
-from bytewax_redis_state.chaos.servers.group import PERSISTENT, Group, announced_ports
+from bytewax_redis_state.chaos.network.ports import SHADOW, free_ports
 from bytewax_redis_state.chaos.servers.node import HOST, ServerNode, wait_until
+from bytewax_redis_state.chaos.servers.server_group import PERSISTENT, ServerGroup, announced_ports
 from bytewax_redis_state.keys import SLOTS, slot_of
 
 __all__ = ["ClusterGroup"]
@@ -21,7 +21,7 @@ _BUS = SHADOW
 """A node's bus listens so much higher: Redis has it so."""
 
 
-class ClusterGroup(Group):
+class ClusterGroup(ServerGroup):
     """A group whose primaries share the slots.
 
     :arg binary: The server's program.
@@ -29,7 +29,7 @@ class ClusterGroup(Group):
     :arg primaries: How many, at least three.
     :arg replicas: Of each primary.
     :arg node_timeout: Milliseconds until a silent node counts as failed.
-    :arg behind_doors: Each node is told of as being where its door is; its bus has none.
+    :arg behind_proxy: Each node is told of as being where its listener is; its bus has none.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class ClusterGroup(Group):
         primaries: int = 3,
         replicas: int = 1,
         node_timeout: int = 1000,
-        behind_doors: bool = False,
+        behind_proxy: bool = False,
     ) -> None:
         self._primaries = primaries
         ports = free_ports(primaries * (1 + replicas))
-        told = announced_ports(ports, behind_doors)
+        told = announced_ports(ports, behind_proxy)
         self.nodes = [
             _node(binary, folder / f"node-{n}", *pair, node_timeout)
             for n, pair in enumerate(zip(ports, told, strict=True))

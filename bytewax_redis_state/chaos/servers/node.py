@@ -15,16 +15,17 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from bytewax_redis_state.chaos import member
+from bytewax_redis_state.chaos import waiting
 
 __all__ = ["HOST", "ServerNode", "wait_until"]
 
 HOST = "127.0.0.1"
-_SECONDS = 30.0
 _ANSWERS = (b"+PONG", b"-NOAUTH", b"-NOPERM")
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = _SECONDS) -> Any:
+def wait_until(
+    condition: Callable[[], Any], awaited: str, seconds: float = waiting.BOUND_SECONDS
+) -> Any:
     """Wait for a condition and hand back what it gave; a server that is away is no answer.
 
     :raises TimeoutError: If it does not hold in time.
@@ -35,7 +36,7 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = _SECOND
             return condition()
         return None
 
-    return member.wait_until(asked, what, seconds)
+    return waiting.wait_until(asked, awaited, seconds)
 
 
 class ServerNode:
@@ -45,7 +46,7 @@ class ServerNode:
     :arg folder: Of its own, for its data and its log; made here.
     :arg port: Where it listens.
     :arg arguments: What follows the program's name.
-    :arg announced: The port that others are told, where a door is in front of it.
+    :arg announced: The port that others are told, where a listener is in front of it.
     """
 
     def __init__(

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bytewax_redis_state.chaos.ports import free_ports
-from bytewax_redis_state.chaos.servers.group import PERSISTENT, Group, announced_ports
+from bytewax_redis_state.chaos.network.ports import free_ports
 from bytewax_redis_state.chaos.servers.node import HOST, ServerNode, wait_until
+from bytewax_redis_state.chaos.servers.server_group import PERSISTENT, ServerGroup, announced_ports
 
 __all__ = ["SERVICE", "SentinelGroup"]
 
 SERVICE = "home"
 
 
-class SentinelGroup(Group):
+class SentinelGroup(ServerGroup):
     """A group that Sentinels watch.
 
     :arg binary: The server's program, which is a Sentinel's too.
@@ -22,7 +22,7 @@ class SentinelGroup(Group):
     :arg replicas: Of the one primary.
     :arg sentinels: How many; more than half of them must agree.
     :arg down_after: Milliseconds until a Sentinel calls a silent server down.
-    :arg behind_doors: Each server is told of as being where its door is, for Sentinels too.
+    :arg behind_proxy: Each server is told of as being where its listener is, for Sentinels too.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class SentinelGroup(Group):
         replicas: int = 2,
         sentinels: int = 1,
         down_after: int = 1000,
-        behind_doors: bool = False,
+        behind_proxy: bool = False,
     ) -> None:
         ports = free_ports(1 + replicas + sentinels)
         own = ports[: 1 + replicas]
-        told = announced_ports(own, behind_doors)
+        told = announced_ports(own, behind_proxy)
         self._quorum = sentinels // 2 + 1
         self._down_after = down_after
         self.nodes = [

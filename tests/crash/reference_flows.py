@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-from .cluster import HERE
+from .processes import HERE
 
 EXAMPLES = HERE.parents[1] / "examples" / "dataflows"
 
@@ -26,7 +26,7 @@ def load_module(path: Path) -> ModuleType:
     return module
 
 
-class Known(Protocol):
+class ReferenceFlow(Protocol):
     """A flow with a known answer."""
 
     path: Path

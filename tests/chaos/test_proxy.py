@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from bytewax_redis_state.chaos.proxy import Door, Proxy
+from bytewax_redis_state.chaos.network.proxy import Listener, Proxy
 
 
 class Echo:
@@ -50,14 +50,14 @@ def echo():
 
 @pytest.fixture
 def proxy(echo):
-    made = Proxy([Door(("127.0.0.1", echo.port)) for _ in range(2)])
+    made = Proxy([Listener(("127.0.0.1", echo.port)) for _ in range(2)])
     made.start()
     yield made
     made.stop()
 
 
-def connect(door) -> socket.socket:
-    made = socket.create_connection(("127.0.0.1", door.port), timeout=5)
+def connect(listener) -> socket.socket:
+    made = socket.create_connection(("127.0.0.1", listener.port), timeout=5)
     made.settimeout(5)
     return made
 
@@ -84,34 +84,34 @@ def is_reset(connection) -> bool:
 
 
 def test_without_a_fault_it_carries_everything(proxy):
-    with connect(proxy.doors[0]) as connection:
+    with connect(proxy.listeners[0]) as connection:
         assert said(connection, b"one") == b"one"
 
 
 def test_a_cut_resets_what_there_is_and_what_comes_at_one_door_only(proxy):
-    with connect(proxy.doors[0]) as struck, connect(proxy.doors[1]) as other:
+    with connect(proxy.listeners[0]) as struck, connect(proxy.listeners[1]) as other:
         assert said(struck, b"one") == said(other, b"one") == b"one"
-        proxy.cut([proxy.doors[0]])
+        proxy.cut([proxy.listeners[0]])
         assert is_reset(struck)
-        with connect(proxy.doors[0]) as late:
+        with connect(proxy.listeners[0]) as late:
             assert is_reset(late)
         assert said(other, b"two") == b"two"
-        proxy.mend([proxy.doors[0]])
-        with connect(proxy.doors[0]) as again:
+        proxy.mend([proxy.listeners[0]])
+        with connect(proxy.listeners[0]) as again:
             assert said(again, b"three") == b"three"
 
 
 def test_a_delay_holds_both_directions_back(proxy):
-    with connect(proxy.doors[0]) as connection:
-        proxy.delay(proxy.doors, 0.2)
+    with connect(proxy.listeners[0]) as connection:
+        proxy.delay(proxy.listeners, 0.2)
         began = time.monotonic()
         assert said(connection, b"one") == b"one"
         assert time.monotonic() - began >= 0.4
 
 
 def test_a_throttle_carries_so_many_bytes_a_second(proxy):
-    with connect(proxy.doors[0]) as connection:
-        proxy.throttle(proxy.doors, 20_000)
+    with connect(proxy.listeners[0]) as connection:
+        proxy.throttle(proxy.listeners, 20_000)
         began = time.monotonic()
         connection.sendall(bytes(8_000))
         left = 8_000
@@ -124,28 +124,28 @@ def test_a_throttle_carries_so_many_bytes_a_second(proxy):
 def test_a_half_open_connection_says_nothing_and_a_new_one_works(
     proxy, echo, eventually, answers_only
 ):
-    with connect(proxy.doors[0]) as old:
+    with connect(proxy.listeners[0]) as old:
         assert said(old, b"one") == b"one"
-        proxy.half_open(proxy.doors, answers_only=answers_only)
+        proxy.half_open(proxy.listeners, answers_only=answers_only)
         old.sendall(b"two")
         assert is_silent(old)
-        with connect(proxy.doors[0]) as new:
+        with connect(proxy.listeners[0]) as new:
             assert said(new, b"three") == b"three"
         assert (b"two" in echo.got) is answers_only
-        proxy.mend(proxy.doors)
+        proxy.mend(proxy.listeners)
         assert is_reset(old)
 
 
 def test_what_a_broken_connection_held_arrives_late(proxy, echo, eventually):
-    with connect(proxy.doors[0]) as old:
+    with connect(proxy.listeners[0]) as old:
         assert said(old, b"one") == b"one"
-        proxy.hold_back(proxy.doors)
+        proxy.hold_back(proxy.listeners)
         old.sendall(b"late")
         assert is_silent(old)
-        proxy.break_held(proxy.doors)
+        proxy.break_held(proxy.listeners)
         assert is_reset(old)
-    with connect(proxy.doors[0]) as new:
+    with connect(proxy.listeners[0]) as new:
         assert said(new, b"again") == b"again"
     assert echo.got == [b"one", b"again"]
-    assert proxy.deliver(proxy.doors) == 4
+    assert proxy.deliver(proxy.listeners) == 4
     eventually(lambda: echo.got == [b"one", b"again", b"late"])

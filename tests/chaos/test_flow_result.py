@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from bytewax_redis_state.chaos.answer import differences, right_answer
 from bytewax_redis_state.chaos.flow import FLOW_ID, save_limit
-from bytewax_redis_state.chaos.harvest import harvest, harvest_stock
+from bytewax_redis_state.chaos.flow_result import differences, expected_result
+from bytewax_redis_state.chaos.result_reader import read_result, read_stock_result
 from bytewax_redis_state.keys import FlowKeys, shard_of
 
 LIMIT = 1250  # not a multiple of anything: joins are left half done
@@ -35,8 +35,8 @@ def done(redis_url, namespace, tmp_path):
 
 def test_it_is_what_an_uninterrupted_run_leaves_and_no_change_goes_unseen(done, client):
     keys, out = done
-    right = right_answer(LIMIT)
-    assert differences(harvest(client, keys, out), right) == []
+    right = expected_result(LIMIT)
+    assert differences(read_result(client, keys, out), right) == []
     assert all(right.state[step] for step in ("balance", "paid", "visits", "out", "notes"))
 
     def key_of(step: str, name: str) -> bytes:
@@ -46,7 +46,7 @@ def test_it_is_what_an_uninterrupted_run_leaves_and_no_change_goes_unseen(done, 
     client.delete(key_of("balance", "account-3"))
     (waiting,) = sorted(right.state["paid"])[:1]
     client.delete(key_of("paid", waiting))
-    wrong = differences(harvest(client, keys, out), right)
+    wrong = differences(read_result(client, keys, out), right)
     assert len(wrong) == 2
     assert wrong[0].startswith("state of balance: 1 of ")
     assert "'account-3': None instead of" in wrong[0]
@@ -54,7 +54,7 @@ def test_it_is_what_an_uninterrupted_run_leaves_and_no_change_goes_unseen(done, 
 
 
 def test_a_line_too_few_or_too_many_is_reported():
-    right = right_answer(500)
+    right = expected_result(500)
     line = next(iter(right.lines))
     few, many = (
         replace(right, lines=lines) for lines in (right.lines - {line}, {*right.lines, "x"})
@@ -68,4 +68,4 @@ def test_stock_leaves_the_same_where_nothing_strikes(tmp_path):
     store.mkdir()
     subprocess.run([sys.executable, "-m", "bytewax.recovery", store, "2"], check=True)
     run_through(tmp_path, "bytewax.run", "-r", store, "-s", 1, "-b", 0)
-    assert differences(harvest_stock(store, tmp_path / "out"), right_answer(LIMIT)) == []
+    assert differences(read_stock_result(store, tmp_path / "out"), expected_result(LIMIT)) == []

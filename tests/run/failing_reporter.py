@@ -14,13 +14,15 @@ from bytewax_redis_state.recovery.session import EXIT_FAILED
 from tests.run.flows import get_flow
 
 
-class Speechless(LogReporter):
+class FailingReporter(LogReporter):
     def failed(self, error):
         raise RuntimeError("the reporter's own mistake")
 
 
 def main(url, scratch, process=None, addresses=None):
-    recovery = RedisRecovery(RedisConfig(url=url), reporter=Speechless(), scratch=Path(scratch))
+    recovery = RedisRecovery(
+        RedisConfig(url=url), reporter=FailingReporter(), scratch=Path(scratch)
+    )
     try:
         recovery.run(
             get_flow(),

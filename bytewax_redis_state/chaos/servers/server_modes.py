@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bytewax_redis_state.server.binary import find_server_binary
 
-__all__ = ["missing_mode"]
+__all__ = ["why_unsupported"]
 
 _REFUSALS: Mapping[str, tuple[tuple[str, ...], bytes]] = {
     "sentinel": (("--sentinel",), b"config file on disk"),
@@ -20,7 +20,7 @@ _REFUSALS: Mapping[str, tuple[tuple[str, ...], bytes]] = {
 _SECONDS = 10
 
 
-def missing_mode(mode: str) -> str:
+def why_unsupported(mode: str) -> str:
     """Say why the server program can't be run in a mode; empty where it can.
 
     :arg mode: ``single``, ``sentinel`` or ``cluster``.

@@ -9,7 +9,7 @@ import sys
 from tests.ports import free_ports
 
 GIVE = """
-from bytewax_redis_state.chaos.ports import free_ports
+from bytewax_redis_state.chaos.network.ports import free_ports
 print(*free_ports(500), flush=True)
 input()
 """

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from bytewax_redis_state.chaos import stream
-from bytewax_redis_state.chaos.stream import Entry, Sum
+from bytewax_redis_state.chaos import input_events
+from bytewax_redis_state.chaos.input_events import AccountEntry, Sum
 
-__all__ = ["Answer", "State", "differences", "right_answer"]
+__all__ = ["FlowResult", "State", "differences", "expected_result"]
 
 State = Mapping[str, Mapping[str, Any]]
 """Short step name to state key to state, in plain values."""
@@ -20,7 +20,7 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Answer:
+class FlowResult:
     """What is left when all input has been read.
 
     :arg state: Of every key.
@@ -36,26 +36,30 @@ class Answer:
         return sum(map(len, self.state.values())) + len(self.lines)
 
 
-def right_answer(limit: int) -> Answer:
+def expected_result(limit: int) -> FlowResult:
     """Work out what the flow must leave.
 
     :arg limit: Below which number its events are.
     """
-    entries = [stream.entry(number) for number in range(limit)]
-    notes = [stream.note(number) for number in range(limit // stream.NOTE_EVERY)]
+    entries = [input_events.entry(number) for number in range(limit)]
+    notes = [input_events.note(number) for number in range(limit // input_events.NOTE_EVERY)]
     balance, lines = _balances([*entries, *notes])
     paid, joined = _joins(entries, limit)
     lines += joined
-    by_account: dict[str, list[Entry]] = defaultdict(list)
+    by_account: dict[str, list[AccountEntry]] = defaultdict(list)
     for account, an_entry in entries:
         by_account[account].append(an_entry)
     for account, events in by_account.items():
-        lines += [(account, stream.window_line("minutes", account, s)) for s in _tumbling(events)]
-        lines += [(account, stream.window_line("visits", account, s)) for s in _sessions(events)]
+        lines += [
+            (account, input_events.window_line("minutes", account, s)) for s in _tumbling(events)
+        ]
+        lines += [
+            (account, input_events.window_line("visits", account, s)) for s in _sessions(events)
+        ]
     state: State = {
-        "entries": _positions(limit, stream.PARTS),
-        "payments": _positions(limit, stream.PARTS),
-        "notes": _positions(limit // stream.NOTE_EVERY, 1),
+        "entries": _positions(limit, input_events.PARTS),
+        "payments": _positions(limit, input_events.PARTS),
+        "notes": _positions(limit // input_events.NOTE_EVERY, 1),
         "balance": balance,
         "paid": paid,
         "minutes": {},
@@ -63,29 +67,33 @@ def right_answer(limit: int) -> Answer:
         "visits": {account: _watermark(events) for account, events in by_account.items()},
         "out": _written(lines),
     }
-    return Answer(state, {line for _, line in lines})
+    return FlowResult(state, {line for _, line in lines})
 
 
 def _positions(limit: int, parts: int) -> dict[str, int]:
     return {str(part): len(range(part, limit, parts)) * parts + part for part in range(parts)}
 
 
-def _balances(entries: Iterable[tuple[str, Entry]]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _balances(
+    entries: Iterable[tuple[str, AccountEntry]],
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
     balance: dict[str, int] = defaultdict(int)
     lines = []
     for key, an_entry in entries:
         balance[key] += an_entry.cents
-        lines.append((key, stream.balance_line(key, an_entry.number, balance[key])))
+        lines.append((key, input_events.balance_line(key, an_entry.number, balance[key])))
     return dict(balance), lines
 
 
 def _joins(
-    entries: Iterable[tuple[str, Entry]], limit: int
+    entries: Iterable[tuple[str, AccountEntry]], limit: int
 ) -> tuple[dict[str, list[list[Any]]], list[tuple[str, str]]]:
     """Give the halves that still wait for the other one, and the lines of the others."""
     cents = {f"order-{an_entry.number}": an_entry.cents for _, an_entry in entries}
-    device = dict(stream.payment(number) for number in range(limit))
-    lines = [(o, stream.paid_line(o, cents[o], device[o])) for o in cents.keys() & device.keys()]
+    device = dict(input_events.payment(number) for number in range(limit))
+    lines = [
+        (o, input_events.paid_line(o, cents[o], device[o])) for o in cents.keys() & device.keys()
+    ]
     waiting: dict[str, list[list[Any]]] = {}
     for order in cents.keys() ^ device.keys():
         sides: list[dict[str, Any]] = [cents, device]
@@ -93,43 +101,43 @@ def _joins(
     return waiting, lines
 
 
-def _summed(events: Iterable[Entry]) -> Sum:
+def _summed(events: Iterable[AccountEntry]) -> Sum:
     group = list(events)
     times = [e.at for e in group]
     return Sum(min(times), max(times), len(group), sum(e.cents for e in group))
 
 
-def _tumbling(events: Iterable[Entry]) -> Iterator[Sum]:
-    windows: dict[int, list[Entry]] = defaultdict(list)
+def _tumbling(events: Iterable[AccountEntry]) -> Iterator[Sum]:
+    windows: dict[int, list[AccountEntry]] = defaultdict(list)
     for an_entry in events:
-        windows[(an_entry.at - stream.START) // stream.LENGTH].append(an_entry)
+        windows[(an_entry.at - input_events.START) // input_events.LENGTH].append(an_entry)
     yield from map(_summed, windows.values())
 
 
-def _sessions(events: Iterable[Entry]) -> Iterator[Sum]:
-    session: list[Entry] = []
+def _sessions(events: Iterable[AccountEntry]) -> Iterator[Sum]:
+    session: list[AccountEntry] = []
     for an_entry in sorted(events, key=lambda e: e.at):
-        if session and an_entry.at - session[-1].at > stream.GAP:
+        if session and an_entry.at - session[-1].at > input_events.GAP:
             yield _summed(session)
             session = []
         session.append(an_entry)
     yield _summed(session)
 
 
-def _watermark(events: Iterable[Entry]) -> datetime:
-    return max(an_entry.at for an_entry in events) - stream.WAIT
+def _watermark(events: Iterable[AccountEntry]) -> datetime:
+    return max(an_entry.at for an_entry in events) - input_events.WAIT
 
 
 def _written(lines: Iterable[tuple[str, str]]) -> dict[str, tuple[int, int]]:
-    count, digest = [0] * stream.FILES, [0] * stream.FILES
+    count, digest = [0] * input_events.FILES, [0] * input_events.FILES
     for key, line in lines:
-        part = stream.file_of(key)
+        part = input_events.file_of(key)
         count[part] += 1
-        digest[part] = (digest[part] + stream.digest(line)) % 2**60
-    return {str(part): (count[part], digest[part]) for part in range(stream.FILES)}
+        digest[part] = (digest[part] + input_events.digest(line)) % 2**60
+    return {str(part): (count[part], digest[part]) for part in range(input_events.FILES)}
 
 
-def differences(found: Answer, right: Answer) -> list[str]:
+def differences(found: FlowResult, right: FlowResult) -> list[str]:
     """Compare everything; one line for each step and for the output, where they differ."""
     wrong = []
     for step in sorted({*found.state, *right.state}):

@@ -1,4 +1,4 @@
-"""The tide stays ahead of the flow, also through reads of its place that fail."""
+"""The input_limiter stays ahead of the flow, also through reads of its place that fail."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def test_it_rises_with_the_flow_and_no_further(tmp_path, eventually):
             raise redis.ConnectionError("struck, too")
         return place
 
-    tide = InputLimiter(tmp_path / "limit", 10_000, position)
-    assert tide.limit == 10_000
-    tide.start()
+    input_limiter = InputLimiter(tmp_path / "limit", 10_000, position)
+    assert input_limiter.limit == 10_000
+    input_limiter.start()
     asked = 0
     eventually(lambda: asked > 3)
-    assert tide.limit == 10_000, "2,000 ahead of a flow that has read nothing is enough"
+    assert input_limiter.limit == 10_000, "2,000 ahead of a flow that has read nothing is enough"
     place = 9_000
-    eventually(lambda: tide.limit > 11_000)
+    eventually(lambda: input_limiter.limit > 11_000)
     before = asked
     eventually(lambda: asked > before + 3)
-    assert tide.limit <= 11_000 + 500
-    assert tide.stop() == tide.limit
+    assert input_limiter.limit <= 11_000 + 500
+    assert input_limiter.stop() == input_limiter.limit

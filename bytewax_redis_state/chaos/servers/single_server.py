@@ -9,13 +9,13 @@ from pathlib import Path
 
 import redis
 
-from bytewax_redis_state.chaos.ports import free_ports
-from bytewax_redis_state.chaos.proxy import Door
-from bytewax_redis_state.chaos.servers.home import Home
+from bytewax_redis_state.chaos.network.ports import free_ports
+from bytewax_redis_state.chaos.network.proxy import Listener
+from bytewax_redis_state.chaos.servers.deployment import RedisDeployment
 from bytewax_redis_state.chaos.servers.node import HOST, ServerNode, wait_until
 from bytewax_redis_state.server.binary import find_server_binary
 
-__all__ = ["Server"]
+__all__ = ["SingleServer"]
 
 _OPTIONS = (
     *("--appendonly", "yes", "--appendfsync", "everysec"),
@@ -23,7 +23,7 @@ _OPTIONS = (
 )
 
 
-class Server(Home):
+class SingleServer(RedisDeployment):
     """One Redis process, with the append-only file on.
 
     :arg folder: For its data; made here.
@@ -38,16 +38,16 @@ class Server(Home):
 
     @property
     def url(self) -> str:
-        """Where it is, without a door in between."""
+        """Where it is, without a listener in between."""
         return f"redis://{self._node.address}/0"
 
-    def doors(self, processes: int) -> list[Door]:
-        """Give each process a door of its own."""
-        return [Door((HOST, self._node.port)) for _ in range(processes)]
+    def listeners(self, processes: int) -> list[Listener]:
+        """Give each process a listener of its own."""
+        return [Listener((HOST, self._node.port)) for _ in range(processes)]
 
-    def url_through(self, doors: Sequence[Door], process: int) -> str:
-        """Give the URL of a process's door."""
-        return f"redis://{HOST}:{doors[process].port}/0"
+    def url_through(self, listeners: Sequence[Listener], process: int) -> str:
+        """Give the URL of a process's listener."""
+        return f"redis://{HOST}:{listeners[process].port}/0"
 
     def start(self, *options: str, wait: bool = True) -> None:
         """Start it on what data there is.

@@ -13,8 +13,8 @@ phase         what has happened
 ``shipping``  the replicator works; the engine has not started
 ============  =====================================================================
 
-``replicator:STEP`` is a step of ``sleepers.py``, where the replicator stops itself.
-``CRASH_BUG`` names a bug of ``planted.py``, planted here and in the replicator.
+``replicator:STEP`` is a step of ``replicator_pauses.py``, where the replicator stops itself.
+``CRASH_BUG`` names a bug of ``planted_bugs.py``, planted here and in the replicator.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import planted
-import sleepers
+import planted_bugs
+import replicator_pauses
 
 from bytewax_redis_state import run
 from bytewax_redis_state.recovery import session
@@ -89,11 +89,11 @@ class _Subprocess:
 
 
 def main() -> int:
-    planted.plant(os.environ["CRASH_BUG"])
+    planted_bugs.plant(os.environ["CRASH_BUG"])
     who, _, step = os.environ["CRASH_AT_STEP"].partition(":")
     if sys.argv[1:] == [_REPLICATOR]:
         if who == "replicator":
-            sleepers.doom(step)
+            replicator_pauses.doom(step)
         return process.main()
     watchdog.subprocess = _Subprocess  # type: ignore[assignment]
     if who in _SIGNALS:

@@ -18,7 +18,7 @@ __all__ = [
     "PARTS",
     "START",
     "WAIT",
-    "Entry",
+    "AccountEntry",
     "Sum",
     "balance_line",
     "digest",
@@ -51,7 +51,7 @@ _JITTER = timedelta(seconds=30)
 _BLOCK = 300
 
 
-class Entry(NamedTuple):
+class AccountEntry(NamedTuple):
     """An event of an account."""
 
     number: int
@@ -73,7 +73,7 @@ def _draw(number: int, purpose: str) -> float:
     return int.from_bytes(data, "big") / 2**32
 
 
-def entry(number: int) -> tuple[str, Entry]:
+def entry(number: int) -> tuple[str, AccountEntry]:
     """Make an entry: its account, and the rest."""
     part = number % PARTS
     if _draw(number, "rare") < 1 / _RARE_EVERY:
@@ -81,7 +81,7 @@ def entry(number: int) -> tuple[str, Entry]:
     else:
         account = f"account-{int(_draw(number, 'account') * (_BUSY // PARTS)) * PARTS + part}"
     at = START + number * _BETWEEN / _BUSY + _draw(number, "jitter") * _JITTER
-    return account, Entry(number, at, int(_draw(number, "cents") * 20_000) - 10_000)
+    return account, AccountEntry(number, at, int(_draw(number, "cents") * 20_000) - 10_000)
 
 
 def payment(number: int) -> tuple[str, str]:
@@ -91,9 +91,9 @@ def payment(number: int) -> tuple[str, str]:
     return f"order-{order}", f"device-{int(_draw(order, 'device') * 9)}"
 
 
-def note(number: int) -> tuple[str, Entry]:
+def note(number: int) -> tuple[str, AccountEntry]:
     """Make an item of the idle source: its key, and the amount."""
-    return f"note-{number % 2}", Entry(number, START, number + 1)
+    return f"note-{number % 2}", AccountEntry(number, START, number + 1)
 
 
 def balance_line(key: str, number: int, cents: int) -> str:

@@ -1,4 +1,4 @@
-"""The scene of a trial: a flow's processes, their supervisor, the network and the flow's Redis.
+"""The system of a trial: a flow's processes, their supervisor, the network and the flow's Redis.
 
 The supervisor does what an operator's does: it starts a process again that has ended badly, and
 leaves the others of its cluster to notice. Invariant: whatever is waited for has a bound; a flow
@@ -21,25 +21,25 @@ from pathlib import Path
 
 import redis
 
-from bytewax_redis_state.chaos import stream
-from bytewax_redis_state.chaos.execution import Cluster
+from bytewax_redis_state.chaos import input_events
+from bytewax_redis_state.chaos.execution import Execution
 from bytewax_redis_state.chaos.faketime import clock_environ, set_clock
 from bytewax_redis_state.chaos.flow import FLOW_ID
+from bytewax_redis_state.chaos.flow_process import FlowProcess
 from bytewax_redis_state.chaos.input_limiter import InputLimiter
-from bytewax_redis_state.chaos.member import Member
-from bytewax_redis_state.chaos.ports import free_addresses
-from bytewax_redis_state.chaos.proxy import Door, Proxy
-from bytewax_redis_state.chaos.schedule import Topology
-from bytewax_redis_state.chaos.servers.group import Group
-from bytewax_redis_state.chaos.servers.home import Home
-from bytewax_redis_state.chaos.servers.single import Server
+from bytewax_redis_state.chaos.network.ports import free_addresses
+from bytewax_redis_state.chaos.network.proxy import Listener, Proxy
+from bytewax_redis_state.chaos.schedule import FlowTopology
+from bytewax_redis_state.chaos.servers.deployment import RedisDeployment
+from bytewax_redis_state.chaos.servers.server_group import ServerGroup
+from bytewax_redis_state.chaos.servers.single_server import SingleServer
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.keys import FlowKeys, shard_of
 from bytewax_redis_state.recovery.records.cells import cells_of
 from bytewax_redis_state.recovery.records.manifest import Manifest, read_manifest
 
-__all__ = ["Ending", "GivenUpError", "Program", "Scene", "StuckError"]
+__all__ = ["GivenUpError", "Program", "StuckError", "SystemUnderTest", "UnexpectedExit"]
 
 _MODULE_FLOW = "bytewax_redis_state.chaos.flow:flow"
 _RATE = 400  # events of each source a second
@@ -74,7 +74,7 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Ending:
+class UnexpectedExit:
     """How a process ended that was not to.
 
     :arg code: Its exit code; negative for a signal.
@@ -91,16 +91,16 @@ def _error_line(said: str) -> str:
     return lines[-1].strip()[:300] if lines else ""
 
 
-def _ending(process: int, member: Member) -> Ending:
-    return Ending(process, member.wait(), _error_line(member.err))
+def _unexpected_exit(number: int, process: FlowProcess) -> UnexpectedExit:
+    return UnexpectedExit(number, process.wait(), _error_line(process.err))
 
 
-class Scene:
+class SystemUnderTest:
     """Everything that a fault can strike.
 
     :arg topology: How the flow is spread.
     :arg folder: For all files; made here.
-    :arg home: The scene's alone; started by it.
+    :arg deployment: The system's alone; started by it.
     :arg program: What runs the flow.
     :arg fast_paths: One of ``schedule.FAST_PATHS``.
     :arg shifted: Whether clocks are to be shifted.
@@ -109,9 +109,9 @@ class Scene:
 
     def __init__(
         self,
-        topology: Topology,
+        topology: FlowTopology,
         folder: Path,
-        home: Home,
+        deployment: RedisDeployment,
         namespace: str,
         program: Program,
         *,
@@ -121,17 +121,17 @@ class Scene:
     ) -> None:
         self.topology = topology
         self.folder = folder
-        self.home = home
+        self.deployment = deployment
         self.keys = FlowKeys(namespace, FLOW_ID)
-        self.cluster = Cluster()
+        self.execution = Execution()
         self.starts = 0
-        self.endings: list[Ending] = []
-        self.proxy = Proxy(home.doors(topology.processes))
+        self.endings: list[UnexpectedExit] = []
+        self.proxy = Proxy(deployment.listeners(topology.processes))
         self.shifts = [0] * topology.processes
         folder.mkdir(parents=True, exist_ok=True)
         self.scratch = folder / "scratch"
         self.scratch.mkdir(exist_ok=True)
-        self.tide = InputLimiter(folder / "limit", _RATE, self._position)
+        self.input_limiter = InputLimiter(folder / "limit", _RATE, self._position)
         self._program = program
         self._ways = cycle(_WAYS[fast_paths])
         self._way = ""
@@ -140,7 +140,7 @@ class Scene:
         self._codec = Codec()
         self._opened = ExitStack()
         self._in_vain = 0
-        self._clusters: list[Cluster] = []
+        self._executions: list[Execution] = []
 
     @property
     def out(self) -> Path:
@@ -148,50 +148,50 @@ class Scene:
         return self.folder / "out"
 
     @property
-    def server(self) -> Server:
+    def server(self) -> SingleServer:
         """The one server that the flow has."""
-        assert isinstance(self.home, Server)
-        return self.home
+        assert isinstance(self.deployment, SingleServer)
+        return self.deployment
 
     @property
-    def group(self) -> Group:
+    def group(self) -> ServerGroup:
         """The servers that it has, of which one takes over from another."""
-        assert isinstance(self.home, Group)
-        return self.home
+        assert isinstance(self.deployment, ServerGroup)
+        return self.deployment
 
     # -- starting and ending ------------------------------------------------------------------
 
     def open(self) -> None:
         """Start everything."""
         self.proxy.start()
-        self.home.start()
-        self._client = self._opened.enter_context(self.home.client(_LOOK_PATIENCE))
+        self.deployment.start()
+        self._client = self._opened.enter_context(self.deployment.client(_LOOK_PATIENCE))
         for process in range(self.topology.processes):
             set_clock(self._clock(process), 0)
-        self.tide.start()
+        self.input_limiter.start()
         self.start()
 
     def close(self) -> None:
         """End everything that is left."""
         with suppress(RuntimeError):  # it was never started
-            self.tide.stop()
-        for cluster in self._clusters:
-            for member in cluster.members:
-                member.kill_group()
+            self.input_limiter.stop()
+        for execution in self._executions:
+            for process in execution.processes:
+                process.kill_group()
         self._opened.close()
         self.proxy.stop()
-        self.home.stop()
+        self.deployment.stop()
 
     def start(self, *, take_over: bool = False) -> None:
         """Start all processes of the flow."""
         shared = self._addresses()
-        self.cluster = Cluster()
-        self._clusters.append(self.cluster)
+        self.execution = Execution()
+        self._executions.append(self.execution)
         for process in range(self.topology.processes):
             folder = self.folder / f"start-{self.starts}-{process}"
             own = [*shared, "-i", process] if shared else []
             options = [*self._options(process), *own, *(["--take-over"] * take_over)]
-            self.cluster.add(partial(self._member, process, options), folder, "")
+            self.execution.add(partial(self._start_process, process, options), folder, "")
         self.starts += 1
 
     def _addresses(self) -> list[object]:
@@ -200,7 +200,7 @@ class Scene:
 
     def _options(self, process: int) -> list[object]:
         """Give the options of a process, but for its place in the cluster."""
-        url = self.home.url_through(self.proxy.doors, process)
+        url = self.deployment.url_through(self.proxy.listeners, process)
         return [
             *("--redis", url, "--namespace", self.keys.namespace, "-s", _EPOCH_SECONDS),
             *("--checkpoint-interval", _CHECKPOINT_SECONDS, "-w", self.topology.workers),
@@ -211,13 +211,13 @@ class Scene:
     def _scratch_of(self, process: int) -> Path:
         return self.scratch / str(process)
 
-    def _member(
+    def _start_process(
         self, process: int, options: list[object], folder: Path, at_step: str = ""
-    ) -> Member:
+    ) -> FlowProcess:
         environ = {k: v for k, v in os.environ.items() if not k.startswith("BYTEWAX_")}
-        environ["CHAOS_LIMIT"] = str(self.tide.path)
+        environ["CHAOS_LIMIT"] = str(self.input_limiter.path)
         environ["CHAOS_OUT"] = str(self.out / folder.name)
-        if not any(member.alive for member in self.cluster.members):
+        if not any(process.alive for process in self.execution.processes):
             self._way = next(self._ways)  # the processes of a cluster have to agree
         environ["BYTEWAX_REDIS_FAST_PATHS"] = self._way
         if self._shifted:
@@ -225,7 +225,9 @@ class Scene:
         environ |= self._program.environ
         scratch = self._scratch_of(process)
         scratch.mkdir(exist_ok=True)
-        return Member([*self._program.command, _MODULE_FLOW, *options], environ, folder, scratch)
+        return FlowProcess(
+            [*self._program.command, _MODULE_FLOW, *options], environ, folder, scratch
+        )
 
     def _clock(self, process: int) -> Path:
         return self.folder / f"clock-{process}"
@@ -239,30 +241,32 @@ class Scene:
         """
         if self._given_up.is_set():
             raise GivenUpError
-        for process, member in enumerate(self.cluster.members):
-            if member.popen.poll():
-                self.endings.append(_ending(process, member))
+        for number, process in enumerate(self.execution.processes):
+            if process.popen.poll():
+                self.endings.append(_unexpected_exit(number, process))
                 self._in_vain += 1
                 if self._in_vain > _MOST_STARTS_IN_VAIN * self.topology.processes:
                     raise StuckError(f"{self._in_vain} starts in vain:\n{self.last_words}")
                 self.starts += 1
-                self.cluster.restart(process)
-        return all(member.popen.poll() == 0 for member in self.cluster.members)
+                self.execution.restart(number)
+        return all(process.popen.poll() == 0 for process in self.execution.processes)
 
-    def end_of(self, cluster: Cluster, seconds: float = _END_SECONDS) -> None:
+    def end_of(self, execution: Execution, seconds: float = _END_SECONDS) -> None:
         """Wait until all processes of a start have ended, and note how.
 
         :raises StuckError: If one goes on.
         """
         deadline = time.monotonic() + seconds
-        while any(member.alive for member in cluster.members):
+        while any(process.alive for process in execution.processes):
             if time.monotonic() > deadline:
                 raise StuckError(
                     f"a process goes on {seconds:.0f} s after another of its cluster has ended:\n"
-                    f"{cluster.said}"
+                    f"{execution.said}"
                 )
             time.sleep(_POLL)
-        self.endings += [_ending(process, each) for process, each in enumerate(cluster.members)]
+        self.endings += [
+            _unexpected_exit(number, each) for number, each in enumerate(execution.processes)
+        ]
 
     def tend_until(
         self, condition: Callable[[], object], what: str, seconds: float = _RECOVERY_SECONDS
@@ -282,7 +286,7 @@ class Scene:
     def last_words(self) -> str:
         """Why the last processes ended, and the end of what those have said that live."""
         errors = [f"process {e.process}: {e.error}" for e in self.endings[-3:] if e.error]
-        return "\n".join([*errors, self.cluster.said[-3000:]])
+        return "\n".join([*errors, self.execution.said[-3000:]])
 
     def await_commits(self, count: int = 2) -> None:
         """Supervise until all processes run and so many epochs more are committed."""
@@ -294,7 +298,7 @@ class Scene:
             now = self.progress()
             left -= now > seen > 0  # at 0 it could not be read
             seen = now
-            return left <= 0 and self.has_started() and self.cluster.alive
+            return left <= 0 and self.has_started() and self.execution.alive
 
         self.tend_until(committed, f"{count} epochs are committed")
         self._in_vain = 0
@@ -305,7 +309,7 @@ class Scene:
         :returns: Below which number its events are.
         :raises StuckError: If it does not end, or something of it does not.
         """
-        limit = self.tide.stop()
+        limit = self.input_limiter.stop()
         self.tend_until(self.tend, "the flow ends")
         self._await_groups()
         return limit
@@ -318,7 +322,9 @@ class Scene:
 
     def _await_groups(self) -> None:
         deadline = time.monotonic() + _END_SECONDS
-        while any(member.group() for cluster in self._clusters for member in cluster.members):
+        while any(
+            process.group() for execution in self._executions for process in execution.processes
+        ):
             if time.monotonic() > deadline:
                 raise StuckError(f"a replicator outlives its flow:\n{self.last_words}")
             time.sleep(0.05)
@@ -352,7 +358,7 @@ class Scene:
 
     def _position(self) -> int:
         """Tell how far the flow had read at its last checkpoint; 0 where that can't be read."""
-        parts = [str(part) for part in range(stream.PARTS)]
+        parts = [str(part) for part in range(input_events.PARTS)]
         names = [self.keys.state("entries", shard_of(part, _SHARDS), part) for part in parts]
         with self._client.pipeline(transaction=False) as pipe:  # they may be on several servers
             for name in names:
@@ -368,17 +374,17 @@ class Scene:
 
     def backlog(self) -> int:
         """Give the outbox rows that Redis does not have yet, of all processes."""
-        found = (member.status for member in self.cluster.members)
+        found = (process.status for process in self.execution.processes)
         return sum(status.backlog for status in found if status is not None)
 
     def is_starting(self) -> bool:
         """Tell whether a start is under way."""
-        members = self.cluster.members
-        return any(member.alive for member in members) and not self.has_started()
+        processes = self.execution.processes
+        return any(process.alive for process in processes) and not self.has_started()
 
     def has_started(self) -> bool:
         """Tell whether the engines of all processes are about to run, or do."""
-        return self.cluster.has_resumed
+        return self.execution.has_resumed
 
     def has_claimed(self) -> bool:
         """Tell whether the start that is under way has reached Redis."""
@@ -406,24 +412,24 @@ class Scene:
         return bool(first != last)
 
     @contextmanager
-    def lag(self, doors: list[Door], seconds: float = _LAG) -> Iterator[None]:
+    def lag(self, listeners: list[Listener], seconds: float = _LAG) -> Iterator[None]:
         """Slow some of the network down, so that what takes no time takes some."""
-        self.proxy.delay(doors, seconds)
+        self.proxy.delay(listeners, seconds)
         try:
             yield
         finally:
-            self.proxy.delay(doors, 0.0)
+            self.proxy.delay(listeners, 0.0)
 
     # -- whom to strike -----------------------------------------------------------------------
 
-    def member(self, target: int) -> Member:
+    def process(self, target: int) -> FlowProcess:
         """Give the process that is struck."""
-        return self.cluster[target % self.topology.processes]
+        return self.execution[target % self.topology.processes]
 
-    def doors(self, target: int, *, all_of_them: bool) -> list[Door]:
-        """Give the doors that are struck."""
-        doors = self.proxy.doors
-        return list(doors) if all_of_them else [doors[target % len(doors)]]
+    def listeners(self, target: int, *, all_of_them: bool) -> list[Listener]:
+        """Give the listeners that are struck."""
+        listeners = self.proxy.listeners
+        return list(listeners) if all_of_them else [listeners[target % len(listeners)]]
 
     def shift_clock(self, target: int, seconds: int) -> None:
         """Set a process's clock off against the true one; from now on, also when it starts."""

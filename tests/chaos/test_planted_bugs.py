@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import pytest
 
-from bytewax_redis_state.chaos.campaign import Campaign, Report
+from bytewax_redis_state.chaos.campaign import Campaign, CampaignReport
 from bytewax_redis_state.chaos.faults import FAULTS
-from bytewax_redis_state.chaos.scene import Program
 from bytewax_redis_state.chaos.schedule import make_schedule
+from bytewax_redis_state.chaos.system import Program
 from bytewax_redis_state.chaos.trial import Trial
-from tests.crash.cluster import RUNNER
+from tests.crash.processes import RUNNER
 
 pytestmark = [pytest.mark.long, pytest.mark.crash, pytest.mark.timeout(900)]
 
@@ -37,12 +37,14 @@ schedules = pytest.mark.parametrize(
 )
 
 
-def struck(tmp_path, bug: str, kind: str, topology: str, per_trial: int, runs: int) -> Report:
+def struck(
+    tmp_path, bug: str, kind: str, topology: str, per_trial: int, runs: int
+) -> CampaignReport:
     """Run a schedule until it is not right; with a bug, or with none."""
     moments = [moment for moment in FAULTS[kind].moments if moment not in ("stream", "start")]
     kinds = {kind: replace(FAULTS[kind], moments=moments)}
     schedule = make_schedule(1, runs * per_trial, [topology], kinds, per_trial=per_trial)
-    report = Report(schedule, "ours", {})
+    report = CampaignReport(schedule, "ours", {})
     program = Program((sys.executable, str(RUNNER)), {"CRASH_BUG": bug, "CRASH_AT_STEP": ""})
 
     def run_trial(plan, folder, given_up: threading.Event):

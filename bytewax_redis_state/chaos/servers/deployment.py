@@ -6,16 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import timedelta
 
-from bytewax_redis_state.chaos.proxy import Door
+from bytewax_redis_state.chaos.network.proxy import Listener
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.server.client import Client, connect
 
-__all__ = ["Home"]
+__all__ = ["RedisDeployment"]
 
 _PATIENCE = timedelta(seconds=30)
 
 
-class Home(ABC):
+class RedisDeployment(ABC):
     """Where the flow of a trial keeps its state."""
 
     @property
@@ -24,12 +24,12 @@ class Home(ABC):
         """Where it is."""
 
     @abstractmethod
-    def doors(self, processes: int) -> list[Door]:
-        """Give the doors that are to be between it and the processes of a flow."""
+    def listeners(self, processes: int) -> list[Listener]:
+        """Give the listeners that are to be between it and the processes of a flow."""
 
     @abstractmethod
-    def url_through(self, doors: Sequence[Door], process: int) -> str:
-        """Give the URL for a process, when the doors are open."""
+    def url_through(self, listeners: Sequence[Listener], process: int) -> str:
+        """Give the URL for a process, when the listeners are open."""
 
     @abstractmethod
     def start(self) -> object:

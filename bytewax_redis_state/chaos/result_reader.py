@@ -12,35 +12,35 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bytewax_redis_state.chaos.answer import Answer
+from bytewax_redis_state.chaos.flow_result import FlowResult
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.dataflow.steps import short_names
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.server.client import Client
 from bytewax_redis_state.stock.directory import RecoveryDirectory
 
-__all__ = ["harvest", "harvest_stock"]
+__all__ = ["read_result", "read_stock_result"]
 
 _CHUNK = 1000
 _Found = Iterator[tuple[str, str, Any]]
 
 
-def harvest(client: Client, keys: FlowKeys, out: Path) -> Answer:
+def read_result(client: Client, keys: FlowKeys, out: Path) -> FlowResult:
     """Read what a flow has left in Redis, and what it put out.
 
     :arg client: Of the Redis that holds the flow.
     :arg keys: Of the flow.
     :arg out: Folder with all that its processes put out.
     """
-    return Answer(_plain(_keyed_state(client, keys)), _lines(out))
+    return FlowResult(_plain(_keyed_state(client, keys)), _lines(out))
 
 
-def harvest_stock(store: Path, out: Path) -> Answer:
+def read_stock_result(store: Path, out: Path) -> FlowResult:
     """Read what a flow has left in stock's recovery files, and what it put out.
 
     :arg store: The files, which the harness itself had written: their pickles are loaded.
     """
-    return Answer(_plain(_stock_state(store)), _lines(out))
+    return FlowResult(_plain(_stock_state(store)), _lines(out))
 
 
 def _keyed_state(client: Client, keys: FlowKeys) -> _Found:

@@ -7,21 +7,31 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bytewax_redis_state.chaos.execution import Cluster
-from bytewax_redis_state.chaos.member import Member, Resumed, wait_until
+from bytewax_redis_state.chaos.execution import Execution
+from bytewax_redis_state.chaos.flow_process import FlowProcess, ResumeMessage
+from bytewax_redis_state.chaos.waiting import wait_until
 
-__all__ = ["HERE", "RUNNER", "Cluster", "Member", "Resumed", "now", "start_member", "wait_until"]
+__all__ = [
+    "HERE",
+    "RUNNER",
+    "Execution",
+    "FlowProcess",
+    "ResumeMessage",
+    "now",
+    "start_process",
+    "wait_until",
+]
 
 HERE = Path(__file__).parent
-RUNNER = HERE / "doomed_run.py"
+RUNNER = HERE / "faulty_run.py"
 
 
 def now(folder: Path) -> Path:
-    """The file that a member's replicator waits for, to stop at its step."""
+    """The file that a process's replicator waits for, to stop at its step."""
     return folder / "now"
 
 
-def start_member(
+def start_process(
     flow: Path,
     *,
     folder: Path,
@@ -29,12 +39,12 @@ def start_member(
     options: Sequence[object],
     at_step: str = "",
     bug: str = "",
-) -> Member:
+) -> FlowProcess:
     """Start one process of a dataflow.
 
     :arg at_step: ``kill:STEP`` or ``stop:STEP``: what the process does to itself there;
         ``replicator:STEP``: its replicator stops itself there, once :func:`now` of it exists.
-    :arg bug: Planted bug, see ``planted.py``.
+    :arg bug: Planted bug, see ``planted_bugs.py``.
     """
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("BYTEWAX_", "CRASH_"))}
     clean.update(environ)
@@ -44,4 +54,4 @@ def start_member(
         clean.update(CRASH_AT_STEP=at_step, CRASH_BUG=bug, CRASH_NOW=str(now(folder)))
     scratch = folder / "scratch"
     command = [sys.executable, *program, f"{flow}:flow", "--scratch", scratch, *options]
-    return Member(command, clean, folder, scratch)
+    return FlowProcess(command, clean, folder, scratch)

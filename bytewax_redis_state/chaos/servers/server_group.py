@@ -1,6 +1,6 @@
 """Servers in a group, of which one takes over from another.
 
-Every server may have a door before it: clients and replicas come through it, as the group tells
+Every server may have a listener before it: clients and replicas come through it, as the group tells
 them, Sentinels and the bus of a cluster too where they go by what is announced.
 """
 
@@ -9,13 +9,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
-from bytewax_redis_state.chaos.ports import free_ports
-from bytewax_redis_state.chaos.proxy import Door
-from bytewax_redis_state.chaos.servers.home import Home
+from bytewax_redis_state.chaos.network.ports import free_ports
+from bytewax_redis_state.chaos.network.proxy import Listener
+from bytewax_redis_state.chaos.servers.deployment import RedisDeployment
 from bytewax_redis_state.chaos.servers.node import HOST, ServerNode
 from bytewax_redis_state.keys import hash_tag_of
 
-__all__ = ["PERSISTENT", "Group", "announced_ports"]
+__all__ = ["PERSISTENT", "ServerGroup", "announced_ports"]
 
 PERSISTENT = (
     *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
@@ -23,15 +23,15 @@ PERSISTENT = (
 )
 """Options of each server."""
 
-_FILLING = 48 << 20  # bytes: more than the kernel keeps of two connections, with a door between
+_FILLING = 48 << 20  # bytes: more than the kernel keeps of two connections, with a listener between
 
 
-def announced_ports(ports: Sequence[int], behind_doors: bool) -> list[int]:
-    """Give the ports that servers tell of: their own, or of doors before them."""
-    return free_ports(len(ports)) if behind_doors else list(ports)
+def announced_ports(ports: Sequence[int], behind_proxy: bool) -> list[int]:
+    """Give the ports that servers tell of: their own, or of listeners before them."""
+    return free_ports(len(ports)) if behind_proxy else list(ports)
 
 
-class Group(Home):
+class ServerGroup(RedisDeployment):
     """Started by :meth:`start`; everything is gone after :meth:`stop`.
 
     :ivar nodes: The servers that hold data.
@@ -39,12 +39,12 @@ class Group(Home):
 
     nodes: list[ServerNode]
 
-    def doors(self, processes: int) -> list[Door]:
-        """Give each server a door, which all processes come through."""
-        return [Door((HOST, node.port), node.announced) for node in self.nodes]
+    def listeners(self, processes: int) -> list[Listener]:
+        """Give each server a listener, which all processes come through."""
+        return [Listener((HOST, node.port), node.announced) for node in self.nodes]
 
-    def url_through(self, doors: Sequence[Door], process: int) -> str:
-        """Give the one URL: the group tells of its doors itself."""
+    def url_through(self, listeners: Sequence[Listener], process: int) -> str:
+        """Give the one URL: the group tells of its listeners itself."""
         return self.url
 
     def stop(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bytewax_redis_state.chaos.scene import StuckError
+from bytewax_redis_state.chaos.system import StuckError
 
 __all__ = ["can_mount", "small_disk"]
 

@@ -9,13 +9,13 @@ import sys
 
 import pytest
 
-from bytewax_redis_state.chaos.campaign import Campaign, Report, usable_faults
+from bytewax_redis_state.chaos.campaign import Campaign, CampaignReport, usable_faults
 from bytewax_redis_state.chaos.faults import FAULTS
-from bytewax_redis_state.chaos.member import wait_until
-from bytewax_redis_state.chaos.scene import Program, Scene
+from bytewax_redis_state.chaos.flow_process import wait_until
 from bytewax_redis_state.chaos.schedule import TOPOLOGIES, make_schedule
-from bytewax_redis_state.chaos.servers.single import Server
-from bytewax_redis_state.chaos.trial import Outcome, Struck
+from bytewax_redis_state.chaos.servers.single_server import SingleServer
+from bytewax_redis_state.chaos.system import Program, SystemUnderTest
+from bytewax_redis_state.chaos.trial import InjectedFault, Outcome
 
 pytestmark = pytest.mark.timeout(240)
 COMMAND = [sys.executable, "-c", "from bytewax_redis_state.cli import main; exit(main())"]
@@ -50,10 +50,10 @@ def test_a_struck_flow_is_right_and_the_report_says_how_it_was_struck(tmp_path):
 
 def test_a_wrong_answer_is_told_with_the_way_to_replay_it(tmp_path):
     kinds = {"cut": FAULTS["cut"]}
-    report = Report(make_schedule(3, 12, ["1-worker"], kinds), "ours", {})
+    report = CampaignReport(make_schedule(3, 12, ["1-worker"], kinds), "ours", {})
 
     def judged(plan, folder, given_up):
-        struck = [Struck("cut", 1.0, plan.number, True, False, 2.0)] * 6
+        struck = [InjectedFault("cut", 1.0, plan.number, True, False, 2.0)] * 6
         return Outcome(plan, struck, wrong=["state of balance: 1 of 9 wrong"] * plan.number)
 
     Campaign(tmp_path, judged, jobs=2, seen=lambda outcome: None).run(report)
@@ -144,10 +144,10 @@ def test_each_start_of_a_cluster_has_fast_paths_as_planned(
     says = (
         "import os, time; print(os.environ['BYTEWAX_REDIS_FAST_PATHS'], flush=True); time.sleep(60)"
     )
-    scene = Scene(
+    system = SystemUnderTest(
         TOPOLOGIES["2-processes"],
-        tmp_path / "scene",
-        Server(tmp_path / "redis"),
+        tmp_path / "system",
+        SingleServer(tmp_path / "redis"),
         "fast-paths",
         Program((sys.executable, "-c", says)),
         fast_paths=fast_paths,
@@ -155,25 +155,25 @@ def test_each_start_of_a_cluster_has_fast_paths_as_planned(
     said = []
 
     def all_have_said() -> bool:
-        return all(member.out for member in scene.cluster.members)
+        return all(process.out for process in system.execution.processes)
 
     def note() -> None:
         wait_until(all_have_said, "both processes say what they were given")
-        said.append({member.out.strip() for member in scene.cluster.members})
+        said.append({process.out.strip() for process in system.execution.processes})
 
     try:
-        scene.open()
+        system.open()
         note()
-        scene.cluster.kill_groups()  # a supervisor starts them again, one after the other
-        scene.tend()
+        system.execution.kill_groups()  # a supervisor starts them again, one after the other
+        system.tend()
         note()
-        scene.cluster[0].kill_group()  # the other one lives on
-        scene.tend()
+        system.execution[0].kill_group()  # the other one lives on
+        system.tend()
         note()
-        scene.cluster.kill_groups()
-        scene.tend()
+        system.execution.kill_groups()
+        system.tend()
         note()
     finally:
-        scene.close()
+        system.close()
     assert said[1] == said[2]
     assert [said[0], said[1], said[3]] == [{way} for way in ways]

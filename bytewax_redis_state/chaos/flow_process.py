@@ -9,44 +9,24 @@ import os
 import re
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS, wait_until
 from bytewax_redis_state.recovery.replicator.status import Status, StatusBoard
 
-__all__ = ["SECONDS", "Member", "Resumed", "wait_until"]
+__all__ = ["FlowProcess", "ResumeMessage"]
 
-SECONDS = 60.0
-"""How long anything is waited for, unless said otherwise."""
-
-_POLL_SECONDS = 0.005
 _REPLICATOR = b"bytewax_redis_state.recovery.replicator.process"
 _RESUMED = re.compile(
     r"(?:resumed|starting anew) at epoch (\d+), generation (\d+)(?:, keys: (.*), in [\d.]+ s)?"
 )
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
-    """Wait for a condition.
-
-    :arg what: That is waited for, in words.
-    :returns: What the condition gave.
-    :raises TimeoutError: If it does not hold in time.
-    """
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"still waiting after {seconds} s: {what}")
-        time.sleep(_POLL_SECONDS)
-    return value
-
-
 @dataclass(frozen=True)
-class Resumed:
+class ResumeMessage:
     """What a process said when its engine was about to start.
 
     :arg keys: State keys restored, by short step name.
@@ -79,12 +59,12 @@ def _is_replicator(pid: int) -> bool:
         return False
 
 
-class Member:
+class FlowProcess:
     """One dataflow process.
 
     :arg command: What to run.
     :arg environ: Whole environment.
-    :arg folder: Gets what it says; one for each member.
+    :arg folder: Gets what it says; one for each process.
     :arg scratch: Where its outbox goes.
     """
 
@@ -126,13 +106,13 @@ class Member:
         return self.popen.poll() is None
 
     @property
-    def resumed(self) -> Resumed | None:
+    def resumed(self) -> ResumeMessage | None:
         """What it said when its engine was about to start."""
         match = _RESUMED.search(self.err)
         if match is None:
             return None
         counts = (part.split(" ", 1) for part in (match[3] or "").split(", ") if part)
-        return Resumed(int(match[1]), int(match[2]), {name: int(n) for n, name in counts})
+        return ResumeMessage(int(match[1]), int(match[2]), {name: int(n) for n, name in counts})
 
     def group(self) -> list[int]:
         """Give all that lives of the process group, also without its leader."""
@@ -170,13 +150,13 @@ class Member:
     def kill(self) -> None:
         """SIGKILL the dataflow alone."""
         self.popen.send_signal(signal.SIGKILL)
-        self.popen.wait(SECONDS)
+        self.popen.wait(BOUND_SECONDS)
 
     def kill_group(self) -> None:
         """SIGKILL the dataflow and its replicator at once."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        self.popen.wait(SECONDS)
+        self.popen.wait(BOUND_SECONDS)
 
     def send(self, a_signal: signal.Signals, *, to: int | None = None) -> None:
         """Send a signal to the dataflow, or to another process."""
@@ -187,7 +167,7 @@ class Member:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, a_signal)
 
-    def wait(self, seconds: float = SECONDS) -> int:
+    def wait(self, seconds: float = BOUND_SECONDS) -> int:
         """Wait for the dataflow's end.
 
         :returns: Its exit code.

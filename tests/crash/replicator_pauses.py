@@ -2,7 +2,7 @@
 
 It does so at the first pass of the step after the file of ``CRASH_NOW`` has appeared, with all its
 threads; of several steps, ``replicator:STEP,STEP``, at each once and in their order. Only
-``doomed_run.py`` imports this.
+``faulty_run.py`` imports this.
 
 =================  =========================================================================
 step               what comes next

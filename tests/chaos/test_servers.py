@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bytewax_redis_state.chaos.proxy import Proxy
+from bytewax_redis_state.chaos.network.proxy import Proxy
 from bytewax_redis_state.chaos.servers.cluster_group import ClusterGroup
 from bytewax_redis_state.chaos.servers.sentinel_group import SentinelGroup
 from bytewax_redis_state.keys import hash_tag_of
@@ -14,8 +14,8 @@ KEY = b"{a tag}key"
 
 @pytest.fixture(params=[SentinelGroup, ClusterGroup])
 def group(request, server_binary, tmp_path):
-    made = request.param(server_binary, tmp_path / "group", replicas=1, behind_doors=True)
-    proxy = Proxy(made.doors(1))
+    made = request.param(server_binary, tmp_path / "group", replicas=1, behind_proxy=True)
+    proxy = Proxy(made.listeners(1))
     proxy.start()
     try:
         yield made.start()
@@ -33,7 +33,7 @@ def found(group, key: bytes = KEY) -> bytes | None:
 
 
 def test_a_replica_takes_over_without_the_tail_and_back_with_everything(group):
-    """They reach each other through doors, as in a trial."""
+    """They reach each other through listeners, as in a trial."""
     put(group, b"kept")
     assert group.primary_of(KEY).client.wait(1, 10_000) == 1
     killed = group.lose_tail(KEY, lambda: put(group, b"lost"))

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from bytewax.recovery import init_db_dir
 
-from bytewax_redis_state.chaos.answer import Answer
-from bytewax_redis_state.chaos.harvest import harvest_stock
-from bytewax_redis_state.chaos.member import Member
-from bytewax_redis_state.chaos.scene import Program, Scene
+from bytewax_redis_state.chaos.flow_process import FlowProcess
+from bytewax_redis_state.chaos.flow_result import FlowResult
+from bytewax_redis_state.chaos.result_reader import read_stock_result
+from bytewax_redis_state.chaos.system import Program, SystemUnderTest
 from bytewax_redis_state.chaos.trial import Trial
 from bytewax_redis_state.recovery.records.manifest import Manifest
 
-__all__ = ["STOCK", "StockScene", "StockTrial"]
+__all__ = ["STOCK", "StockSystem", "StockTrial"]
 
 STOCK = Program((sys.executable, "-m", "bytewax.run"))
 """What runs the flow."""
@@ -27,8 +27,8 @@ STOCK = Program((sys.executable, "-m", "bytewax.run"))
 _EPOCH = timedelta(seconds=1)  # the least that its command line takes
 
 
-class StockScene(Scene):
-    """A scene whose flow keeps its state in recovery files; its Redis server stands idle."""
+class StockSystem(SystemUnderTest):
+    """A system whose flow keeps its state in recovery files; its Redis server stands idle."""
 
     @property
     def store(self) -> Path:
@@ -54,7 +54,7 @@ class StockScene(Scene):
         return sum(path.stat().st_size for path in self.out.rglob("*.txt"))
 
     def _position(self) -> int:
-        return self.tide.limit
+        return self.input_limiter.limit
 
     def backlog(self) -> int:
         """There is none: rows are where they will stay."""
@@ -62,10 +62,10 @@ class StockScene(Scene):
 
     def has_started(self) -> bool:
         """Tell whether somebody of the newest start has put something out."""
-        return any(map(self._puts_out, self.cluster.members)) and self.cluster.alive
+        return any(map(self._puts_out, self.execution.processes)) and self.execution.alive
 
-    def _puts_out(self, member: Member) -> bool:
-        folder = self.out / member.folder.name
+    def _puts_out(self, process: FlowProcess) -> bool:
+        folder = self.out / process.folder.name
         return any(path.stat().st_size for path in folder.glob("*.txt"))
 
     def has_claimed(self) -> bool:
@@ -82,8 +82,8 @@ class StockScene(Scene):
 class StockTrial(Trial):
     """A trial of stock recovery."""
 
-    scene_class = StockScene
+    system_class = StockSystem
 
-    def _harvest(self, scene: Scene) -> Answer:
-        assert isinstance(scene, StockScene)
-        return harvest_stock(scene.store, scene.out)
+    def _read_result(self, system: SystemUnderTest) -> FlowResult:
+        assert isinstance(system, StockSystem)
+        return read_stock_result(system.store, system.out)

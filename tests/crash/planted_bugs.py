@@ -1,6 +1,6 @@
 """Bugs and faults that a test plants in a run: a checker that can't fail proves nothing.
 
-Only ``doomed_run.py`` imports this, in processes that the crash tests and the fault harness's tests
+Only ``faulty_run.py`` imports this, in processes that the crash tests and the fault harness's tests
 start. A bug takes away one of the rules that keep state right; a fault is what the rule is there
 for, and must do no harm alone.
 
