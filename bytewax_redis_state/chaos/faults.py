@@ -15,11 +15,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from bytewax_redis_state.chaos.small_disk import can_mount
 from bytewax_redis_state.chaos.faketime import faketime_library
 from bytewax_redis_state.chaos.flow_process import FlowProcess
 from bytewax_redis_state.chaos.schedule import MOMENTS, SERVERS, PlannedFault
 from bytewax_redis_state.chaos.servers.server_modes import why_unsupported
+from bytewax_redis_state.chaos.small_disk import can_mount
 from bytewax_redis_state.chaos.system import StuckError, SystemUnderTest
 
 __all__ = ["EARLIER_COPY", "FAULTS", "Fault"]

@@ -16,7 +16,6 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bytewax_redis_state.chaos.small_disk import small_disk
 from bytewax_redis_state.chaos.faults import EARLIER_COPY, FAULTS, Fault
 from bytewax_redis_state.chaos.flow_result import FlowResult, differences, expected_result
 from bytewax_redis_state.chaos.result_reader import read_result
@@ -25,6 +24,7 @@ from bytewax_redis_state.chaos.servers.cluster_group import ClusterGroup
 from bytewax_redis_state.chaos.servers.deployment import RedisDeployment
 from bytewax_redis_state.chaos.servers.sentinel_group import SentinelGroup
 from bytewax_redis_state.chaos.servers.single_server import SingleServer
+from bytewax_redis_state.chaos.small_disk import small_disk
 from bytewax_redis_state.chaos.system import Program, StuckError, SystemUnderTest, UnexpectedExit
 from bytewax_redis_state.doctor.verification import verify
 from bytewax_redis_state.errors import StateError

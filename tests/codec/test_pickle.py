@@ -36,7 +36,11 @@ def users_of_pickle() -> set[str]:
 
 def test_pickle_is_loaded_in_three_places_only():
     """The codec, where it is allowed; a stock store's rows, by stand-ins; the harness's own run."""
-    assert users_of_pickle() == {"codec/codec.py", "stock/inert_pickle.py", "chaos/result_reader.py"}
+    assert users_of_pickle() == {
+        "codec/codec.py",
+        "stock/inert_pickle.py",
+        "chaos/result_reader.py",
+    }
 
 
 @pytest.mark.parametrize("name", ["envelope", "sealed", "signed"])
