@@ -32,7 +32,7 @@ import replicator_pauses
 
 from bytewax_redis_state import run
 from bytewax_redis_state.recovery import session
-from bytewax_redis_state.recovery.replicator.process import process, watchdog
+from bytewax_redis_state.recovery.replicator import process, watchdog
 from bytewax_redis_state.recovery.start import steps, takeover
 
 _REPLICATOR = "bytewax_redis_state.recovery.replicator.process"
