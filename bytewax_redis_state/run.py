@@ -34,7 +34,7 @@ from bytewax_redis_state.errors import ConfigError, StateError
 from bytewax_redis_state.metrics.prometheus import expose
 from bytewax_redis_state.recovery.interrupts import Interrupts
 from bytewax_redis_state.recovery.redis_recovery import RedisRecovery
-from bytewax_redis_state.recovery.session import EXIT_FAILED, EXIT_INTERRUPTED
+from bytewax_redis_state.recovery.stopping import EXIT_FAILED, EXIT_INTERRUPTED
 from bytewax_redis_state.ui.console import ConsoleReporter, print_error
 
 __all__ = ["main", "parser"]

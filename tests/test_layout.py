@@ -47,7 +47,7 @@ INSIDE = {
         {"interrupts", "reporter", "watched_thread"},
         {"outbox", "records"},
         {"start", "replicator"},
-        {"flow_status"},
+        {"flow_status", "stopping"},
         {"session"},
         {"redis_recovery"},
     ),

@@ -21,7 +21,8 @@ __all__ = ["FlowProcess", "ResumeMessage"]
 
 _REPLICATOR = b"bytewax_redis_state.recovery.replicator.process"
 _RESUMED = re.compile(
-    r"(?:resumed|starting anew) at epoch (\d+), generation (\d+)(?:, keys: (.*), in [\d.]+ s)?"
+    r"(?:resumed|starting) at epoch (\d+)(?: without state)?, generation (\d+)"
+    r"(?:, keys: (.*), in [\d.]+ s)?"
 )
 
 

@@ -22,7 +22,7 @@ from bytewax_redis_state.dataflow.steps import short_names
 from bytewax_redis_state.stock.directory import RecoveryDirectory
 from bytewax_redis_state.stock.inventory import Inventory, StepCounts, take_inventory
 from bytewax_redis_state.stock.resume_estimate import redis_resume_seconds, stock_resume_seconds
-from bytewax_redis_state.ui.console import PatientBar
+from bytewax_redis_state.ui.console import DelayedBar
 
 __all__ = ["add_command"]
 
@@ -74,7 +74,7 @@ def doctor(args: argparse.Namespace) -> int:
         return verify.verify_flow(args)
     if args.acl is not None:
         return acl.print_rules(args)
-    bar = PatientBar("reading", "rows")
+    bar = DelayedBar("reading", "rows")
     try:
         with RecoveryDirectory(args.directory) as opened:
             inventory = take_inventory(opened, bar.update)

@@ -29,7 +29,7 @@ from bytewax_redis_state.errors import ConfigError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.server.client import connect
 from bytewax_redis_state.server.translation import translated
-from bytewax_redis_state.ui.console import PatientBar
+from bytewax_redis_state.ui.console import DelayedBar
 
 __all__ = ["add_options", "verify_flow"]
 
@@ -82,7 +82,7 @@ def verify_flow(args: argparse.Namespace) -> int:
     config = RedisConfig(url=url, credentials=credentials).patient(_PATIENCE)
     secrets = Secrets.from_file(args.key_file) if args.key_file else Secrets.from_env()
     codec = Codec(**secrets.given) if secrets != Secrets() else None
-    bar = PatientBar("verifying", "keys")
+    bar = DelayedBar("verifying", "keys")
     with connect(config) as client, translated(config.address):
         try:
             found = verify(client, FlowKeys(args.namespace, args.verify), bar.update, codec)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from bytewax_redis_state.metrics.table import TABLE, Metric
-from bytewax_redis_state.recovery.flow_status import vitals
+from bytewax_redis_state.recovery.flow_status import flow_statuses
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, Observation
@@ -29,7 +29,7 @@ def _reader(metric: Metric) -> Callable[[CallbackOptions], Iterator[Observation]
     from opentelemetry.metrics import Observation
 
     def read(options: CallbackOptions) -> Iterator[Observation]:
-        for one in vitals():
+        for one in flow_statuses():
             labels = {"flow": one.flow, "process": str(one.process)}
             yield Observation(float(metric.read(one)), labels)
 

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from bytewax_redis_state.metrics.table import LABELS, TABLE
-from bytewax_redis_state.recovery.flow_status import vitals
+from bytewax_redis_state.recovery.flow_status import flow_statuses
 
 __all__ = ["FlowCollector", "expose"]
 
@@ -24,7 +24,7 @@ class FlowCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Read each metric of each flow; waits for nothing."""
-        found = vitals()
+        found = flow_statuses()
         for metric in TABLE:
             family = _family(metric.name, metric.text, counts=metric.counts)
             for one in found:

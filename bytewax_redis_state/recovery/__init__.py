@@ -4,11 +4,12 @@
 file or room       noun
 =================  =======================================================================
 redis_recovery.py  what users call
-session.py         one run, from its start to its drain
-interrupts.py      Ctrl-C and SIGTERM, remembered until the run heeds them
-reporter.py        what a session tells a person
+session.py         one run, from its resume to its drain
+stopping.py        the end of a run: who ends it, what is done then, which error the caller gets
+interrupts.py      Ctrl-C and SIGTERM, remembered until the run stops
+reporter.py        tells a person what a session does
 watched_thread.py  a thread whose death is seen by somebody
-flow_status.py     what a running flow says of its state
+flow_status.py     how the flows of this process do, for metrics
 `start`            from a claimed lease to an outbox that the engine can load
 `records`          what Redis holds of a flow
 `outbox`           Bytewax's recovery files on the scratch disk, and our log table in them

@@ -1,7 +1,9 @@
-"""FlowStatus: what a running flow says of its state, for whoever measures.
+"""FlowStatus: how the flows of this process do, for metrics.
 
-A session enters itself when its replicator works and is out again when it ends. Invariant: reading
-asks nobody and waits for nothing: it looks at memory that the replicator writes.
+A session registers when its replicator works, and is removed when it ends.
+
+Invariant: reading a status sends nothing and waits for nothing: it looks at memory that the
+replicator writes.
 """
 
 from __future__ import annotations
@@ -13,17 +15,17 @@ from threading import Lock
 from bytewax_redis_state.recovery.replicator.status import Status
 from bytewax_redis_state.recovery.reporter import Resumed
 
-__all__ = ["FlowStatus", "enter", "vitals"]
+__all__ = ["FlowStatus", "flow_statuses", "register"]
 
 
 @dataclass(frozen=True)
 class FlowStatus:
-    """How one process of a flow does.
+    """Say how one process of a flow does.
 
     :arg flow: The flow's ID.
     :arg process: Number of the process in its cluster.
     :arg status: What its replicator shows.
-    :arg held: Whether the sources wait.
+    :arg held: Whether the gate holds the sources back.
     :arg restarts: How often the replicator had to be started again.
     :arg resumed: What the run went on from.
     """
@@ -40,24 +42,24 @@ _lock = Lock()
 _sources: list[Callable[[], FlowStatus]] = []
 
 
-def enter(source: Callable[[], FlowStatus]) -> Callable[[], None]:
-    """Enter a session.
+def register(source: Callable[[], FlowStatus]) -> Callable[[], None]:
+    """Add a session to those that :func:`flow_statuses` asks.
 
-    :arg source: Tells its vitals; from any thread.
-    :returns: What takes it out again.
+    :arg source: Gives the session's status; called from any thread.
+    :returns: A function that removes the session again.
     """
     with _lock:
         _sources.append(source)
 
-    def leave() -> None:
+    def remove() -> None:
         with _lock:
             _sources.remove(source)
 
-    return leave
+    return remove
 
 
-def vitals() -> list[FlowStatus]:
-    """Tell how the flows of this process do, sessions that are running only."""
+def flow_statuses() -> list[FlowStatus]:
+    """Give the status of each flow of this process whose session is running."""
     with _lock:
         sources = list(_sources)
     return [source() for source in sources]

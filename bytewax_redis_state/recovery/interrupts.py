@@ -1,8 +1,11 @@
-"""Interrupts: Ctrl-C and SIGTERM of a run, remembered until the run heeds them.
+"""Interrupts: Ctrl-C and SIGTERM of a run, remembered until the run stops.
 
-An interrupt is an exception in whatever the main thread does just then, and some code lets no
-exception out: a bare ``except`` around a flow's optional import, a weak reference's callback, of
-which each import has one. Invariant: a run that was interrupted does not go on.
+An interrupt is an exception in the code that the main thread runs at that moment, and some code
+lets no exception out: a bare ``except`` around a flow's optional import, or the callback of a weak
+reference, of which each import has one.
+
+Invariant: a run whose signal handler raised does not go on; a signal handler is called once a
+signal, and what it decides stands: one that returns has not interrupted the run.
 """
 
 from __future__ import annotations
@@ -10,38 +13,36 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from typing_extensions import Self
 
 __all__ = ["Interrupts"]
 
-_AGAIN_SECONDS = 5.0  # for what was interrupted to end by itself
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_REMIND_SECONDS = 5.0  # for an interrupted run to end by itself
 
 
 class Interrupts:
-    """Note signals on their way to the handlers that are there, as a context manager.
+    """Stand before the signal handlers that are set, as a context manager of the main thread.
 
-    Does nothing outside of the main thread, where no handler can be set, and for a signal without
-    a handler of Python's.
-
-    :arg left: Set as soon as the run heeds an interrupt.
+    :arg stopping: Set as soon as the run stops, for whatever reason.
     """
 
-    def __init__(self, left: threading.Event | None = None) -> None:
-        self._left = left or threading.Event()
-        self._before: dict[int, Any] = {}
-        self._heard: tuple[int, float] | None = None
-        self._is_reminder = False
+    def __init__(self, stopping: threading.Event | None = None) -> None:
+        self._stopping = stopping or threading.Event()
+        self._layers: list[tuple[int, Any, Any]] = []  # signal, handler before, handler of ours
+        self._raised: BaseException | None = None
+        self._raised_at = 0.0
+        self._is_ours = False
+        self._end_process: Callable[[], NoReturn] | None = None
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                handler = signal.getsignal(number)
-                if callable(handler):
-                    self._before[number] = handler
-                    signal.signal(number, self._hear)
+        for number in _SIGNALS:
+            if callable(signal.getsignal(number)):
+                self._handle(number)
         return self
 
     def __exit__(
@@ -50,30 +51,81 @@ class Interrupts:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        for number, before, ours in reversed(self._layers):
+            # A flow may have set a handler of its own meanwhile, such as its clean-up on SIGTERM:
+            # that one stays.
+            if signal.getsignal(number) is ours:
+                signal.signal(number, before)
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        is_reminder, self._is_reminder = self._is_reminder, False
-        if is_reminder and self._left.is_set():
-            return  # heeded meanwhile, and not to be taken for a second Ctrl-C
-        self._heard = number, time.monotonic()
-        self._before[number](number, frame)
+    def _handle(self, number: int) -> None:
+        before = signal.getsignal(number)
+
+        # A function for each layer, because a handler of the flow's that was set in between may
+        # call the one that it replaced.
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            self._on_signal(before, number, frame)
+
+        signal.signal(number, on_signal)
+        self._layers.append((number, before, on_signal))
+
+    def _handled(self) -> list[int]:
+        return [number for number, _, ours in self._layers if signal.getsignal(number) is ours]
+
+    def end_process_by(self, end_process: Callable[[], NoReturn]) -> None:
+        """End the process in the signal handler from now on, instead of raising.
+
+        SIGINT and SIGTERM are handled even where no handler was set. A handler of the flow's still
+        comes first, and where it returns, the process goes on.
+
+        :arg end_process: Called in the main thread for each interrupt.
+        """
+        self._end_process = end_process
+        for number in _SIGNALS:
+            if number not in self._handled():
+                self._handle(number)
+
+    def _on_signal(self, before: Any, number: int, frame: FrameType | None) -> None:
+        is_ours, self._is_ours = self._is_ours, False
+        if is_ours and self._stopping.is_set():
+            return  # the run stops already, and this must not count as a second Ctrl-C
+        raised = KeyboardInterrupt() if is_ours else _raised_by(before, number, frame)
+        if raised is None:
+            return
+        self._raised, self._raised_at = raised, time.monotonic()
+        if self._end_process is not None:
+            self._end_process()
+        raise raised
 
     def require_none(self) -> None:
-        """Raise what was heard so far.
+        """Raise again what a signal handler has raised so far.
 
-        :raises KeyboardInterrupt: If there was an interrupt.
+        :raises BaseException: Mostly a KeyboardInterrupt, of the first interrupt that was lost.
         """
-        if self._heard is not None:
-            raise KeyboardInterrupt
+        if self._raised is not None:
+            raise self._raised
+
+    def interrupt(self) -> None:
+        """Interrupt the main thread, without the flow's handlers; from any thread."""
+        self._is_ours = True
+        number = next(iter(self._handled()), signal.SIGINT)
+        # A real signal, because it breaks a sleep, which interrupt_main() would not.
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
 
     def remind(self) -> None:
-        """Interrupt the main thread once more if it goes on in spite of it; from any thread."""
-        if self._heard is None or self._left.is_set():
+        """Interrupt the main thread again where it goes on after an interrupt; from any thread."""
+        if self._raised is None or self._stopping.is_set():
             return
-        number, at = self._heard
-        if time.monotonic() > at + _AGAIN_SECONDS:
-            self._heard = number, time.monotonic()
-            self._is_reminder = True
-            signal.pthread_kill(threading.main_thread().ident or 0, number)
+        if time.monotonic() > self._raised_at + _REMIND_SECONDS:
+            self._raised_at = time.monotonic()
+            self.interrupt()
+
+
+def _raised_by(handler: Any, number: int, frame: FrameType | None) -> BaseException | None:
+    """Call a signal handler, and give what it raised."""
+    if not callable(handler):
+        return KeyboardInterrupt()
+    try:
+        handler(number, frame)
+    except BaseException as error:  # noqa: BLE001 - the caller raises it
+        return error
+    return None

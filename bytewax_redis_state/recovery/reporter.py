@@ -1,15 +1,19 @@
-"""What a session tells a person: lines, progress, and what was resumed."""
+"""Reporter: tells a person what a session does.
+
+Invariant: no reporter can stop, change or redirect a run; a session calls the user's reporter
+through a guard, and only after it has acted.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from bytewax_redis_state.errors import StateError
 
-__all__ = ["LogReporter", "Reporter", "Resumed"]
+__all__ = ["GuardedReporter", "LogReporter", "Reporter", "Resumed"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +59,45 @@ class LogReporter:
     def failed(self, error: StateError) -> None:
         """Log at level ERROR."""
         logger.error("stopped why=%s", error)
+
+
+class GuardedReporter:
+    """Pass everything on to a reporter, and let none of its errors out.
+
+    :arg reporter: The user's. Its errors go to the log.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+
+    def say(self, line: str) -> None:
+        """Show a line."""
+        _guarded(self._reporter.say, line)
+
+    def warn(self, line: str) -> None:
+        """Show a warning."""
+        _guarded(self._reporter.warn, line)
+
+    def progress(self, done: int, total: int) -> None:
+        """Show how far a resume is."""
+        _guarded(self._reporter.progress, done, total)
+
+    def resumed(self, resumed: Resumed) -> None:
+        """Show what was resumed."""
+        _guarded(self._reporter.resumed, resumed)
+
+    def failed(self, error: StateError) -> None:
+        """Show why this process ends."""
+        _guarded(self._reporter.failed, error)
+
+
+def _guarded(tell: Callable[..., None], *args: object) -> None:
+    try:
+        tell(*args)
+    except (Exception, SystemExit):
+        # The reporter is the user's, and may fail in any way. In a thread of ours its error would
+        # end the thread: rich, for one, raises SystemExit where the reader of stderr has gone.
+        logger.exception("the reporter failed")
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,20 @@
-"""A run of a flow with its state in Redis: resume, run, replicate, drain.
+"""Session: one run of a flow with its state in Redis, from its resume to its drain.
 
 Invariant: the engine starts only when a replicator works, from an outbox that holds the whole
-state before the resume epoch; and whatever ends the run, what was committed is shipped.
+state before the resume epoch; and whatever ends the run, committed rows are shipped.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
-from types import FrameType, TracebackType
-from typing import NoReturn
+from types import TracebackType
 
 import redis
 from bytewax.dataflow import Dataflow
@@ -42,8 +38,7 @@ from bytewax_redis_state.errors import (
     StateLostError,
 )
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.recovery.flow_status import FlowStatus, enter
-from bytewax_redis_state.recovery.interrupts import Interrupts
+from bytewax_redis_state.recovery.flow_status import FlowStatus, register
 from bytewax_redis_state.recovery.outbox.outbox import part_file, require_sqlite
 from bytewax_redis_state.recovery.outbox.scratch import Scratch, open_scratch
 from bytewax_redis_state.recovery.records.lease import Lease, LeaseHolder, claim, this_owner
@@ -53,7 +48,7 @@ from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
 from bytewax_redis_state.recovery.replicator.renewal import leave_roll
 from bytewax_redis_state.recovery.replicator.status import Status
 from bytewax_redis_state.recovery.replicator.watchdog import Watchdog, spawn
-from bytewax_redis_state.recovery.reporter import Reporter, Resumed
+from bytewax_redis_state.recovery.reporter import GuardedReporter, Reporter, Resumed
 from bytewax_redis_state.recovery.start.join_barrier import (
     ClusterShape,
     taken_over,
@@ -61,6 +56,7 @@ from bytewax_redis_state.recovery.start.join_barrier import (
 )
 from bytewax_redis_state.recovery.start.steps import Resume
 from bytewax_redis_state.recovery.start.takeover import reached
+from bytewax_redis_state.recovery.stopping import Stopping, raise_reason
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import connect
 from bytewax_redis_state.server.credentials import name_of
@@ -69,22 +65,12 @@ from bytewax_redis_state.server.probe import probe_all, require_durability, requ
 from bytewax_redis_state.server.replicas import may_go_back
 from bytewax_redis_state.server.translation import translated
 
-__all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "MARGIN_SECONDS", "Session"]
-
-logger = logging.getLogger(__name__)
-
-EXIT_FAILED = 2
-"""Exit code of a process that had to stop."""
-EXIT_INTERRUPTED = 130
-"""Exit code after Ctrl-C or SIGTERM, as shells have it."""
+__all__ = ["MARGIN_SECONDS", "Session"]
 
 MARGIN_SECONDS = 60.0
 """How long an outbox keeps rows that Redis has: what a lost tail of Redis is sent again from."""
 
 _SCRIPT_TIMEOUT = timedelta(seconds=30)
-_STOP_SECONDS = 5.0  # for the engine to heed an interrupt
-_STOP_TRIES = 6
-_DRAIN_GRACE = 10.0  # the replicator gives up by itself; this is for one that hangs
 
 
 class Session:
@@ -107,7 +93,7 @@ class Session:
     ) -> None:
         self._config = config
         self._settings = settings
-        self._reporter = reporter
+        self._reporter = GuardedReporter(reporter)
         self._shape = shape
         self._original = flow
         self._keys = FlowKeys(settings.namespace, flow.flow_id)
@@ -120,16 +106,11 @@ class Session:
         self._backpressure: Backpressure | None = None
         self._folder = settings.scratch
         self._holder: LeaseHolder | None = None
-        self._codec = Codec.of_flow(settings, self._witness)
-        self._failure: StateError | None = None
-        self._seen: StateError | None = None
-        self._engine_may_run = False
-        self._stopping = threading.Event()
-        self._interrupts = Interrupts(self._stopping)
-        self._leaving = False
-        self._hurried = False
-        self.flow = flow
-        self.recovery_config: RecoveryConfig | None = None
+        self._stopping = Stopping(self._reporter, shape.process_count, settings.drain_timeout)
+        self._codec = Codec.of_flow(settings, self._stopping.note_codec_error)
+        self._is_entered = False
+        self._flow = flow
+        self._recovery_config: RecoveryConfig | None = None
         self.resumed = Resumed(epoch=1, keys={}, seconds=0.0, generation=0)
 
     # -- entering -------------------------------------------------------------------------
@@ -137,18 +118,19 @@ class Session:
     def __enter__(self) -> Session:
         steps = state_steps(self._original)
         kept = lifetimes(self._original, self._settings.retention, self._settings.window_grace)
-        if not steps:
-            return self  # nothing to keep: stock without recovery
-        try:
-            with self._stack:
-                self._stack.enter_context(self._interrupts)
-                self._enter(steps, kept)
-                self._interrupts.require_none()
-                self._stack = self._stack.pop_all()
-        except KeyboardInterrupt:
-            if self._failure is not None:  # it was our own thread that interrupted
-                raise self._failure from None
-            raise
+        if steps:  # else there is nothing to keep: the flow runs without recovery, as in stock
+            _require_main_thread()
+            try:
+                with self._stack:
+                    self._stack.enter_context(self._stopping.interrupts)
+                    self._enter(steps, kept)
+                    self._stopping.interrupts.require_none()
+                    self._stack = self._stack.pop_all()
+            except KeyboardInterrupt:
+                if self._stopping.failure is not None:  # a thread of ours has interrupted
+                    raise self._stopping.failure from None
+                raise
+        self._is_entered = True
         return self
 
     def _enter(self, steps: Sequence[StateStep], kept: Mapping[str, timedelta]) -> None:
@@ -174,10 +156,10 @@ class Session:
         self._start_replicator(
             config, scratch, manifest, resume.engine_steps(manifest), guarded=guarded
         )
-        self.recovery_config = RecoveryConfig(  # type: ignore[no-untyped-call]
+        self._recovery_config = RecoveryConfig(  # type: ignore[no-untyped-call]
             str(scratch.folder), timedelta(0)
         )
-        self._stack.callback(enter(self._vitals))
+        self._stack.callback(register(self._status))
         self._reporter.resumed(self.resumed)
 
     def _resume(
@@ -222,7 +204,7 @@ class Session:
         if self._shape.process_id > 0:
             wait_for_coordinator(client, self._keys, cluster, self._settings.join_timeout, say)
         # Known before it is claimed: Ctrl-C in between would leave it to expire.
-        self._holder = LeaseHolder(client, self._keys, lease, self._fail)
+        self._holder = LeaseHolder(client, self._keys, lease, self._stopping.fail)
         self._stack.callback(self._release_lease)
         take_over = self._settings.take_over
         claim(Scripts(client), self._keys, lease, take_over=take_over, say=say)
@@ -230,13 +212,14 @@ class Session:
         return lease
 
     def _release_lease(self) -> None:
-        # A second Ctrl-C is not to wait for a Redis that hangs; the owner is seen to be dead.
+        # A second Ctrl-C must not wait for a Redis that hangs: the next start on this host sees
+        # that the owner of the lease is dead.
         if self._holder is not None:
-            self._holder.stop(release=not self._hurried)
+            self._holder.stop(release=not self._stopping.was_interrupted_twice)
 
     def _require_own(self, manifest: Manifest, lease: Lease) -> None:
-        if self._failure is not None:
-            raise self._failure
+        if self._stopping.failure is not None:
+            raise self._stopping.failure
         if manifest.processes[self._shape.process_id] != lease.id:
             raise ConfigError(
                 f"the manifest has another process {self._shape.process_id}",
@@ -244,7 +227,7 @@ class Session:
             )
 
     def _shard(self, manifest: Manifest, clock: FlowClock) -> None:
-        self.flow = shard_stateful_steps(
+        self._flow = shard_stateful_steps(
             self._original,
             shards=manifest.shards,
             workers=self._shape.workers,
@@ -306,24 +289,32 @@ class Session:
         self._folder = scratch.folder
         max_lag = self._settings.max_lag or default_lag(scratch.folder)
         self._backpressure = Backpressure(self._gate, scratch.folder, max_lag, self._reporter.warn)
-        self._watchdog = Watchdog(setup, scratch.lock, self._fail, self._heed, self._spare)
+        self._watchdog = Watchdog(
+            setup, scratch.lock, self._stopping.fail, self._on_status, self._spare
+        )
         self._stack.callback(self._watchdog.kill)
         self._watchdog.start()
         # From here on the replicator renews the lease.
         self._holder.stop(release=False)
-        self._watch_signals()
-        self._engine_may_run = True
+        self._stopping.engine_starts(
+            self._watchdog, self._backpressure, lambda: self._stack.close()
+        )
 
-    def _heed(self, status: Status) -> StateError | None:
-        """Do what the replicator's status asks for: hold the sources, or call the shards."""
+    # -- while the engine runs ------------------------------------------------------------
+
+    def _on_status(self, status: Status) -> StateError | None:
+        """Act on the replicator's status, in the watchdog's thread.
+
+        :returns: Why the flow has to stop at once, or ``None``.
+        """
         assert self._backpressure is not None
-        self._interrupts.remind()
+        self._stopping.interrupts.remind()
         if status.call > self._roll.number:
             leave_roll(self._folder, status.call, self._roll.call(status.call))
-            self._reporter.warn("Redis came back empty: its state is built anew from memory")
+            self._reporter.warn("Redis came back empty: the flow writes its state to it again")
         return self._backpressure.heed(status)
 
-    def _vitals(self) -> FlowStatus:
+    def _status(self) -> FlowStatus:
         assert self._watchdog is not None
         return FlowStatus(
             flow=self._keys.flow_id,
@@ -334,66 +325,38 @@ class Session:
             resumed=self.resumed,
         )
 
-    # -- stopping -------------------------------------------------------------------------
+    @property
+    def flow(self) -> Dataflow:
+        """The rewritten flow, for the engine.
 
-    def _fail(self, error: StateError) -> None:
-        """Stop the dataflow: from a thread of ours, by the way Ctrl-C takes."""
-        self._failure = error
-        # The flow's own code may swallow an interrupt, or wait in a call that none breaks; and an
-        # engine that waits for the others of its cluster to connect heeds none at all.
-        for _ in range(_STOP_TRIES if self._shape.process_count == 1 else 1):
-            # A real signal: it breaks a sleep too, which interrupt_main() would not.
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-            if not self._engine_may_run or self._stopping.wait(_STOP_SECONDS):
-                return
-        self._tell(error)
-        os._exit(EXIT_FAILED)
-
-    def _tell(self, *errors: StateError | None) -> None:
-        """Report what ends this process, from where an exception would keep it from ending."""
-        try:
-            for error in filter(None, errors):
-                self._reporter.failed(error)
-        except Exception:
-            # The reporter is the caller's.
-            logger.exception("the reporter failed")
-
-    def _witness(self, error: StateError) -> None:
-        self._seen = self._seen or error
-
-    def _watch_signals(self) -> None:
-        """Handle interrupts ourselves where the engine can't.
-
-        An interrupted process of a cluster waits for the others for ever, and they for it. Its end
-        makes them end at once, so it drains here, in the handler, and is gone.
+        :raises ConfigError: Outside of the session's ``with`` block.
         """
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        if self._shape.process_count == 1 or not in_main_thread:
-            return
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before = signal.signal(number, self._leave_cluster)
-            self._stack.callback(signal.signal, number, before)
+        self._require_entered("flow")
+        return self._flow
 
-    def _leave_cluster(self, number: int, frame: FrameType | None) -> NoReturn:
-        assert self._watchdog is not None
-        if self._leaving:
-            self._watchdog.kill()
-            os._exit(EXIT_INTERRUPTED)
-        self._leaving = True
-        undrained = self._drain()
-        self._tell(self._failure, undrained)
-        with suppress(StateError):  # the next start removes what is left
-            self._stack.close()
-        with suppress(OSError, ValueError):  # whoever reads it may be gone, or it was closed
-            sys.stdout.flush()
-        os._exit(EXIT_INTERRUPTED if self._failure is None else EXIT_FAILED)
+    @property
+    def recovery_config(self) -> RecoveryConfig | None:
+        """The recovery configuration for the engine; ``None`` where the flow has no state.
 
-    # -- leaving --------------------------------------------------------------------------
+        :raises ConfigError: Outside of the session's ``with`` block.
+        """
+        self._require_entered("recovery_config")
+        return self._recovery_config
+
+    def _require_entered(self, name: str) -> None:
+        # Without ``with``, nothing is restored and nobody ships: the run would keep nothing.
+        if not self._is_entered:
+            raise ConfigError(
+                f"session.{name} is read outside of the session's with block",
+                "write: with recovery.session(flow) as session: …",
+            )
 
     @property
     def replicator_pid(self) -> int | None:
         """Process ID of the replicator, ``None`` where the flow has no state."""
         return self._watchdog.pid if self._watchdog is not None else None
+
+    # -- leaving --------------------------------------------------------------------------
 
     def __exit__(
         self,
@@ -401,47 +364,25 @@ class Session:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._is_entered = False
         with self._stack:
-            full = self._full_disk(error)
-            undrained = self._drain()
-        # The engine of a cluster says "thread panic" whatever the reason was.
-        stopped = self._failure or full or _cause_of(error) or (error and self._seen)
-        if stopped is None and _is_panic(error) and isinstance(undrained, FencedError):
-            stopped = undrained  # the others of the cluster knew before, and their end is the panic
-        if stopped is not None and stopped is not error:
-            raise stopped from error
-        if undrained is not None:
-            if error is None:
-                raise undrained
-            self._reporter.warn(str(undrained))
-
-    def _full_disk(self, error: BaseException | None) -> StateError | None:
-        """Tell whether the engine may have met a full disk: it says "thread panic" then."""
-        if error is None or self._backpressure is None or self._watchdog is None:
-            return None
-        return self._backpressure.full_disk(self._watchdog.status)
-
-    def _drain(self) -> StateError | None:
-        self._stopping.set()
-        if self._watchdog is None:
-            return None
-        self._watchdog.disarm()
-        if self._failure is not None:
-            return None
-        try:
-            return self._watchdog.drain(self._settings.drain_timeout.total_seconds() + _DRAIN_GRACE)
-        except KeyboardInterrupt:  # a second Ctrl-C: the stack kills the replicator at once
-            self._hurried = True
-            raise
+            reason = self._stopping.end(error)
+        if reason is not None and reason is not error:
+            raise_reason(reason, error)
 
 
-def _is_panic(error: BaseException | None) -> bool:
-    """Tell the engine's own end from an error of the flow's code, and from an interrupt."""
-    return error is not None and not isinstance(error, (Exception, KeyboardInterrupt, SystemExit))
+def _require_main_thread() -> None:
+    """Refuse a run in another thread, where nothing could stop it.
 
-
-def _cause_of(error: BaseException | None) -> BaseException | None:
-    """Find what stopped the engine: it wraps our errors and Ctrl-C in errors of its own."""
-    while error is not None and not isinstance(error, (StateError, KeyboardInterrupt)):
-        error = error.__cause__
-    return error
+    A run whose replicator is lost, or whose flow another start has taken over, must stop at once.
+    Python lets only the main thread be interrupted, and the main thread is then the host's. Closing
+    the gate instead would reach the flow only when its sources are next asked, which may be in an
+    hour, and its outputs would go on meanwhile.
+    """
+    current = threading.current_thread()
+    if current is not threading.main_thread():
+        raise ConfigError(
+            f"a flow with state can be stopped in the main thread only, and this is the thread "
+            f"{current.name!r}",
+            "run it in the main thread, or in a process of its own",
+        )

@@ -1,1 +1,1 @@
-"""What a person sees while something works."""
+"""Standard error, for a person who watches."""

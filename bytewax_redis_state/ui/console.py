@@ -1,11 +1,13 @@
-"""What a person sees while something works: lines and a progress bar on standard error.
+"""Lines and a progress bar on standard error, for a person who watches.
 
-Invariant: standard output belongs to the flow; nothing of ours goes there.
+Invariant: standard output belongs to the flow: nothing of ours goes there, and it is never
+redirected. Where nobody reads standard error any more, lines are lost, and nothing else happens.
 """
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,36 +15,53 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.recovery.reporter import Resumed
 
-__all__ = ["ConsoleReporter", "PatientBar", "print_error"]
+__all__ = ["ConsoleReporter", "DelayedBar", "print_error"]
 
-_QUIET_SECONDS = 1.0  # what is over sooner needs no bar
-
-
-def _stderr() -> Console:
-    # Names are shown as they are; and an interrupt must not find rich importing its emojis.
-    return Console(stderr=True, emoji=False, highlight=False, soft_wrap=True)
+_DELAY_SECONDS = 1.0
 
 
-class PatientBar:
+class _StderrConsole(Console):
+    """Standard error, whose reader may go away."""
+
+    def __init__(self) -> None:
+        # Names are shown as they are; and an interrupt must not find rich importing its emojis.
+        super().__init__(stderr=True, emoji=False, highlight=False, soft_wrap=True)
+
+    def on_broken_pipe(self) -> None:
+        """Show nothing from now on.
+
+        Rich itself redirects standard *output*, which is the flow's, to the null device, and raises
+        SystemExit, which ends a thread.
+        """
+        self.quiet = True
+
+    def show(self, text: str, style: str) -> None:
+        """Show a line as it is; lose it where it can't be shown."""
+        # A terminal that was closed is an OSError, a stream that the flow has closed a ValueError.
+        with suppress(OSError, ValueError):
+            self.print(f"bytewax-redis-state: {text}", style=style, markup=False)
+
+
+class DelayedBar:
     """A progress bar that shows on a terminal only, and only once the work has taken a second.
 
-    :arg doing: What is under way: ``resuming``.
-    :arg things: What is counted: ``keys``.
+    :arg doing: The work: ``resuming``.
+    :arg things: The things that are counted: ``keys``.
     """
 
     def __init__(self, doing: str, things: str, console: Console | None = None) -> None:
         self._doing = doing
         self._things = things
-        self._console = console or _stderr()
+        self._console = console or _StderrConsole()
         self._progress: Progress | None = None
         self._since: float | None = None
 
     def update(self, done: int, total: int) -> None:
-        """Show how far it is, with the time left."""
+        """Show how far the work is, with the time left."""
         now = time.monotonic()
         self._since = self._since or now
         if self._progress is None:
-            if now < self._since + _QUIET_SECONDS or not self._console.is_terminal:
+            if now < self._since + _DELAY_SECONDS or not self._console.is_terminal:
                 return
             self._progress = Progress(
                 TextColumn(self._doing),
@@ -52,6 +71,9 @@ class PatientBar:
                 TimeRemainingColumn(),
                 console=self._console,
                 transient=True,
+                # Else all that the flow prints meanwhile would go to standard error.
+                redirect_stdout=False,
+                redirect_stderr=False,
             )
             self._progress.add_task(self._doing, total=total)
             self._progress.start()
@@ -65,22 +87,19 @@ class PatientBar:
 
 
 class ConsoleReporter:
-    """Tells a person; the progress bar shows on a terminal only, and only when it is worth it."""
+    """Tell a person by lines on standard error, and by a progress bar while a resume is long."""
 
     def __init__(self) -> None:
-        self._console = _stderr()
-        self._bar = PatientBar("resuming", "keys", self._console)
-
-    def _line(self, text: str, style: str = "") -> None:
-        self._console.print(f"bytewax-redis-state: {text}", style=style, markup=False)
+        self._console = _StderrConsole()
+        self._bar = DelayedBar("resuming", "keys", self._console)
 
     def say(self, line: str) -> None:
         """Show a line."""
-        self._line(line)
+        self._console.show(line, "")
 
     def warn(self, line: str) -> None:
         """Show a warning."""
-        self._line(f"warning: {line}", "yellow")
+        self._console.show(f"warning: {line}", "yellow")
 
     def progress(self, done: int, total: int) -> None:
         """Show how far a resume is, with the time left, once it has taken a second."""
@@ -90,19 +109,20 @@ class ConsoleReporter:
         """Show what was resumed, in one line."""
         self._bar.stop()
         if resumed.epoch == 1:
-            self._line(f"starting anew at epoch 1, generation {resumed.generation}")
+            self.say(f"starting at epoch 1 without state, generation {resumed.generation}")
             return
         keys = ", ".join(f"{count} {step}" for step, count in resumed.keys.items())
-        self._line(
+        self.say(
             f"resumed at epoch {resumed.epoch}, generation {resumed.generation}, "
             f"keys: {keys}, in {resumed.seconds:.1f} s"
         )
 
     def failed(self, error: StateError) -> None:
         """Show why this process of a cluster ends."""
+        self._bar.stop()
         print_error(error)
 
 
 def print_error(error: StateError) -> None:
-    """Show an error in one line: what is wrong and what to do."""
-    _stderr().print(f"bytewax-redis-state: error: {error}", style="red", markup=False)
+    """Show an error in one line: what happened and what to do."""
+    _StderrConsole().show(f"error: {error}", "red")

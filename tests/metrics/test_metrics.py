@@ -25,7 +25,7 @@ from bytewax_redis_state import RedisRecovery
 from bytewax_redis_state.metrics.opentelemetry import observe
 from bytewax_redis_state.metrics.prometheus import expose
 from bytewax_redis_state.metrics.table import TABLE
-from bytewax_redis_state.recovery.flow_status import vitals
+from bytewax_redis_state.recovery.flow_status import flow_statuses
 
 ROOT = Path(__file__).parents[2]
 PREFIX = "bytewax_redis_state_"
@@ -70,7 +70,7 @@ def test_a_running_flow_shows_every_metric_and_an_ended_one_none(
                 recovery_config=session.recovery_config,
             )
         assert read(registry, "generation") is None
-        assert vitals() == []
+        assert flow_statuses() == []
 
 
 def test_redis_away_and_held_sources_show_while_they_last(

@@ -25,7 +25,7 @@ from bytewax_redis_state import RedisRecovery
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.errors import ConfigError, DecodeError, ReplicatorError, StateLostError
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.recovery import session as session_module
+from bytewax_redis_state.recovery import stopping as stopping_module
 from bytewax_redis_state.recovery.records.manifest import read_manifest
 from bytewax_redis_state.recovery.replicator.watchdog import spawn
 
@@ -345,7 +345,7 @@ def test_a_lost_cell_stops_the_dataflow_at_the_next_checkpoint(recovery, client)
 
 def test_an_interrupt_that_the_flow_swallows_comes_again(recovery, monkeypatch):
     """Rule 6: a dataflow whose replicator is lost for good stops, whatever its code catches."""
-    monkeypatch.setattr(session_module, "_STOP_SECONDS", 0.2)
+    monkeypatch.setattr(stopping_module, "_STOP_SECONDS", 0.2)
     sessions: list = []
     swallowed = []
 
@@ -353,7 +353,9 @@ def test_an_interrupt_that_the_flow_swallows_comes_again(recovery, monkeypatch):
         if number == 5:
             lost = ReplicatorError("lost for good")
             try:
-                threading.Thread(target=sessions[0]._fail, args=(lost,), daemon=True).start()
+                threading.Thread(
+                    target=sessions[0]._stopping.fail, args=(lost,), daemon=True
+                ).start()
                 time.sleep(10)
             except KeyboardInterrupt:
                 swallowed.append(number)

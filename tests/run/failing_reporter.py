@@ -10,7 +10,7 @@ from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import FencedError
 from bytewax_redis_state.recovery.redis_recovery import RedisRecovery
 from bytewax_redis_state.recovery.reporter import LogReporter
-from bytewax_redis_state.recovery.session import EXIT_FAILED
+from bytewax_redis_state.recovery.stopping import EXIT_FAILED
 from tests.run.flows import get_flow
 
 

@@ -125,7 +125,7 @@ def test_the_environment_says_where_redis_is(run, sums):
 def test_namespaces_do_not_meet(run, client):
     run(*FAST, "--namespace", "one")
     done = run(*FAST, BYTEWAX_REDIS_NAMESPACE="two")
-    assert "starting anew" in done.stderr
+    assert "starting at epoch 1 without state" in done.stderr
     assert Sums(client, namespace="one").state() == Sums(client, namespace="two").state()
 
 

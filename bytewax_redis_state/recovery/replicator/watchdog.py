@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 _POLL_SECONDS = 0.05
 _START_SECONDS = 30.0
 _RESTARTS, _RESTART_WINDOW = 5, 60.0
+_JOIN_SECONDS = 2.0
 
 
 def spawn(lock: int) -> subprocess.Popen[bytes]:
@@ -153,7 +154,9 @@ class Watchdog:
         """Stop watching; a failure after this is nobody's business."""
         self._disarmed.set()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join()
+            # Within a bound, because this runs in signal handlers, too: the thread may wait for a
+            # lock that the interrupted code holds, or for a reporter that never returns.
+            self._thread.join(_JOIN_SECONDS)
 
     def drain(self, timeout: float) -> StateError | None:
         """Tell the replicator that the dataflow has ended, and wait until everything is shipped.
@@ -185,4 +188,7 @@ class Watchdog:
         """End the replicator at once; what it has not shipped is replayed by the next start."""
         self._disarmed.set()
         self._process.kill()
-        self._process.wait()
+        # With a timeout, because this runs in signal handlers, too: without one, it waits for the
+        # lock that an interrupted wait() holds.
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_JOIN_SECONDS)
