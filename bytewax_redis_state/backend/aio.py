@@ -12,17 +12,18 @@ from types import TracebackType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from bytewax_redis_state.backend.driver import AsyncDriver, RetryPolicy
+from bytewax_redis_state.backend.driver import AsyncDriver
 from bytewax_redis_state.backend.dump.checkpoint_file import CheckpointInfo
-from bytewax_redis_state.backend.dump.checkpointed import Checkpointed
-from bytewax_redis_state.backend.dump.place import CheckpointFile
-from bytewax_redis_state.backend.dump.progress import OnProgress
+from bytewax_redis_state.backend.dump.dumpable import Dumpable
+from bytewax_redis_state.backend.dump.file_access import PathOrFile
+from bytewax_redis_state.backend.dump.progress_bar import OnProgress
 from bytewax_redis_state.backend.dump.restoration import Restored, UnfinishedRestore
 from bytewax_redis_state.backend.health import Health, HealthOperations, MemoryUsage
 from bytewax_redis_state.backend.lock import LOCK_TTL, AsyncLock, LockOperations
-from bytewax_redis_state.backend.operations import Operations, Versioned
+from bytewax_redis_state.backend.operations import PAGE, Operations, Versioned
+from bytewax_redis_state.backend.retry_policy import RetryPolicy
 from bytewax_redis_state.backend.statistics import Meter, RedisStats
-from bytewax_redis_state.backend.transaction import AsyncTransaction, Draft
+from bytewax_redis_state.backend.transaction import AsyncTransaction, TransactionOperations
 from bytewax_redis_state.backend.transport.cluster_pool import AsyncClusterPool
 from bytewax_redis_state.backend.transport.connection_pool import AsyncConnectionPool
 from bytewax_redis_state.backend.values import Key
@@ -34,7 +35,7 @@ __all__ = ["AsyncStateBackend"]
 
 
 _Result = TypeVar("_Result")
-_AnyWire = AsyncConnectionPool | AsyncClusterPool
+_AnyPool = AsyncConnectionPool | AsyncClusterPool
 
 
 class AsyncStateBackend:
@@ -51,8 +52,8 @@ class AsyncStateBackend:
         operations: Operations,
         health: HealthOperations,
         meter: Meter,
-        patience: RetryPolicy,
-        checkpoints: Checkpointed,
+        retry_policy: RetryPolicy,
+        checkpoints: Dumpable,
     ) -> None:
         self._config = config
         self._name = name
@@ -60,17 +61,17 @@ class AsyncStateBackend:
         self._health = health
         self._meter = meter
         self._checkpoints = checkpoints
-        self._wires: WeakKeyDictionary[asyncio.AbstractEventLoop, _AnyWire] = WeakKeyDictionary()
-        self._driver = AsyncDriver(self._wire, patience)
+        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _AnyPool] = WeakKeyDictionary()
+        self._driver = AsyncDriver(self._pool, retry_policy)
 
-    def _wire(self) -> _AnyWire:
+    def _pool(self) -> _AnyPool:
         loop = asyncio.get_running_loop()
         try:
-            return self._wires[loop]
+            return self._pools[loop]
         except KeyError:
             make = AsyncClusterPool if self._config.cluster_mode else AsyncConnectionPool
-            wire = self._wires[loop] = make(self._config, self._name)
-            return wire
+            pool = self._pools[loop] = make(self._config, self._name)
+            return pool
 
     async def get(self, key: Key, default: Any = None) -> Any:
         """Read a value."""
@@ -101,6 +102,31 @@ class AsyncStateBackend:
             cursor, found = await self._driver.run(page)
             for key in self._operations.named(found, seen):
                 yield key
+
+    async def keys(self, prefix: Key = "", *, unique: bool = False) -> AsyncIterator[Key]:
+        """List keys; the same as :meth:`list_keys`."""
+        async for key in self.list_keys(prefix, unique=unique):
+            yield key
+
+    async def values(self, prefix: Key = "", *, unique: bool = False) -> AsyncIterator[Any]:
+        """List values."""
+        async for _, value in self.items(prefix, unique=unique):
+            yield value
+
+    async def items(
+        self, prefix: Key = "", *, unique: bool = False
+    ) -> AsyncIterator[tuple[Key, Any]]:
+        """List keys with their values."""
+        page: list[Key] = []
+        async for key in self.list_keys(prefix, unique=unique):
+            page.append(key)
+            if len(page) == PAGE:
+                for item in (await self.batch_get(page)).items():
+                    yield item
+                page.clear()
+        if page:
+            for item in (await self.batch_get(page)).items():
+                yield item
 
     async def count(self, prefix: Key = "", *, unique: bool = False) -> int:
         """Count keys."""
@@ -178,7 +204,7 @@ class AsyncStateBackend:
 
     def transaction(self, tag: str | None = None) -> AsyncTransaction:
         """Begin a transaction, committed at the end of an ``async with`` block."""
-        return AsyncTransaction(self._driver, Draft(self._operations, tag))
+        return AsyncTransaction(self._driver, TransactionOperations(self._operations, tag))
 
     async def transact(
         self,
@@ -223,7 +249,7 @@ class AsyncStateBackend:
 
     async def checkpoint(
         self,
-        to: CheckpointFile | Checkpointed,
+        to: PathOrFile | Dumpable,
         *,
         replace: bool = False,
         merge: bool = False,
@@ -235,7 +261,7 @@ class AsyncStateBackend:
 
     async def restore(
         self,
-        from_: CheckpointFile | Checkpointed,
+        from_: PathOrFile | Dumpable,
         *,
         replace: bool = False,
         merge: bool = False,
@@ -252,7 +278,7 @@ class AsyncStateBackend:
             progress=progress,
         )
 
-    async def verify(self, from_: CheckpointFile) -> CheckpointInfo:
+    async def verify(self, from_: PathOrFile) -> CheckpointInfo:
         """Check every byte of a checkpoint; in a thread."""
         return await asyncio.to_thread(self._checkpoints.verify, from_)
 
@@ -262,9 +288,9 @@ class AsyncStateBackend:
 
     async def close(self) -> None:
         """Close the connections of the running loop."""
-        wire = self._wires.pop(asyncio.get_running_loop(), None)
-        if wire is not None:
-            await wire.close()
+        pool = self._pools.pop(asyncio.get_running_loop(), None)
+        if pool is not None:
+            await pool.close()
 
     async def __aenter__(self) -> AsyncStateBackend:
         return self

@@ -10,7 +10,8 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 
-from bytewax_redis_state.backend.operation import Program, operation
+from bytewax_redis_state.backend.generator import CommandGenerator
+from bytewax_redis_state.backend.operation import operation
 from bytewax_redis_state.backend.operations import Operations
 from bytewax_redis_state.server.probe import ServerInfo, read_info
 
@@ -84,7 +85,7 @@ class HealthOperations:
         self._address = address
 
     @operation("health", idempotent=True)
-    def health(self) -> Program[Health]:
+    def health(self) -> CommandGenerator[Health]:
         """Ask how the server is."""
         started = time.perf_counter()
         yield [("PING",)]
@@ -110,19 +111,19 @@ class HealthOperations:
         )
 
     @operation("server_info", idempotent=True)
-    def server_info(self) -> Program[ServerInfo]:
+    def server_info(self) -> CommandGenerator[ServerInfo]:
         """Ask what the server is."""
         (text,) = yield [("INFO",)]
         return read_info(self._address, parse_info(text))
 
     @operation("memory_usage", idempotent=True)
-    def memory_usage(self, samples: int) -> Program[MemoryUsage]:
+    def memory_usage(self, samples: int) -> CommandGenerator[MemoryUsage]:
         """Count all keys, and measure some."""
         pattern, cursor, number = self._operations.keys.pattern(), -1, 0
         chosen: list[bytes] = []
         while cursor:
             page = self._operations.page(max(cursor, 0), pattern)
-            cursor, found = yield from page.program
+            cursor, found = yield from page.generator
             number += len(found)
             chosen += found[: samples - len(chosen)]
         sizes: list[int | None] = []

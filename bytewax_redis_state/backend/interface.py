@@ -13,13 +13,14 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from itertools import islice
 from types import TracebackType
 from typing import Any, TypeVar
 
-from bytewax_redis_state.backend.dump.checkpointed import Checkpointed
+from bytewax_redis_state.backend.dump.dumpable import Dumpable
 from bytewax_redis_state.backend.health import Health, MemoryUsage
 from bytewax_redis_state.backend.lock import LOCK_TTL, Lock
-from bytewax_redis_state.backend.operations import Versioned
+from bytewax_redis_state.backend.operations import PAGE, Versioned
 from bytewax_redis_state.backend.statistics import RedisStats
 from bytewax_redis_state.backend.transaction import Transaction
 from bytewax_redis_state.backend.values import Key
@@ -33,7 +34,7 @@ _Result = TypeVar("_Result")
 _Self = TypeVar("_Self", bound="StateBackend")
 
 
-class StateBackend(Checkpointed):
+class StateBackend(Dumpable):
     """Keep values by key. Safe to share between threads.
 
     Every operation that takes a key raises ``ArgumentError`` for one that is empty, too long or
@@ -87,6 +88,30 @@ class StateBackend(Checkpointed):
         :arg unique: Whether to name each key once, for which those seen are held in memory.
         :returns: The keys.
         """
+
+    def keys(self, prefix: Key = "", *, unique: bool = False) -> Iterator[Key]:
+        """List keys; the same as :meth:`list_keys`."""
+        return self.list_keys(prefix, unique=unique)
+
+    def values(self, prefix: Key = "", *, unique: bool = False) -> Iterator[Any]:
+        """List values; as :meth:`items`."""
+        return (value for _, value in self.items(prefix, unique=unique))
+
+    def items(self, prefix: Key = "", *, unique: bool = False) -> Iterator[tuple[Key, Any]]:
+        """List keys with their values, in no order; as :meth:`list_keys`.
+
+        The values are read by page, a little after the keys were listed. A key that was deleted
+        in between is left out.
+
+        :arg prefix: What the keys start with; none of its characters is special.
+        :arg unique: Whether to name each key once, for which those seen are held in memory.
+        :returns: Keys and values.
+        """
+        return self._items(self.list_keys(prefix, unique=unique))
+
+    def _items(self, keys: Iterator[Key]) -> Iterator[tuple[Key, Any]]:
+        while page := list(islice(keys, PAGE)):
+            yield from self.batch_get(page).items()
 
     @abstractmethod
     def count(self, prefix: Key = "", *, unique: bool = False) -> int:

@@ -1,10 +1,15 @@
 """Locks: one holder at a time, by the server's clock, with a fencing token.
 
-A holder that stands still for longer than the TTL loses the lock without noticing at once. What it
-writes afterwards can only be told apart by whoever takes the write: give the token along, and let
-them refuse one that is lower than one they have seen.
+A holder whose process stands still for longer than the TTL loses the lock and does not notice at
+once. Only the receiver of its writes can refuse them: send the token with each write, and let the
+receiver refuse a token that is lower than one it has seen.
 
-Invariant: a later holder of a lock has a higher token, also when the lock ran out in between.
+A lock's key goes from Redis :data:`LOCK_LIFE` after the last holder's time was over, or after the
+lock was given back. The next token then starts at the server's clock in microseconds, which is
+above every earlier token: no server grants a lock more often than once a microsecond.
+
+Invariant: a later holder of a lock has a higher token, also when the lock ran out or its key went
+in between. Only a server's clock that goes back by more than :data:`LOCK_LIFE` can break this.
 """
 
 from __future__ import annotations
@@ -22,7 +27,8 @@ from uuid import uuid4
 from weakref import ref
 
 from bytewax_redis_state.backend.driver import AsyncDriver, Driver
-from bytewax_redis_state.backend.operation import Pause, Program, operation
+from bytewax_redis_state.backend.generator import CommandGenerator, Pause
+from bytewax_redis_state.backend.operation import operation
 from bytewax_redis_state.backend.operations import milliseconds
 from bytewax_redis_state.backend.values import Key
 from bytewax_redis_state.errors import (
@@ -36,17 +42,25 @@ from bytewax_redis_state.keys import PrefixKeys
 from bytewax_redis_state.scripts import StateScripts
 
 __all__ = [
+    "LOCK_LIFE",
     "LOCK_TTL",
     "AsyncLock",
     "Lock",
-    "LockKeeper",
+    "LockGrant",
     "LockOperations",
-    "RedisLockKeeper",
-    "Taken",
+    "RedisStoredLock",
+    "StoredLock",
 ]
 
 LOCK_TTL = timedelta(seconds=10)
 """How long a lock outlives an owner that can't renew it, unless told otherwise."""
+
+LOCK_LIFE = timedelta(days=1)
+"""How long Redis keeps the key of a lock that nobody holds.
+
+Long, because a clock that is set back by less can't make a token fall; and not for ever, because
+programs name locks after orders or users, and such names are never used again.
+"""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2  # seconds
 _RENEWALS = 3  # in one TTL
@@ -54,11 +68,11 @@ _RENEWALS = 3  # in one TTL
 _log = logging.getLogger(__name__)
 
 
-class Taken(NamedTuple):
-    """A lock that was taken.
+class LockGrant(NamedTuple):
+    """The server's answer to a holder that took a lock.
 
     :arg token: The fencing token.
-    :arg until: Until when it surely is ours, by our monotonic clock.
+    :arg until: When the lock may be somebody else's, by our monotonic clock.
     """
 
     token: int
@@ -66,12 +80,12 @@ class Taken(NamedTuple):
 
 
 class LockOperations:
-    """Describe what is done with one lock for one holder.
+    """Describe the operations of one holder on one lock.
 
-    :arg keys: Of the backend.
-    :arg name: Of the lock.
-    :arg ttl: After which time it is free again.
-    :arg wait: How long to wait for it; ``None`` for ever.
+    :arg keys: The keys of the backend.
+    :arg name: The name of the lock.
+    :arg ttl: After which time the lock is free again.
+    :arg wait: How long to wait for the lock; ``None`` for ever.
     """
 
     def __init__(self, keys: PrefixKeys, name: Key, ttl: timedelta, wait: timedelta | None) -> None:
@@ -79,38 +93,42 @@ class LockOperations:
         self.ttl = milliseconds(ttl)
         self.wait = wait_seconds(wait)
         self._key = keys.lock(name)
+        self._life = milliseconds(LOCK_LIFE)
 
     @operation("lock", idempotent=True)
-    def take(self, owner: str) -> Program[Taken]:
-        """Take it as soon as it is free."""
+    def take(self, owner: str) -> CommandGenerator[LockGrant]:
+        """Take the lock as soon as it is free."""
         end = None if self.wait is None else time.monotonic() + self.wait
         pause = _FIRST_PAUSE
         while True:
             asked = time.monotonic()
-            ((taken, answer),) = yield [StateScripts.take_lock(self._key, owner, self.ttl)]
+            ((taken, answer),) = yield [
+                StateScripts.take_lock(self._key, owner, self.ttl, self._life)
+            ]
             if taken:
-                return Taken(int(answer), asked + surely(self.ttl))
+                return LockGrant(int(answer), asked + validity_seconds(self.ttl))
             yield next_pause(self.name, min(pause, int(answer) / 1000), end)
             pause = min(_LONGEST_PAUSE, pause * 2)
 
     @operation("renew_lock", idempotent=True)
-    def renew(self, owner: str) -> Program[float | None]:
-        """Let its time start anew; tells until when, None where it is lost."""
+    def renew(self, owner: str) -> CommandGenerator[float | None]:
+        """Start the lock's time again; gives the new end, or None if the lock was lost."""
         asked = time.monotonic()
-        (ours,) = yield [StateScripts.renew_lock(self._key, owner, self.ttl)]
-        return asked + surely(self.ttl) if ours else None
+        (ours,) = yield [StateScripts.renew_lock(self._key, owner, self.ttl, self._life)]
+        return asked + validity_seconds(self.ttl) if ours else None
 
     @operation("release_lock", idempotent=True)
-    def release(self, owner: str) -> Program[bool]:
-        """Give it back; tells whether it was still ours."""
-        (ours,) = yield [StateScripts.release_lock(self._key, owner)]
+    def release(self, owner: str) -> CommandGenerator[bool]:
+        """Give the lock back; tells whether it was still ours."""
+        (ours,) = yield [StateScripts.release_lock(self._key, owner, self._life)]
         return bool(ours)
 
 
-def surely(ttl: int) -> float:
-    """Tell how many seconds a lock is surely ours after it was asked for.
+def validity_seconds(ttl: int) -> float:
+    """Tell for how many seconds after the request a lock that was granted can't be another's.
 
-    The server counts whole milliseconds, and its clock may run faster than ours.
+    That is less than the TTL: the server counts whole milliseconds, and its clock may run faster
+    than ours by up to 1 %.
     """
     return max(0.0, 0.99 * ttl - 2) / 1000
 
@@ -125,38 +143,40 @@ def wait_seconds(wait: timedelta | None) -> float | None:
 
 
 def next_pause(name: Key, seconds: float, end: float | None) -> Pause:
-    """Say how long to wait before the next try, with jitter.
+    """Make the pause before the next try, with jitter.
 
-    :arg name: Of the lock.
-    :arg seconds: About how long.
+    :arg name: The name of the lock.
+    :arg seconds: The longest pause.
     :arg end: When to give up, by the monotonic clock; ``None`` for never.
     :raises LockHeldError: If there is no time left.
     """
     seconds = max(0.001, seconds * random.uniform(0.5, 1.0))
     left = seconds if end is None else end - time.monotonic()
     if left <= 0:
-        raise LockHeldError(f"the lock {name!r} is held by somebody else", "wait longer for it")
+        raise LockHeldError(
+            f"the lock {name!r} is held by another holder", "give a longer wait, or try again later"
+        )
     return Pause(min(seconds, left))
 
 
-class LockKeeper(Protocol):
-    """Who keeps a lock: a server, or this process."""
+class StoredLock(Protocol):
+    """One lock where it is stored: on a server, or in the memory of this process."""
 
     name: Key
     ttl: int
 
-    def take(self, owner: str) -> Taken:
-        """Take it as soon as it is free."""
+    def take(self, owner: str) -> LockGrant:
+        """Take the lock as soon as it is free."""
 
     def renew(self, owner: str) -> float | None:
-        """Let its time start anew; tells until when, None where it is lost."""
+        """Start the lock's time again; gives the new end, or None if the lock was lost."""
 
     def release(self, owner: str) -> bool:
-        """Give it back; tells whether it was still ours."""
+        """Give the lock back; tells whether it was still ours."""
 
 
-class RedisLockKeeper:
-    """A lock that a server keeps."""
+class RedisStoredLock:
+    """A lock on a server."""
 
     def __init__(self, driver: Driver, operations: LockOperations) -> None:
         self.name = operations.name
@@ -164,28 +184,28 @@ class RedisLockKeeper:
         self._driver = driver
         self._operations = operations
 
-    def take(self, owner: str) -> Taken:
-        """Take it as soon as it is free."""
+    def take(self, owner: str) -> LockGrant:
+        """Take the lock as soon as it is free."""
         return self._driver.run(self._operations.take(owner))
 
     def renew(self, owner: str) -> float | None:
-        """Let its time start anew; tells until when, None where it is lost."""
+        """Start the lock's time again; gives the new end, or None if the lock was lost."""
         return self._driver.run(self._operations.renew(owner))
 
     def release(self, owner: str) -> bool:
-        """Give it back; tells whether it was still ours."""
+        """Give the lock back; tells whether it was still ours."""
         return self._driver.run(self._operations.release(owner))
 
 
-class _Holding:
-    """What the holder of a lock knows about it."""
+class _Ownership:
+    """The state of a lock as its holder knows it, without asking the server."""
 
     def __init__(self, name: Key, ttl: int) -> None:
         self.name = name
         self._ttl = ttl / 1000
-        self._taken: Taken | None = None
+        self._grant: LockGrant | None = None
         self._owner = ""
-        self._gone = False
+        self._is_lost = False
 
     @property
     def token(self) -> int:
@@ -193,24 +213,26 @@ class _Holding:
 
         :raises LockError: If the lock was not taken.
         """
-        if self._taken is None:
+        if self._grant is None:
             raise LockError(f"the lock {self.name!r} is not held", "use it in a with block")
-        return self._taken.token
+        return self._grant.token
 
     @property
     def held(self) -> bool:
-        """Whether the lock is surely ours at this moment."""
-        return self._taken is not None and not self._gone and time.monotonic() < self._taken.until
+        """Whether the lock is certainly ours at this moment."""
+        return (
+            self._grant is not None and not self._is_lost and time.monotonic() < self._grant.until
+        )
 
     @property
     def lost(self) -> bool:
-        """Whether the lock was ours, and may be somebody else's by now."""
-        return self._taken is not None and not self.held
+        """Whether the lock was ours and may be another holder's now."""
+        return self._grant is not None and not self.held
 
     def check(self) -> None:
-        """Go on only if the lock is surely ours at this moment.
+        """Raise unless the lock is certainly ours at this moment.
 
-        :raises LockLostError: If it isn't.
+        :raises LockLostError: If the lock may be another holder's.
         """
         if not self.held:
             raise self._lost_error()
@@ -218,22 +240,24 @@ class _Holding:
     def _lost_error(self) -> LockLostError:
         return LockLostError(
             f"the lock {self.name!r} was lost before it was given back",
-            "what it protects may have changed: begin anew, with a longer ttl if need be",
+            "another holder may have changed what it protects: read again, and give a longer ttl",
         )
 
     def _begin(self) -> str:
-        if self._taken is not None:
-            raise LockError(f"the lock {self.name!r} is held already", "make one per holder")
+        if self._grant is not None:
+            raise LockError(
+                f"the lock {self.name!r} is held already", "make a lock object per holder"
+            )
         self._owner = uuid4().hex
-        self._gone = False
+        self._is_lost = False
         return self._owner
 
     def _renewed(self, until: float | None) -> bool:
         if until is None:
-            self._gone = True
+            self._is_lost = True
             _log.warning("event=lock_lost lock=%r", self.name)
-        elif self._taken is not None:
-            self._taken = self._taken._replace(until=until)
+        elif self._grant is not None:
+            self._grant = self._grant._replace(until=until)
         return until is not None
 
     def _not_renewed(self, error: StateError) -> bool:
@@ -241,16 +265,16 @@ class _Holding:
         return self.held
 
 
-class Lock(_Holding, AbstractContextManager["Lock"]):
-    """A lock for blocking code; one holder, and again after it was given back.
+class Lock(_Ownership, AbstractContextManager["Lock"]):
+    """A lock for blocking code. It can be taken again after it was given back.
 
-    At the end of the ``with`` block, ``LockLostError`` is raised if it was somebody else's in
-    between, unless the block raised by itself.
+    The end of the ``with`` block raises ``LockLostError`` if the lock was lost in between, unless
+    the block itself raised.
     """
 
-    def __init__(self, keeper: LockKeeper, *, renew: bool) -> None:
-        super().__init__(keeper.name, keeper.ttl)
-        self._keeper = keeper
+    def __init__(self, stored: StoredLock, *, renew: bool) -> None:
+        super().__init__(stored.name, stored.ttl)
+        self._stored = stored
         self._renew = renew
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -258,35 +282,36 @@ class Lock(_Holding, AbstractContextManager["Lock"]):
     def acquire(self) -> None:
         """Take the lock as soon as it is free.
 
-        :raises LockHeldError: If it was not free in time.
+        :raises LockHeldError: If the lock was not free in time.
         """
-        self._taken = self._keeper.take(self._begin())
+        self._grant = self._stored.take(self._begin())
         if self._renew:
             self._ended = threading.Event()
-            # Weakly: a lock that was dropped without a release runs out.
+            # A weak reference, so that a lock object that was dropped without release() runs out
+            # instead of being renewed for ever.
             args = (ref(self), self._owner, self._ended, self._ttl / _RENEWALS)
-            self._thread = threading.Thread(target=_keep, args=args, daemon=True)
+            self._thread = threading.Thread(target=_renew_until_ended, args=args, daemon=True)
             self._thread.start()
 
-    def _keep_once(self, owner: str) -> bool:
+    def _renew_once(self, owner: str) -> bool:
         try:
-            return self._renewed(self._keeper.renew(owner))
+            return self._renewed(self._stored.renew(owner))
         except StateError as error:
             return self._not_renewed(error)
 
     def release(self) -> None:
         """Give the lock back.
 
-        :raises LockLostError: If it was somebody else's in between.
+        :raises LockLostError: If another holder may have had the lock in between.
         """
         owner = self._owner
-        self.token  # noqa: B018 - refuses a lock that is not held
+        self.token  # noqa: B018 - raises if the lock is not held
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        self._taken = None
-        if not self._keeper.release(owner):
+        self._grant = None
+        if not self._stored.release(owner):
             raise self._lost_error()
 
     def __enter__(self) -> Lock:
@@ -302,20 +327,21 @@ class Lock(_Holding, AbstractContextManager["Lock"]):
         if kind is None:
             self.release()
             return
-        with suppress(StateError):  # What the block raised matters more; the TTL frees the lock.
+        # The block's own error is the one to raise; the TTL frees the lock.
+        with suppress(StateError):
             self.release()
 
 
-def _keep(lock: ref[Lock], owner: str, ended: threading.Event, pause: float) -> None:
-    """Renew a lock until it ends, is lost, or is dropped."""
+def _renew_until_ended(lock: ref[Lock], owner: str, ended: threading.Event, pause: float) -> None:
+    """Renew a lock until it is given back or lost, or its object is dropped."""
     while not ended.wait(pause):
         holder = lock()
-        if holder is None or not holder._keep_once(owner):
+        if holder is None or not holder._renew_once(owner):
             return
         del holder
 
 
-class AsyncLock(_Holding, AbstractAsyncContextManager["AsyncLock"]):
+class AsyncLock(_Ownership, AbstractAsyncContextManager["AsyncLock"]):
     """A lock for coroutines; as :class:`Lock`."""
 
     def __init__(self, driver: AsyncDriver, operations: LockOperations, *, renew: bool) -> None:
@@ -328,14 +354,16 @@ class AsyncLock(_Holding, AbstractAsyncContextManager["AsyncLock"]):
 
     async def acquire(self) -> None:
         """Take the lock as soon as it is free; as :meth:`Lock.acquire`."""
-        self._taken = await self._driver.run(self._operations.take(self._begin()))
+        self._grant = await self._driver.run(self._operations.take(self._begin()))
         if self._renew:
             self._ended = asyncio.Event()
-            # Weakly, as a lock for blocking code.
-            keeping = _keep_async(ref(self), self._owner, self._ended, self._ttl / _RENEWALS)
-            self._task = asyncio.create_task(keeping)
+            # A weak reference, as in Lock.acquire.
+            renewing = _renew_until_ended_async(
+                ref(self), self._owner, self._ended, self._ttl / _RENEWALS
+            )
+            self._task = asyncio.create_task(renewing)
 
-    async def _keep_once(self, owner: str) -> bool:
+    async def _renew_once(self, owner: str) -> bool:
         try:
             return self._renewed(await self._driver.run(self._operations.renew(owner)))
         except StateError as error:
@@ -344,13 +372,14 @@ class AsyncLock(_Holding, AbstractAsyncContextManager["AsyncLock"]):
     async def release(self) -> None:
         """Give the lock back; as :meth:`Lock.release`."""
         owner = self._owner
-        self.token  # noqa: B018 - refuses a lock that is not held
+        self.token  # noqa: B018 - raises if the lock is not held
         self._ended.set()
         if self._task is not None:
-            # Not cancelled: a renewal that is under way may swallow that, and then never end.
+            # Awaited, not cancelled: redis-py may swallow a cancellation during a renewal, and the
+            # task would never end.
             await self._task
             self._task = None
-        self._taken = None
+        self._grant = None
         if not await self._driver.run(self._operations.release(owner)):
             raise self._lost_error()
 
@@ -367,15 +396,18 @@ class AsyncLock(_Holding, AbstractAsyncContextManager["AsyncLock"]):
         if kind is None:
             await self.release()
             return
-        with suppress(StateError):  # What the block raised matters more; the TTL frees the lock.
+        # The block's own error is the one to raise; the TTL frees the lock.
+        with suppress(StateError):
             await self.release()
 
 
-async def _keep_async(lock: ref[AsyncLock], owner: str, ended: asyncio.Event, pause: float) -> None:
-    """Renew a lock until it ends, is lost, or is dropped; as :func:`_keep`."""
+async def _renew_until_ended_async(
+    lock: ref[AsyncLock], owner: str, ended: asyncio.Event, pause: float
+) -> None:
+    """Renew a lock; as :func:`_renew_until_ended`."""
     while not await _ends_within(ended, pause):
         holder = lock()
-        if holder is None or not await holder._keep_once(owner):
+        if holder is None or not await holder._renew_once(owner):
             return
         del holder
 

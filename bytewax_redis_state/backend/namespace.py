@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from bytewax_redis_state.backend.driver import Driver
-from bytewax_redis_state.backend.operation import Operation, Program
+from bytewax_redis_state.backend.generator import CommandGenerator
+from bytewax_redis_state.backend.operation import Operation
 from bytewax_redis_state.errors import ConfigError, ServerAccessError
 from bytewax_redis_state.server.client import CLIENT_NAME
 
@@ -63,7 +64,7 @@ def _overlapping(driver: Driver, prefix: bytes) -> bytes | None:
     return next((other for other in overlapping if other != prefix), None)
 
 
-def _other_prefixes() -> Program[set[bytes]]:
+def _other_prefixes() -> CommandGenerator[set[bytes]]:
     own, lines = yield [("CLIENT", "ID"), ("CLIENT", "LIST", "TYPE", "normal")]
     clients = list(_clients(lines.decode(errors="replace")))
     database = next((db for number, _, db in clients if number == own), 0)

@@ -1,70 +1,63 @@
-"""An operation: what is sent and what becomes of the replies, apart from who sends it.
+"""An operation: the commands that one call of a backend sends, and what it makes of the replies.
 
-A program is a generator. It yields the commands of one trip and is sent their replies, or yields a
-pause, and returns the operation's result. A blocking and an asyncio driver run the same programs.
+An operation's generator sends nothing itself. ``Driver`` and ``AsyncDriver`` run the same one, so
+each operation is written once for blocking code and for coroutines.
 
-Invariant: within a trip the order of commands doesn't matter, and a trip of an operation that is
-not idempotent has one command. So a driver may repeat a command by itself.
+Invariant: the order of the commands within a round trip doesn't matter, and a round trip of an
+operation that is not idempotent has one command. So a driver may send the commands to several
+nodes, and may repeat a round trip of an idempotent operation by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import update_wrapper
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Concatenate, Generic, ParamSpec, TypeVar
 
-__all__ = ["Command", "Operation", "Pause", "Program", "operation"]
+from bytewax_redis_state.backend.generator import CommandGenerator
+
+__all__ = ["Operation", "operation"]
 
 _Result = TypeVar("_Result")
 _Args = ParamSpec("_Args")
 _Owner = TypeVar("_Owner")
 
-Command = tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Pause:
-    """Wait before the next trip."""
-
-    seconds: float
-
-
-Program = Generator["list[Command] | Pause", Any, _Result]
-
 
 class Operation(Generic[_Result]):
     """One call of a backend.
 
-    :arg kind: Its name, for statistics, logs and errors.
-    :arg idempotent: Whether a trip whose fate is unknown may be sent again.
-    :arg program: Runs once.
+    :arg kind: The operation's name, for statistics, logs and errors.
+    :arg idempotent: Whether a round trip may be sent again if nobody knows whether the server
+        carried it out.
+    :arg generator: Runs once.
     """
 
-    __slots__ = ("idempotent", "kind", "program")
+    __slots__ = ("generator", "idempotent", "kind")
 
-    def __init__(self, kind: str, program: Program[_Result], *, idempotent: bool) -> None:
+    def __init__(
+        self, kind: str, generator: CommandGenerator[_Result], *, idempotent: bool
+    ) -> None:
         self.kind = kind
         self.idempotent = idempotent
-        self.program = program
+        self.generator = generator
 
 
 def operation(
     kind: str, *, idempotent: bool
 ) -> Callable[
-    [Callable[Concatenate[_Owner, _Args], Program[_Result]]],
+    [Callable[Concatenate[_Owner, _Args], CommandGenerator[_Result]]],
     Callable[Concatenate[_Owner, _Args], Operation[_Result]],
 ]:
-    """Make a method that is a program into one that returns an :class:`Operation`."""
+    """Make a generator method into a method that returns an :class:`Operation`."""
 
     def decorate(
-        program: Callable[Concatenate[_Owner, _Args], Program[_Result]],
+        method: Callable[Concatenate[_Owner, _Args], CommandGenerator[_Result]],
     ) -> Callable[Concatenate[_Owner, _Args], Operation[_Result]]:
         def describe(
             owner: _Owner, /, *args: _Args.args, **kwargs: _Args.kwargs
         ) -> Operation[_Result]:
-            return Operation(kind, program(owner, *args, **kwargs), idempotent=idempotent)
+            return Operation(kind, method(owner, *args, **kwargs), idempotent=idempotent)
 
-        return update_wrapper(describe, program)
+        return update_wrapper(describe, method)
 
     return decorate

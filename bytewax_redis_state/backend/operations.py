@@ -11,7 +11,8 @@ from datetime import timedelta
 from itertools import chain
 from typing import Any, NamedTuple
 
-from bytewax_redis_state.backend.operation import Command, Program, operation
+from bytewax_redis_state.backend.generator import Command, CommandGenerator
+from bytewax_redis_state.backend.operation import operation
 from bytewax_redis_state.backend.statistics import Meter
 from bytewax_redis_state.backend.values import LARGEST, SMALLEST, Key, Values
 from bytewax_redis_state.errors import ArgumentError, NotACounterError
@@ -113,7 +114,7 @@ class Operations:
     # --- one key --------------------------------------------------------------------------------
 
     @operation("get", idempotent=True)
-    def get(self, key: Key, default: Any = None) -> Program[Any]:
+    def get(self, key: Key, default: Any = None) -> CommandGenerator[Any]:
         """Read."""
         full = self.keys.full(key)
         if self._refresh is None:
@@ -123,45 +124,45 @@ class Operations:
         return self.decoded(key, data, default)
 
     @operation("get_with_version", idempotent=True)
-    def get_with_version(self, key: Key, default: Any = None) -> Program[Versioned]:
+    def get_with_version(self, key: Key, default: Any = None) -> CommandGenerator[Versioned]:
         """Read, with the version."""
         (data,) = yield [("GET", self.keys.full(key))]
         value = self.decoded(key, data, default)
         return Versioned(value, None if data is None else version_of(data))
 
     @operation("put", idempotent=True)
-    def put(self, key: Key, value: Any, ttl: timedelta | None = None) -> Program[None]:
+    def put(self, key: Key, value: Any, ttl: timedelta | None = None) -> CommandGenerator[None]:
         """Write."""
         full, left = self.keys.full(key), self.ttl_of(ttl)
         data = self.encoded(key, value)
         yield [("SET", full, data) if left is None else ("SET", full, data, "PX", left)]
 
     @operation("delete", idempotent=True)
-    def delete(self, key: Key) -> Program[bool]:
+    def delete(self, key: Key) -> CommandGenerator[bool]:
         """Delete."""
         (gone,) = yield [("UNLINK", self.keys.full(key))]
         return bool(gone)
 
     @operation("contains", idempotent=True)
-    def contains(self, key: Key) -> Program[bool]:
+    def contains(self, key: Key) -> CommandGenerator[bool]:
         """Look whether it is there."""
         (there,) = yield [("EXISTS", self.keys.full(key))]
         return bool(there)
 
     @operation("ttl", idempotent=True)
-    def ttl(self, key: Key) -> Program[timedelta | None]:
+    def ttl(self, key: Key) -> CommandGenerator[timedelta | None]:
         """Read the time left."""
         (left,) = yield [("PTTL", self.keys.full(key))]
         return timedelta(milliseconds=left) if left >= 0 else None
 
     @operation("expire", idempotent=True)
-    def expire(self, key: Key, ttl: timedelta) -> Program[bool]:
+    def expire(self, key: Key, ttl: timedelta) -> CommandGenerator[bool]:
         """Set the time left."""
         (done,) = yield [("PEXPIRE", self.keys.full(key), milliseconds(ttl))]
         return bool(done)
 
     @operation("persist", idempotent=True)
-    def persist(self, key: Key) -> Program[bool]:
+    def persist(self, key: Key) -> CommandGenerator[bool]:
         """Take the end away."""
         (done,) = yield [("PERSIST", self.keys.full(key))]
         return bool(done)
@@ -169,7 +170,7 @@ class Operations:
     # --- atomic ---------------------------------------------------------------------------------
 
     @operation("get_and_delete", idempotent=False)
-    def get_and_delete(self, key: Key, default: Any = None) -> Program[Any]:
+    def get_and_delete(self, key: Key, default: Any = None) -> CommandGenerator[Any]:
         """Read and delete."""
         (data,) = yield [StateScripts.get_and_delete(self.keys.full(key))]
         return self.decoded(key, data, default)
@@ -177,7 +178,7 @@ class Operations:
     @operation("get_and_put", idempotent=False)
     def get_and_put(
         self, key: Key, value: Any, ttl: timedelta | None = None, default: Any = None
-    ) -> Program[Any]:
+    ) -> CommandGenerator[Any]:
         """Replace, and read what was there."""
         full, left = self.keys.full(key), self.ttl_of(ttl)
         (data,) = yield [StateScripts.get_and_put(full, self.encoded(key, value), left)]
@@ -186,7 +187,7 @@ class Operations:
     @operation("set_if_not_exists", idempotent=False)
     def set_if_not_exists(
         self, key: Key, value: Any, ttl: timedelta | None = None
-    ) -> Program[bool]:
+    ) -> CommandGenerator[bool]:
         """Write where nothing is."""
         full, left = self.keys.full(key), self.ttl_of(ttl)
         (done,) = yield [StateScripts.set_if_not_exists(full, self.encoded(key, value), left)]
@@ -195,7 +196,7 @@ class Operations:
     @operation("compare_and_put", idempotent=False)
     def compare_and_put(
         self, key: Key, value: Any, expected_version: str | None, ttl: timedelta | None = None
-    ) -> Program[str | None]:
+    ) -> CommandGenerator[str | None]:
         """Write over a version."""
         full, left = self.keys.full(key), self.ttl_of(ttl)
         data = self.encoded(key, value)
@@ -203,7 +204,9 @@ class Operations:
         return version_of(data) if done else None
 
     @operation("increment", idempotent=False)
-    def increment(self, key: Key, by: int = 1, ttl: timedelta | None = None) -> Program[int]:
+    def increment(
+        self, key: Key, by: int = 1, ttl: timedelta | None = None
+    ) -> CommandGenerator[int]:
         """Add."""
         full, left = self.keys.full(key), self.ttl_of(ttl)
         check_increment(by, self.values)
@@ -215,7 +218,7 @@ class Operations:
     # --- batches --------------------------------------------------------------------------------
 
     @operation("batch_get", idempotent=True)
-    def batch_get(self, keys: Iterable[Key]) -> Program[dict[Key, Any]]:
+    def batch_get(self, keys: Iterable[Key]) -> CommandGenerator[dict[Key, Any]]:
         """Read many."""
         wanted = list(dict.fromkeys(keys))
         full = self.keys.full_all(wanted)
@@ -238,7 +241,7 @@ class Operations:
 
     def _look_again(
         self, full: Sequence[bytes], at: Sequence[int], data: list[bytes | None]
-    ) -> Program[None]:
+    ) -> CommandGenerator[None]:
         """Meet keys of another type, which MGET passes over: GET raises for them."""
         missing = [place for place, one in enumerate(data) if one is None]
         keys = [full[at[place]] for place in missing]
@@ -254,7 +257,9 @@ class Operations:
         return StateScripts.get_refreshed(full, self._refresh)
 
     @operation("batch_put", idempotent=True)
-    def batch_put(self, items: Mapping[Key, Any], ttl: timedelta | None = None) -> Program[None]:
+    def batch_put(
+        self, items: Mapping[Key, Any], ttl: timedelta | None = None
+    ) -> CommandGenerator[None]:
         """Write many."""
         left = self.ttl_of(ttl)
         keys = list(items)
@@ -266,7 +271,7 @@ class Operations:
             self.meter.batch()
 
     @operation("batch_delete", idempotent=True)
-    def batch_delete(self, keys: Iterable[Key]) -> Program[int]:
+    def batch_delete(self, keys: Iterable[Key]) -> CommandGenerator[int]:
         """Delete many."""
         full = list(dict.fromkeys(self.keys.full_all(list(keys))))
         gone = 0
@@ -310,11 +315,11 @@ class Operations:
     # --- all keys -------------------------------------------------------------------------------
 
     @operation("list_keys", idempotent=True)
-    def page(self, cursor: int, pattern: bytes) -> Program[tuple[int, list[bytes]]]:
+    def page(self, cursor: int, pattern: bytes) -> CommandGenerator[tuple[int, list[bytes]]]:
         """List one page."""
         return (yield from self._page(cursor, pattern))
 
-    def _page(self, cursor: int, pattern: bytes) -> Program[tuple[int, list[bytes]]]:
+    def _page(self, cursor: int, pattern: bytes) -> CommandGenerator[tuple[int, list[bytes]]]:
         (answer,) = yield [("SCAN", cursor, "MATCH", pattern, "COUNT", PAGE)]
         return int(answer[0]), [key for key in answer[1] if not self.keys.is_own(key)]
 
@@ -326,7 +331,7 @@ class Operations:
         return map(self.keys.user, found)
 
     @operation("count", idempotent=True)
-    def count(self, prefix: Key = "", *, unique: bool = False) -> Program[int]:
+    def count(self, prefix: Key = "", *, unique: bool = False) -> CommandGenerator[int]:
         """Count."""
         pattern, cursor, number = self.keys.pattern(prefix), -1, 0
         seen: set[bytes] = set()
@@ -338,7 +343,7 @@ class Operations:
         return len(seen) if unique else number
 
     @operation("clear", idempotent=True)
-    def clear(self, prefix: Key = "") -> Program[int]:
+    def clear(self, prefix: Key = "") -> CommandGenerator[int]:
         """Delete all."""
         pattern, cursor, gone = self.keys.pattern(prefix), -1, 0
         while cursor:

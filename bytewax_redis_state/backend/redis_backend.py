@@ -12,18 +12,19 @@ from functools import cached_property
 from typing import Any
 
 from bytewax_redis_state.backend.aio import AsyncStateBackend
-from bytewax_redis_state.backend.driver import Driver, RetryPolicy
+from bytewax_redis_state.backend.driver import Driver
 from bytewax_redis_state.backend.dump.key_range import KeyRange, RedisKeyRange
 from bytewax_redis_state.backend.health import Health, HealthOperations, MemoryUsage
 from bytewax_redis_state.backend.interface import StateBackend
-from bytewax_redis_state.backend.lock import LOCK_TTL, Lock, LockOperations, RedisLockKeeper
+from bytewax_redis_state.backend.lock import LOCK_TTL, Lock, LockOperations, RedisStoredLock
 from bytewax_redis_state.backend.namespace import connection_name, refuse_overlap
 from bytewax_redis_state.backend.operations import Operations, Versioned
+from bytewax_redis_state.backend.retry_policy import RetryPolicy
 from bytewax_redis_state.backend.statistics import Meter, RedisStats
-from bytewax_redis_state.backend.transaction import Draft, RedisTransaction
+from bytewax_redis_state.backend.transaction import RedisTransaction, TransactionOperations
 from bytewax_redis_state.backend.transport.cluster_pool import ClusterPool
 from bytewax_redis_state.backend.transport.connection_pool import ConnectionPool
-from bytewax_redis_state.backend.transport.trip import TripError
+from bytewax_redis_state.backend.transport.round_trip import RoundTripError
 from bytewax_redis_state.backend.values import Key, Values
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.config import RedisConfig
@@ -72,12 +73,12 @@ class RedisStateBackend(StateBackend):
                 "refresh_on_read is True and default_ttl is None",
                 "say by default_ttl what reading starts anew",
             )
-        self.keys = PrefixKeys(config.key_prefix.encode())
-        self.values = Values(codec, config.key_prefix)
+        self._keys = PrefixKeys(config.key_prefix.encode())
+        self._values = Values(codec, config.key_prefix)
         self._meter = Meter()
         self._operations = Operations(
-            self.keys,
-            self.values,
+            self._keys,
+            self._values,
             self._meter,
             default_ttl=config.default_ttl,
             refresh_on_read=refresh_on_read,
@@ -85,27 +86,27 @@ class RedisStateBackend(StateBackend):
             is_cluster=config.cluster_mode,
         )
         self._health = HealthOperations(self._operations, config.address)
-        self._patience = RetryPolicy(config, self._meter, slow)
-        name = connection_name(self.keys.prefix)
-        self._wire = (
+        self._retry_policy = RetryPolicy(config, self._meter, slow)
+        name = connection_name(self._keys.prefix)
+        self._pool = (
             ClusterPool(config, name) if config.cluster_mode else ConnectionPool(config, name)
         )
-        self._driver = Driver(self._wire, self._patience)
+        self._driver = Driver(self._pool, self._retry_policy)
         self._open(allow_overlap=allow_overlap)
         self.aio = AsyncStateBackend(
-            config, name, self._operations, self._health, self._meter, self._patience, self
+            config, name, self._operations, self._health, self._meter, self._retry_policy, self
         )
 
     def _open(self, *, allow_overlap: bool) -> None:
         try:
-            self._wire.open_minimum()
+            self._pool.open_minimum()
             if not allow_overlap:
-                refuse_overlap(self._driver, self.keys.prefix)
+                refuse_overlap(self._driver, self._keys.prefix)
             self._meter.reset()
-        except TripError as error:
+        except RoundTripError as error:
             raise as_ours(error.cause, self.config.address) from error.cause
         except BaseException:
-            self._wire.close()
+            self._pool.close()
             raise
 
     @classmethod
@@ -158,7 +159,7 @@ class RedisStateBackend(StateBackend):
         return self._driver.run(self._operations.contains(key))
 
     def list_keys(self, prefix: Key = "", *, unique: bool = False) -> Iterator[Key]:  # noqa: D102
-        pattern = self.keys.pattern(prefix)
+        pattern = self._keys.pattern(prefix)
         return self._list_keys(pattern, set() if unique else None)
 
     def _list_keys(self, pattern: bytes, seen: set[bytes] | None) -> Iterator[Key]:
@@ -225,11 +226,11 @@ class RedisStateBackend(StateBackend):
         wait: timedelta | None = None,
         renew: bool = True,
     ) -> Lock:
-        operations = LockOperations(self.keys, name, ttl, wait)
-        return Lock(RedisLockKeeper(self._driver, operations), renew=renew)
+        operations = LockOperations(self._keys, name, ttl, wait)
+        return Lock(RedisStoredLock(self._driver, operations), renew=renew)
 
     def transaction(self, tag: str | None = None) -> RedisTransaction:  # noqa: D102
-        return RedisTransaction(self._driver, Draft(self._operations, tag))
+        return RedisTransaction(self._driver, TransactionOperations(self._operations, tag))
 
     def stats(self) -> RedisStats:  # noqa: D102
         return self._meter.stats()
@@ -247,8 +248,8 @@ class RedisStateBackend(StateBackend):
         return self._driver.run(self._health.server_info())
 
     @contextmanager
-    def region(self) -> Iterator[KeyRange]:
-        """Open all keys, over a connection of their own: they are read ahead of the replies.
+    def key_range(self) -> Iterator[KeyRange]:
+        """Open all keys, over a connection of their own, because their requests are pipelined.
 
         :raises ServerUnfitError: If the server is a cluster.
         """
@@ -260,11 +261,11 @@ class RedisStateBackend(StateBackend):
             )
         client = connect(self.config)
         try:
-            yield RedisKeyRange(client, self.keys.prefix)
+            yield RedisKeyRange(client, self._keys.prefix)
         finally:
             client.close()
 
     def close(self) -> None:  # noqa: D102
-        self._wire.close()
+        self._pool.close()
         if "client" in self.__dict__:
             self.client.close()

@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any
 
 from bytewax_redis_state.backend.driver import AsyncDriver, Driver
-from bytewax_redis_state.backend.operation import Program, operation
+from bytewax_redis_state.backend.generator import CommandGenerator
+from bytewax_redis_state.backend.operation import operation
 from bytewax_redis_state.backend.operations import Operations, version_of
 from bytewax_redis_state.backend.values import Key
 from bytewax_redis_state.errors import ArgumentError, ConflictError
@@ -23,16 +24,16 @@ from bytewax_redis_state.scripts import StateScripts
 
 __all__ = [
     "AsyncTransaction",
-    "Draft",
     "RedisTransaction",
     "Transaction",
+    "TransactionOperations",
 ]
 
 _DELETE = "delete"
 _Change = tuple[bytes, int | None] | str
 
 
-class Draft:
+class TransactionOperations:
     """What a transaction has read and is to write.
 
     :arg operations: Of the backend.
@@ -68,7 +69,7 @@ class Draft:
         return full
 
     @operation("tx_get", idempotent=True)
-    def get(self, key: Key, default: Any) -> Program[Any]:
+    def get(self, key: Key, default: Any) -> CommandGenerator[Any]:
         """Read: what this transaction wrote, what it read before, or what is there."""
         full = self.full(key)
         change = self._changes.get(full)
@@ -91,7 +92,7 @@ class Draft:
         self._changes[self.full(key)] = _DELETE
 
     @operation("commit", idempotent=False)
-    def commit(self) -> Program[None]:
+    def commit(self) -> CommandGenerator[None]:
         """Write, if what was read is still there."""
         keys = list(self._seen | dict.fromkeys(self._changes))
         if not keys:
@@ -147,7 +148,7 @@ class Transaction:
 class RedisTransaction(Transaction, AbstractContextManager["RedisTransaction"]):
     """A transaction of blocking code."""
 
-    def __init__(self, driver: Driver, draft: Draft) -> None:
+    def __init__(self, driver: Driver, draft: TransactionOperations) -> None:
         self._driver = driver
         self._draft = draft
 
@@ -176,7 +177,7 @@ class RedisTransaction(Transaction, AbstractContextManager["RedisTransaction"]):
 class AsyncTransaction(AbstractAsyncContextManager["AsyncTransaction"]):
     """A transaction of coroutines."""
 
-    def __init__(self, driver: AsyncDriver, draft: Draft) -> None:
+    def __init__(self, driver: AsyncDriver, draft: TransactionOperations) -> None:
         self._driver = driver
         self._draft = draft
 

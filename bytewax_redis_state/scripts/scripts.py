@@ -8,6 +8,7 @@ generation goes as its token, ``<number>-<start ID>``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -49,6 +50,8 @@ SCRIPT_NAMES = (
 """The Lua files of this package, without their ending."""
 
 
+# Cached: many clients are made in one process, and each registers every script.
+@cache
 def script_source(name: str) -> str:
     """Read the Lua source of a script."""
     return resources.files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")

@@ -33,8 +33,8 @@ STATE_SCRIPT_NAMES = (
 )
 """The Lua files of the state backend, without their ending."""
 
-_FOLDER = resources.files(__package__)
-_SOURCES = {name: _FOLDER.joinpath(f"{name}.lua").read_bytes() for name in STATE_SCRIPT_NAMES}
+_DIRECTORY = resources.files(__package__)
+_SOURCES = {name: _DIRECTORY.joinpath(f"{name}.lua").read_bytes() for name in STATE_SCRIPT_NAMES}
 _DIGESTS = {name: hashlib.sha1(source).hexdigest() for name, source in _SOURCES.items()}
 _BY_DIGEST = {digest: _SOURCES[name] for name, digest in _DIGESTS.items()}
 
@@ -87,23 +87,26 @@ class StateScripts:
 
     @staticmethod
     def get_refreshed(keys: Sequence[bytes], ttl: int) -> Command:
-        """Read, and start the time of what expires anew; the reply has a value or None each."""
+        """Read, and start each key's TTL again if it has one; the reply is a value or None each."""
         return _run("get_refreshed", keys, ttl)
 
     @staticmethod
-    def take_lock(lock: bytes, owner: str, ttl: int) -> Command:
-        """Take a lock; the reply is [1, fencing token] or [0, ms until it runs out]."""
-        return _run("take_lock", (lock,), owner, ttl)
+    def take_lock(lock: bytes, owner: str, ttl: int, life: int) -> Command:
+        """Take a lock; the reply is [1, fencing token] or [0, ms until it runs out].
+
+        ``life`` is how long the key stays after the holder's time is over, in ms.
+        """
+        return _run("take_lock", (lock,), owner, ttl, life)
 
     @staticmethod
-    def renew_lock(lock: bytes, owner: str, ttl: int) -> Command:
-        """Start a lock's time anew; the reply is 1 if it is still the owner's."""
-        return _run("renew_lock", (lock,), owner, ttl)
+    def renew_lock(lock: bytes, owner: str, ttl: int, life: int) -> Command:
+        """Start a lock's time again; the reply is 1 if the lock is still the owner's."""
+        return _run("renew_lock", (lock,), owner, ttl, life)
 
     @staticmethod
-    def release_lock(lock: bytes, owner: str) -> Command:
-        """Give a lock back; the reply is 1 if it was still the owner's."""
-        return _run("release_lock", (lock,), owner)
+    def release_lock(lock: bytes, owner: str, life: int) -> Command:
+        """Give a lock back; the reply is 1 if the lock was still the owner's."""
+        return _run("release_lock", (lock,), owner, life)
 
     @staticmethod
     def commit(keys: Sequence[bytes], changes: Sequence[Argument]) -> Command:
@@ -122,5 +125,5 @@ class StateScripts:
 
     @staticmethod
     def mark_restore(marker: bytes, seen: bytes, value: bytes) -> Command:
-        """Replace what was seen of a marker, b"" for nothing; the reply is 1 if it still stood."""
+        """Replace a marker that is still the one seen, b"" for none; the reply is 1 if it was."""
         return _run("mark_restore", (marker,), seen, value)

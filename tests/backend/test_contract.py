@@ -264,6 +264,18 @@ def test_the_backends_own_prefix_has_none_either(make_store, own):
     other.clear()
 
 
+def test_keys_values_and_items_are_listed_by_prefix(store):
+    users = {f"user:{n}": n for n in range(2100)}
+    store.batch_put(users | {"other": [1]})
+    for unique in (False, True):
+        assert set(store.keys("user:", unique=unique)) == set(users)
+        assert set(store.values("user:", unique=unique)) == set(users.values())
+        assert dict(store.items("user:", unique=unique)) == users
+    assert dict(store.items()) == users | {"other": [1]}
+    assert len(list(store.keys())) >= 2101
+    assert list(store.items("none")) == list(store.values("none")) == list(store.keys("none")) == []
+
+
 # --- batches -------------------------------------------------------------------------------------
 
 

@@ -239,8 +239,8 @@ def test_no_retry_where_none_is_wanted(start_redis):
         assert backend.stats().retries == 0
 
 
-def test_an_error_that_no_retry_mends_is_not_retried(backend):
-    backend.client.hset(backend.keys.full("hash"), "a", 1)
+def test_an_error_that_no_retry_mends_is_not_retried(backend, prefix):
+    backend.client.hset(f"{prefix}hash", "a", 1)
     with pytest.raises(ServerError, match=r"get: .*WRONGTYPE"):
         backend.get("hash")
     assert backend.stats().retries == 0

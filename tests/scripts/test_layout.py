@@ -68,6 +68,11 @@ def test_there_is_no_method_without_a_script(home):
     assert methods == set(CLASSES[home])
 
 
+def test_a_script_is_read_once_however_many_clients_there_are():
+    for name in SCRIPT_NAMES:
+        assert script_source(name) is script_source(name)
+
+
 @pytest.mark.parametrize("name", ALL_NAMES)
 def test_no_script_does_what_rule_20_forbids(name):
     """Rule 20: no key computed in Lua; no KEYS, FLUSH or CONFIG; time is the server's."""

@@ -1,4 +1,4 @@
-"""A region: all keys of one prefix, as a checkpoint reads them and a restore writes them.
+"""A key range: all keys of one prefix, as a checkpoint reads them and a restore writes them.
 
 While a restore is under way a marker says so. It lives among the backend's own keys, which no
 listing shows and no checkpoint holds, and a restore that was interrupted leaves it behind. Locks
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 from redis.exceptions import NoScriptError, ResponseError
 
 from bytewax_redis_state.backend.dump.checkpoint_file import Page
-from bytewax_redis_state.backend.operation import Command
+from bytewax_redis_state.backend.generator import Command
 from bytewax_redis_state.errors import CheckpointError
 from bytewax_redis_state.keys import PrefixKeys
 from bytewax_redis_state.scripts.state_scripts import StateScripts, with_source
@@ -27,7 +27,7 @@ from bytewax_redis_state.server.client import Client, address_of
 from bytewax_redis_state.server.probe import probe
 from bytewax_redis_state.server.translation import translated
 
-__all__ = ["PAGE_BYTES", "PAGE_KEYS", "KeyRange", "Reading", "RedisKeyRange"]
+__all__ = ["PAGE_BYTES", "PAGE_KEYS", "KeyRange", "PageRead", "RedisKeyRange"]
 
 PAGE_KEYS = 1000
 """Keys that are listed, read or written in one trip."""
@@ -40,12 +40,12 @@ Send = Callable[..., None]
 Receive = Callable[[], Any]
 
 
-class Reading(NamedTuple):
+class PageRead(NamedTuple):
     """A page as it was read.
 
     :arg page: The records.
     :arg vanished: Keys that were listed and were gone when they were read.
-    :arg total: How many keys the region has, guessed from how far the listing is.
+    :arg total: How many keys the key range has, guessed from how far the listing is.
     """
 
     page: Page
@@ -60,18 +60,18 @@ class KeyRange(Protocol):
     address: str
 
     def identity(self) -> str:
-        """Tell which key space this is a part of: equal for two regions of one database."""
+        """Tell which key space this is a part of: equal for two key ranges of one database."""
 
     def server(self) -> str:
-        """Tell what keeps the region: flavour and version."""
+        """Tell what keeps the key range: flavour and version."""
 
     def clock(self) -> int:
-        """Tell the time of what keeps the region, milliseconds since 1970."""
+        """Tell the time of what keeps the key range, milliseconds since 1970."""
 
     def is_empty(self) -> bool:
         """Tell whether there is no key."""
 
-    def read(self) -> Iterator[Reading]:
+    def read(self) -> Iterator[PageRead]:
         """Read all records that are there from beginning to end of the reading.
 
         What is written meanwhile may or may not be seen; a key may come twice.
@@ -104,14 +104,14 @@ class RedisKeyRange:
         self._keys = PrefixKeys(prefix)
 
     def identity(self) -> str:
-        """Tell which key space this is a part of: equal for two regions of one database."""
+        """Tell which key space this is a part of: equal for two key ranges of one database."""
         with translated(self.address):
             server = self._client.info("server")
         database = self._client.connection_pool.connection_kwargs.get("db") or 0
         return f"{server['run_id']}/{database}"
 
     def server(self) -> str:
-        """Tell what keeps the region: flavour and version."""
+        """Tell what keeps the key range: flavour and version."""
         return probe(self._client).name
 
     def clock(self) -> int:
@@ -124,7 +124,7 @@ class RedisKeyRange:
         """Tell whether there is no key; goes through the whole database if there is none."""
         return next((keys for keys in self._listing() if keys), None) is None
 
-    def read(self) -> Iterator[Reading]:
+    def read(self) -> Iterator[PageRead]:
         """Read all records; what is written meanwhile may or may not be seen.
 
         A listing can't go on on another server, or on this one after a restart; it ends with an
@@ -133,15 +133,15 @@ class RedisKeyRange:
         :raises CheckpointError: If a key is no string.
         :raises ServerError: If the server goes away or refuses.
         """
-        with lane(self._client, self.address) as (send, receive):
+        with pipelined(self._client, self.address) as (send, receive):
             yield from self._read(send, receive)
 
-    def _read(self, send: Send, receive: Receive) -> Iterator[Reading]:
+    def _read(self, send: Send, receive: Receive) -> Iterator[PageRead]:
         """Keep two pages and a listing under way, so that the server never waits for us."""
         flight: deque[list[bytes] | None] = deque()  # keys that are read, None for a listing
         cursor, listed, total = -1, 0, 0
         keys: list[bytes] = []
-        ready: Reading | None = None
+        ready: PageRead | None = None
         while True:
             full = len(keys) >= PAGE_KEYS or not cursor
             part = keys[:PAGE_KEYS] if full and len(flight) - flight.count(None) < 2 else []
@@ -203,7 +203,7 @@ class RedisKeyRange:
 
     def _listing(self) -> Iterator[list[bytes]]:
         cursor = -1
-        with lane(self._client, self.address) as (send, receive):
+        with pipelined(self._client, self.address) as (send, receive):
             while cursor:
                 send(*self._scan(cursor))
                 answer, found = receive()
@@ -220,11 +220,11 @@ class RedisKeyRange:
 
     def _reading(
         self, at: int, keys: list[bytes], values: list[Any], ttls: list[int], total: int
-    ) -> Reading:
+    ) -> PageRead:
         cut = len(self.prefix)
         if None not in values and 1 not in values:
             found = [key[cut:] for key in islice(keys, len(values))]
-            return Reading(Page(at, found, values, ttls), 0, total)
+            return PageRead(Page(at, found, values, ttls), 0, total)
         for key, value in zip(keys, values, strict=False):
             if value == 1:
                 raise CheckpointError(
@@ -238,7 +238,7 @@ class RedisKeyRange:
             [values[index] for index in left],
             [ttls[index] for index in left] if ttls else [],
         )
-        return Reading(page, len(values) - len(left), total)
+        return PageRead(page, len(values) - len(left), total)
 
 
 def _share(cursor: int) -> float:
@@ -249,7 +249,7 @@ def _share(cursor: int) -> float:
 
 
 @contextmanager
-def lane(client: Client, address: str) -> Iterator[tuple[Send, Receive]]:
+def pipelined(client: Client, address: str) -> Iterator[tuple[Send, Receive]]:
     """Take a connection for requests that are sent before the last one is answered.
 
     :arg client: Whose connection.

@@ -1,16 +1,16 @@
-"""Restores: what a checkpoint holds into a region, in steps, after each of which this is true.
+"""Restores: what a checkpoint holds into a key range, in steps, after each of which this is true.
 
 1. read the whole source once (a pipe goes to a scratch file first): it is sound to its last byte
-2. look at the region: it is empty, or the user said ``replace`` or ``merge``
+2. look at the key range: it is empty, or the user said ``replace`` or ``merge``
 3. set the marker: any other restore is refused, and an interruption will show
-4. with ``replace``, clear the region: it is empty
-5. write page by page: the region holds what the source holds
+4. with ``replace``, clear the key range: it is empty
+5. write page by page: the key range holds what the source holds
 6. take the marker away: the restore is finished
 
 Times to live are stored as what was left when the key was read, and counted from the restore on:
 time between checkpoint and restore expires nothing, unless ``deadlines=True`` asks for that.
 
-Invariant: a region without a marker holds no half of a checkpoint.
+Invariant: a key range without a marker holds no half of a checkpoint.
 """
 
 from __future__ import annotations
@@ -28,9 +28,13 @@ from bytewax_redis_state.backend.dump.checkpoint_file import (
     CheckpointReader,
     Page,
 )
+from bytewax_redis_state.backend.dump.file_access import (
+    PathOrFile,
+    open_for_reading,
+    rewindable,
+)
 from bytewax_redis_state.backend.dump.key_range import KeyRange
-from bytewax_redis_state.backend.dump.place import CheckpointFile, rewindable, source
-from bytewax_redis_state.backend.dump.progress import OnProgress, reporting
+from bytewax_redis_state.backend.dump.progress_bar import OnProgress, reporting
 from bytewax_redis_state.errors import (
     ConfigError,
     NamespaceNotEmptyError,
@@ -51,7 +55,7 @@ __all__ = [
 ]
 
 Recode: TypeAlias = Callable[[bytes, bytes], bytes]
-"""A key and its stored value to the value as another region stores it."""
+"""A key and its stored value to the value as another key range stores it."""
 
 RecodeFrom: TypeAlias = Callable[[bytes], Recode | None]
 """The prefix that values come from to what recodes them; ``None`` where they fit as they are."""
@@ -101,13 +105,13 @@ class _Marker:
         return json.dumps(asdict(self)).encode()
 
 
-def unfinished(region: KeyRange) -> UnfinishedRestore | None:
-    """Tell whether a restore into the region was begun and not finished.
+def unfinished(key_range: KeyRange) -> UnfinishedRestore | None:
+    """Tell whether a restore into the key range was begun and not finished.
 
-    :arg region: Where to look.
+    :arg key_range: Where to look.
     :returns: What its marker says; ``None`` where all is well.
     """
-    data = region.marker()
+    data = key_range.marker()
     if not data:
         return None
     try:
@@ -117,13 +121,13 @@ def unfinished(region: KeyRange) -> UnfinishedRestore | None:
     return UnfinishedRestore(
         source=marker.source,
         begun=datetime.fromtimestamp(marker.begun / 1000, timezone.utc),
-        running=region.clock() - marker.touched < _SILENT,
+        running=key_range.clock() - marker.touched < _SILENT,
     )
 
 
 def restore(
-    region: KeyRange,
-    from_: CheckpointFile,
+    key_range: KeyRange,
+    from_: PathOrFile,
     *,
     replace: bool = False,
     merge: bool = False,
@@ -131,26 +135,26 @@ def restore(
     recode_from: RecodeFrom | None = None,
     progress: OnProgress | bool = False,
 ) -> Restored:
-    """Write what a checkpoint holds into a region; for the steps see the module.
+    """Write what a checkpoint holds into a key range; for the steps see the module.
 
-    :arg region: Where to.
+    :arg key_range: Where to.
     :arg from_: A path, or a file open for reading bytes. All of it is checked before anything is
         written; one that can't be rewound goes through a scratch file.
-    :arg replace: Whether to delete what the region holds first.
+    :arg replace: Whether to delete what the key range holds first.
     :arg merge: Whether to keep it; the checkpoint wins where both have a key.
     :arg deadlines: Whether times to live go on while the checkpoint lies about.
-    :arg recode_from: Tells for a prefix how its values are made fit for the region.
+    :arg recode_from: Tells for a prefix how its values are made fit for the key range.
     :arg progress: Gets records done and their number; ``True`` shows a bar on a terminal.
     :returns: What it did.
     :raises CheckpointDamagedError: If the checkpoint is cut off or altered.
-    :raises NamespaceNotEmptyError: If the region holds keys, and neither is said.
+    :raises NamespaceNotEmptyError: If the key range holds keys, and neither is said.
     :raises RestoreUnfinishedError: If another restore runs, or was interrupted and neither is said.
     """
     refuse_both(replace=replace, merge=merge)
-    with source(from_) as (file, name), rewindable(file, name) as (sound, start):
+    with open_for_reading(from_) as (file, name), rewindable(file, name) as (sound, start):
         info, recode = _read_through(sound, name, recode_from)
         sound.seek(start)
-        restoration = Restoration(region, name, info, deadlines=deadlines, recode=recode)
+        restoration = Restoration(key_range, name, info, deadlines=deadlines, recode=recode)
         with reporting(progress, "restore") as report:
             reader = CheckpointReader(sound, name)
             return restoration.run(reader, report, replace=replace, merge=merge)
@@ -175,25 +179,25 @@ def refuse_both(*, replace: bool, merge: bool) -> None:
         raise ConfigError("replace and merge are both True", "say which of them")
 
 
-def refuse_unfinished(region: KeyRange, hint: str) -> None:
-    """Refuse a region that holds half a restore."""
-    found = unfinished(region)
+def refuse_unfinished(key_range: KeyRange, hint: str) -> None:
+    """Refuse a key range that holds half a restore."""
+    found = unfinished(key_range)
     if found is not None:
-        raise RestoreUnfinishedError(_unfinished_text(region, found), hint)
+        raise RestoreUnfinishedError(_unfinished_text(key_range, found), hint)
 
 
-def _unfinished_text(region: KeyRange, found: UnfinishedRestore) -> str:
+def _unfinished_text(key_range: KeyRange, found: UnfinishedRestore) -> str:
     state = "is under way" if found.running else "was interrupted"
     return (
-        f"a restore into prefix {region.prefix!r} at {region.address} {state}: begun "
+        f"a restore into prefix {key_range.prefix!r} at {key_range.address} {state}: begun "
         f"{found.begun:%Y-%m-%d %H:%M:%S} UTC, from {found.source}"
     )
 
 
 class Restoration:
-    """One restore into one region, from any source of pages.
+    """One restore into one key range, from any source of pages.
 
-    :arg region: Where to.
+    :arg key_range: Where to.
     :arg source: What markers and errors call the source.
     :arg info: What is restored; may become known on the way.
     :arg deadlines: As for :func:`restore`, and so on.
@@ -201,7 +205,7 @@ class Restoration:
 
     def __init__(
         self,
-        region: KeyRange,
+        key_range: KeyRange,
         source: str,
         info: CheckpointInfo,
         *,
@@ -209,7 +213,7 @@ class Restoration:
         recode: Recode | None = None,
     ) -> None:
         self.info = info
-        self._region = region
+        self._key_range = key_range
         self._source = source
         self._deadlines = deadlines
         self._recode = recode
@@ -226,7 +230,7 @@ class Restoration:
         self._begin()
         try:
             if replace:
-                self._region.clear()
+                self._key_range.clear()
             keys, replaced, expired = self._write(pages, report, merge=merge)
         except BaseException:
             self._interrupt()
@@ -235,20 +239,20 @@ class Restoration:
         return Restored(info=self.info, keys=keys, replaced=replaced, expired=expired)
 
     def _look(self, *, free: bool) -> None:
-        region = self._region
-        self._seen = region.marker()
-        found = unfinished(region) if self._seen else None
+        key_range = self._key_range
+        self._seen = key_range.marker()
+        found = unfinished(key_range) if self._seen else None
         if found is not None and (found.running or not free):
             hint = "wait for it" if found.running else "restore again with replace=True"
-            raise RestoreUnfinishedError(_unfinished_text(region, found), hint)
-        if not free and not region.is_empty():
+            raise RestoreUnfinishedError(_unfinished_text(key_range, found), hint)
+        if not free and not key_range.is_empty():
             raise NamespaceNotEmptyError(
-                f"prefix {region.prefix!r} at {region.address} holds keys",
+                f"prefix {key_range.prefix!r} at {key_range.address} holds keys",
                 "say replace=True to delete them, or merge=True to keep what is not overwritten",
             )
 
     def _begin(self) -> None:
-        self._begun = self._region.clock()
+        self._begun = self._key_range.clock()
         self._touch(self._begun)
 
     def _write(
@@ -256,15 +260,15 @@ class Restoration:
     ) -> tuple[int, int, int]:
         """Write all pages; gives keys, those that were there, and those left out."""
         done = written = there = 0
-        now = self._region.clock() if self._deadlines else 0
+        now = self._key_range.clock() if self._deadlines else 0
         for page in pages:
             fit = self._fit(page, now)
-            there += self._region.write(fit) if fit.keys else 0
+            there += self._key_range.write(fit) if fit.keys else 0
             done, written = done + len(page.keys), written + len(fit.keys)
             report(done, self.info.counts.records)
             if time.monotonic() - self._touched > _TOUCH:
-                self._touch(self._region.clock())
-        # What is there in a region that began empty was written by this restore.
+                self._touch(self._key_range.clock())
+        # What is there in a key range that began empty was written by this restore.
         return (written, there, done - written) if merge else (written - there, 0, done - written)
 
     def _fit(self, page: Page, now: int) -> Page:
@@ -281,11 +285,11 @@ class Restoration:
         self._touched = time.monotonic()
 
     def _mark(self, value: bytes) -> None:
-        if not self._region.mark(self._seen, value):
+        if not self._key_range.mark(self._seen, value):
             raise RestoreUnfinishedError(
-                f"another restore into prefix {self._region.prefix!r} at {self._region.address} "
-                "has begun",
-                "see who else restores there, then restore again with replace=True",
+                "another restore has begun into prefix "
+                f"{self._key_range.prefix!r} at {self._key_range.address}",
+                "find out who else restores there, then restore again with replace=True",
             )
         self._seen = value
 

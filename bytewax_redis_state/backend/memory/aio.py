@@ -1,6 +1,6 @@
 """The memory backend for coroutines: the methods of the one on Redis, run by calls in memory.
 
-Invariant: nothing is awaited inside an operation but a lock that somebody else holds.
+Invariant: an operation awaits nothing, except that a lock waits in a thread for its holder.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bytewax_redis_state.backend.aio import AsyncStateBackend
-from bytewax_redis_state.backend.lock import LOCK_TTL, AsyncLock, LockKeeper
-from bytewax_redis_state.backend.transaction import AsyncTransaction, Transaction
+from bytewax_redis_state.backend.interface import StateBackend
+from bytewax_redis_state.backend.lock import LOCK_TTL, AsyncLock, StoredLock
+from bytewax_redis_state.backend.memory.transaction import MemoryTransaction
+from bytewax_redis_state.backend.statistics import Meter
+from bytewax_redis_state.backend.transaction import AsyncTransaction
 from bytewax_redis_state.backend.values import Key
-
-if TYPE_CHECKING:
-    from bytewax_redis_state.backend.memory.memory_backend import MemoryStateBackend
 
 __all__ = ["AsyncMemoryStateBackend"]
 
 
 class _Calls:
-    """What stands in for the operations of a backend: calls that are still to be made."""
+    """In place of a backend's operations: calls of the blocking backend, not made yet."""
 
     def __init__(self, target: object) -> None:
         self._target = target
@@ -33,27 +33,27 @@ class _Calls:
 
 
 class _LockCalls:
-    """What stands in for the operations on a lock."""
+    """In place of the operations on a lock."""
 
-    def __init__(self, keeper: LockKeeper) -> None:
-        self.name = keeper.name
-        self.ttl = keeper.ttl
-        self.take = partial(partial, keeper.take)
-        self.renew = partial(partial, keeper.renew)
-        self.release = partial(partial, keeper.release)
+    def __init__(self, stored: StoredLock) -> None:
+        self.name = stored.name
+        self.ttl = stored.ttl
+        self.take = partial(partial, stored.take)
+        self.renew = partial(partial, stored.renew)
+        self.release = partial(partial, stored.release)
 
 
-class _DraftCalls:
-    """What stands in for a transaction's draft."""
+class _TransactionCalls:
+    """In place of the operations of a transaction."""
 
-    def __init__(self, transaction: Transaction, commit: Callable[[], None]) -> None:
+    def __init__(self, transaction: MemoryTransaction) -> None:
         self.get = partial(partial, transaction.get)
         self.put = transaction.put
         self.delete = transaction.delete
-        self._commit = commit
+        self._commit = transaction.commit
 
     def commit(self) -> Callable[[], None]:
-        """Write, if what was read is still there."""
+        """Write the changes if the values that were read are still the same."""
         return self._commit
 
 
@@ -74,13 +74,27 @@ class _ThreadDriver:
 
 
 class AsyncMemoryStateBackend(AsyncStateBackend):
-    """Keep values in this process, as coroutines; ``MemoryStateBackend.aio`` is one."""
+    """Keep values in this process, as coroutines; ``MemoryStateBackend.aio`` is one.
 
-    def __init__(self, backend: MemoryStateBackend) -> None:
+    :arg backend: The blocking backend that does the work.
+    :arg meter: Its meter.
+    :arg stored_lock: Makes one of its locks, from name, TTL and wait.
+    :arg transaction: Makes one of its transactions, from a tag.
+    """
+
+    def __init__(
+        self,
+        backend: StateBackend,
+        meter: Meter,
+        stored_lock: Callable[[Key, timedelta, timedelta | None], StoredLock],
+        transaction: Callable[[str | None], MemoryTransaction],
+    ) -> None:
         self._backend = backend
+        self._stored_lock = stored_lock
+        self._transaction = transaction
         calls: Any = _Calls(backend)
         self._operations = self._health = calls
-        self._meter = backend.meter
+        self._meter = meter
         self._checkpoints = backend
         driver: Any = _CallDriver()
         self._driver = driver
@@ -100,14 +114,13 @@ class AsyncMemoryStateBackend(AsyncStateBackend):
     ) -> AsyncLock:
         """Make a lock, to be held by an ``async with`` block."""
         driver: Any = _ThreadDriver()
-        calls: Any = _LockCalls(self._backend.lock_keeper(name, ttl, wait))
+        calls: Any = _LockCalls(self._stored_lock(name, ttl, wait))
         return AsyncLock(driver, calls, renew=renew)
 
     def transaction(self, tag: str | None = None) -> AsyncTransaction:
         """Begin a transaction, committed at the end of an ``async with`` block."""
-        transaction = self._backend.transaction(tag)
-        draft: Any = _DraftCalls(transaction, transaction.commit)
-        return AsyncTransaction(self._driver, draft)
+        operations: Any = _TransactionCalls(self._transaction(tag))
+        return AsyncTransaction(self._driver, operations)
 
     async def close(self) -> None:
-        """Do nothing: what is kept goes with the backend."""
+        """Do nothing: the values go with the backend."""

@@ -2,36 +2,58 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from bytewax_redis_state.backend.memory.counted_values import CountedValues
+from bytewax_redis_state.backend.memory.store import MemoryStore
+from bytewax_redis_state.backend.statistics import Meter
 from bytewax_redis_state.backend.transaction import Transaction
 from bytewax_redis_state.backend.values import Key
-from bytewax_redis_state.errors import ArgumentError
-from bytewax_redis_state.keys import hash_tag_of
-
-if TYPE_CHECKING:
-    from bytewax_redis_state.backend.memory.memory_backend import MemoryStateBackend
+from bytewax_redis_state.errors import ArgumentError, ConflictError
+from bytewax_redis_state.keys import PrefixKeys, hash_tag_of
 
 __all__ = ["MemoryTransaction"]
 
 
 class MemoryTransaction(Transaction, AbstractContextManager["MemoryTransaction"]):
-    """A transaction on a memory backend."""
+    """A transaction on a memory store.
 
-    def __init__(self, backend: MemoryStateBackend, tag: str | None) -> None:
-        self._backend = backend
+    :arg store: The store.
+    :arg keys: The keys of the backend.
+    :arg values: Its values.
+    :arg meter: Counts the commit.
+    :arg default_ttl: For values that are put without a TTL.
+    :arg tag: What every key must have as its ``{tag}``; ``None`` for any.
+    """
+
+    def __init__(
+        self,
+        store: MemoryStore,
+        keys: PrefixKeys,
+        values: CountedValues,
+        meter: Meter,
+        *,
+        default_ttl: timedelta | None,
+        tag: str | None,
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._values = values
+        self._meter = meter
+        self._default_ttl = default_ttl
         self._tag = tag
         self._seen: dict[bytes, bytes | None] = {}
         self._changes: dict[bytes, tuple[bytes, timedelta | None] | None] = {}
 
     def _full(self, key: Key) -> bytes:
-        full = self._backend.keys.full(key)
+        full = self._keys.full(key)
         if self._tag is not None and hash_tag_of(full) != self._tag.encode():
             raise ArgumentError(
-                f"the key {key!r} has not the tag {self._tag!r} of its transaction",
+                f"the key {key!r} does not have the tag {self._tag!r} of its transaction",
                 f"put {{{self._tag}}} into the key",
             )
         return full
@@ -44,13 +66,14 @@ class MemoryTransaction(Transaction, AbstractContextManager["MemoryTransaction"]
             data = None if change is None else change[0]
         else:
             if full not in self._seen:
-                self._seen[full] = self._backend.stored(full)
+                self._seen[full] = self._store.data(full)
             data = self._seen[full]
-        return self._backend.decoded(key, data, default)
+        return self._values.load(key, data, default)
 
     def put(self, key: Key, value: Any, ttl: timedelta | None = None) -> None:
         """Write a value at the end."""
-        self._changes[self._full(key)] = (self._backend.encoded(key, value, ttl), ttl)
+        data = self._values.dump(key, value, ttl)
+        self._changes[self._full(key)] = (data, self._default_ttl if ttl is None else ttl)
 
     def delete(self, key: Key) -> None:
         """Delete a value at the end."""
@@ -66,5 +89,28 @@ class MemoryTransaction(Transaction, AbstractContextManager["MemoryTransaction"]
             self.commit()
 
     def commit(self) -> None:
-        """Write, if what was read is still there."""
-        self._backend.commit(self._seen, self._changes)
+        """Write the changes if the values that were read are still the same."""
+        started = time.perf_counter()
+        try:
+            with self._store.mutex:
+                self._check()
+                self._write()
+        except ConflictError as error:
+            self._meter.failed(error, time.perf_counter() - started)
+            raise
+        self._meter.ended("commit", time.perf_counter() - started)
+
+    def _check(self) -> None:
+        for full, data in self._seen.items():
+            if self._store.data(full) != data:
+                raise ConflictError(
+                    f"key {self._keys.user(full)!r} has changed since the transaction read it",
+                    "nothing was written: read again and try again",
+                )
+
+    def _write(self) -> None:
+        for full, change in self._changes.items():
+            if change is None:
+                self._store.drop(full)
+            else:
+                self._store.put(full, *change)

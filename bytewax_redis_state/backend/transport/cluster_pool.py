@@ -1,23 +1,23 @@
-"""One trip to a Redis Cluster: a leg to each node that has keys of it, all at once.
+"""One round trip to a Redis Cluster: to each node that serves keys of it, to all at once.
 
-Invariant: every leg that was begun is finished, so no connection has a reply left unread.
+Invariant: every node's part that was sent is also received, so no connection goes back with a
+reply left unread.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
-from bytewax_redis_state.backend.operation import Command, Pause
+from bytewax_redis_state.backend.generator import Command, run_generator, run_generator_async
 from bytewax_redis_state.backend.transport.connection_pool import (
     AsyncConnectionPool,
     ConnectionPool,
 )
-from bytewax_redis_state.backend.transport.routing import Leg, Outcome, Router
-from bytewax_redis_state.backend.transport.trip import TripError
+from bytewax_redis_state.backend.transport.round_trip import RoundTripError
+from bytewax_redis_state.backend.transport.routing import NodeCommands, NodeReplies, Router
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.config.topology import Host
 
@@ -25,7 +25,7 @@ __all__ = ["AsyncClusterPool", "ClusterPool"]
 
 
 class ClusterPool:
-    """As ``ConnectionPool``, for all nodes of a cluster; each has connections of its own.
+    """As ``ConnectionPool``, for all nodes of a cluster; each node has connections of its own.
 
     :arg config: Where the cluster is.
     :arg name: What ``CLIENT LIST`` shows.
@@ -35,61 +35,50 @@ class ClusterPool:
         self._config = config
         self._name = name
         self._router = Router(config.topology.hosts)
-        self._wires: dict[Host, ConnectionPool] = {}
+        self._pools: dict[Host, ConnectionPool] = {}
         self._lock = threading.Lock()
 
-    def _wire(self, host: Host) -> ConnectionPool:
-        wire = self._wires.get(host)
-        if wire is None:
+    def _pool(self, host: Host) -> ConnectionPool:
+        pool = self._pools.get(host)
+        if pool is None:
             with self._lock:
-                wire = self._wires.setdefault(host, ConnectionPool(self._config, self._name, host))
-        return wire
+                pool = self._pools.setdefault(host, ConnectionPool(self._config, self._name, host))
+        return pool
 
     def open_minimum(self) -> None:
-        """Open the connections to each node that there are to be at least.
+        """Open ``pool_min`` connections to each node.
 
-        :raises TripError: If one can't be opened.
+        :raises RoundTripError: If a connection can't be opened.
         """
         self.exchange([("PING",)])
         for host in self._router.nodes:
-            self._wire(host).open_minimum()
+            self._pool(host).open_minimum()
 
     def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """Make one trip; as ``ConnectionPool.exchange``."""
-        trip = self._router.trip(commands)
-        try:
-            step = next(trip)
-            while True:
-                if isinstance(step, Pause):
-                    time.sleep(step.seconds)
-                    step = next(trip)
-                else:
-                    step = trip.send(self._travel(step))
-        except StopIteration as done:
-            replies: list[Any] = done.value
-            return replies
+        """Make one round trip; as ``ConnectionPool.exchange``."""
+        return run_generator(self._router.round_trip(commands), self._send_and_receive)
 
-    def _travel(self, legs: Sequence[Leg]) -> list[Outcome]:
-        begun: list[Any] = []
-        for leg in legs:
+    def _send_and_receive(self, parts: Sequence[NodeCommands]) -> list[NodeReplies]:
+        sent: list[Any] = []
+        for part in parts:
             try:
-                begun.append(self._wire(leg.host).begin(leg.commands))
-            except TripError as error:
-                begun.append(error)
-        return [self._finished(leg, one) for leg, one in zip(legs, begun, strict=True)]
+                sent.append(self._pool(part.host).begin(part.commands))
+            except RoundTripError as error:
+                sent.append(error)
+        return [self._received(part, one) for part, one in zip(parts, sent, strict=True)]
 
-    def _finished(self, leg: Leg, begun: Any) -> Outcome:
-        if isinstance(begun, TripError):
-            return begun
+    def _received(self, part: NodeCommands, sent: Any) -> NodeReplies:
+        if isinstance(sent, RoundTripError):
+            return sent
         try:
-            return self._wire(leg.host).finish(begun, len(leg.commands))
-        except TripError as error:
+            return self._pool(part.host).finish(sent, len(part.commands))
+        except RoundTripError as error:
             return error
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
-        for wire in self._wires.values():
-            wire.close()
+        """Close the connections that are not in use."""
+        for pool in self._pools.values():
+            pool.close()
 
 
 class AsyncClusterPool:
@@ -103,35 +92,28 @@ class AsyncClusterPool:
         self._config = config
         self._name = name
         self._router = Router(config.topology.hosts)
-        self._wires: dict[Host, AsyncConnectionPool] = {}
+        self._pools: dict[Host, AsyncConnectionPool] = {}
 
-    def _wire(self, host: Host) -> AsyncConnectionPool:
-        if host not in self._wires:
-            self._wires[host] = AsyncConnectionPool(self._config, self._name, host)
-        return self._wires[host]
+    def _pool(self, host: Host) -> AsyncConnectionPool:
+        if host not in self._pools:
+            self._pools[host] = AsyncConnectionPool(self._config, self._name, host)
+        return self._pools[host]
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """Make one trip; as ``ConnectionPool.exchange``."""
-        trip = self._router.trip(commands)
-        try:
-            step = next(trip)
-            while True:
-                if isinstance(step, Pause):
-                    await asyncio.sleep(step.seconds)
-                    step = next(trip)
-                else:
-                    step = trip.send(await asyncio.gather(*map(self._travel, step)))
-        except StopIteration as done:
-            replies: list[Any] = done.value
-            return replies
+        """Make one round trip; as ``ConnectionPool.exchange``."""
+        round_trip = self._router.round_trip(commands)
+        return await run_generator_async(round_trip, self._send_and_receive)
 
-    async def _travel(self, leg: Leg) -> Outcome:
+    def _send_and_receive(self, parts: Sequence[NodeCommands]) -> Awaitable[list[NodeReplies]]:
+        return asyncio.gather(*map(self._exchange_with_node, parts))
+
+    async def _exchange_with_node(self, part: NodeCommands) -> NodeReplies:
         try:
-            return await self._wire(leg.host).exchange(leg.commands)
-        except TripError as error:
+            return await self._pool(part.host).exchange(part.commands)
+        except RoundTripError as error:
             return error
 
     async def close(self) -> None:
-        """Close the connections that nobody uses."""
-        for wire in self._wires.values():
-            await wire.close()
+        """Close the connections that are not in use."""
+        for pool in self._pools.values():
+            await pool.close()

@@ -30,8 +30,8 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from bytewax_redis_state.backend.operation import Command
-from bytewax_redis_state.backend.transport.trip import TripError
+from bytewax_redis_state.backend.generator import Command
+from bytewax_redis_state.backend.transport.round_trip import RoundTripError
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.config.topology import Host
 from bytewax_redis_state.server.client import connection_options
@@ -53,10 +53,10 @@ _ASYNC_CLASSES = {
 _FAILURES = (RedisError, OSError)
 
 
-def _full_pool(config: RedisConfig) -> TripError:
+def _full_pool(config: RedisConfig) -> RoundTripError:
     seconds = config.connect_timeout.total_seconds()
     text = f"all {config.pool_max} connections (pool_max) were in use for {seconds:g} s"
-    return TripError(ConnectionError(text), sent=False)
+    return RoundTripError(ConnectionError(text), sent=False)
 
 
 def _pack(connection: Any, commands: Sequence[Command]) -> Any:
@@ -90,7 +90,7 @@ class ConnectionPool:
     def open_minimum(self) -> None:
         """Open the connections that there are to be at least.
 
-        :raises TripError: If one can't be opened.
+        :raises RoundTripError: If one can't be opened.
         """
         opened: list[Any] = []
         try:
@@ -105,7 +105,7 @@ class ConnectionPool:
 
         :arg commands: At least one.
         :returns: One reply each; where the server refused one, its error.
-        :raises TripError: If there is no full set of replies.
+        :raises RoundTripError: If there is no full set of replies.
         """
         return self.finish(self.begin(commands), len(commands))
 
@@ -113,7 +113,7 @@ class ConnectionPool:
         """Send what goes out in a trip.
 
         :returns: For :meth:`finish`, which must follow.
-        :raises TripError: If it can't be sent.
+        :raises RoundTripError: If it can't be sent.
         """
         connection = self._take()
         try:
@@ -122,7 +122,7 @@ class ConnectionPool:
             connection.disconnect()
             self._give_back(connection)
             if isinstance(error, _FAILURES):
-                raise TripError(error, sent=True) from error
+                raise RoundTripError(error, sent=True) from error
             raise
         return connection
 
@@ -132,10 +132,10 @@ class ConnectionPool:
             return [self._read(connection) for _ in range(count)]
         except BusyLoadingError as error:
             connection.disconnect()
-            raise TripError(error, sent=False) from error
+            raise RoundTripError(error, sent=False) from error
         except _FAILURES as error:
             connection.disconnect()
-            raise TripError(error, sent=True) from error
+            raise RoundTripError(error, sent=True) from error
         except BaseException:
             connection.disconnect()
             raise
@@ -164,7 +164,7 @@ class ConnectionPool:
         except _FAILURES as error:
             connection.disconnect()
             self._give_back(connection)
-            raise TripError(error, sent=False) from error
+            raise RoundTripError(error, sent=False) from error
         except BaseException:
             connection.disconnect()
             self._give_back(connection)
@@ -247,7 +247,7 @@ class AsyncConnectionPool:
         except _FAILURES as error:
             await connection.disconnect(nowait=True)
             sent = sent and not isinstance(error, BusyLoadingError)
-            raise TripError(error, sent=sent) from error
+            raise RoundTripError(error, sent=sent) from error
         except BaseException:
             await connection.disconnect(nowait=True)
             raise

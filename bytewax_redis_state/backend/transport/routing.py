@@ -1,8 +1,17 @@
-"""How a trip is split over the nodes of a cluster, and where what has moved is sent instead.
+"""How a round trip is split over the nodes of a cluster, and how redirections are followed.
 
-A trip is a generator: it yields the legs of one round, or a pause, and is sent what came of each
-leg. A blocking and an asyncio wire run the same ones. Invariant: what is sent again was not carried
-out where it was before.
+A round trip is a generator: it yields one :class:`NodeCommands` per node, or a pause, and is sent
+the :data:`NodeReplies` of each. A blocking pool and an asyncio pool run the same generator.
+
+``server.cluster_client`` routes commands to a cluster as well. There are two routers because their
+callers need opposite things. That one looks like ``redis.Redis``, is only blocking, keeps the order
+of the commands of a slot, sends ``WAIT`` to the node of the command before it, and hands redis-py's
+errors on. This one serves coroutines too, gives up order so that all nodes work at once, and must
+tell whether a command was sent before the connection broke, because a state backend says
+``UnknownOutcomeError`` or tries again by that. The slot table, the key of a command and the SCAN
+over all nodes are the same for both, and stand once, in ``server.slots``.
+
+Invariant: a command that is sent again was not carried out by the node that it was sent to before.
 """
 
 from __future__ import annotations
@@ -20,12 +29,12 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from bytewax_redis_state.backend.operation import Command, Pause
-from bytewax_redis_state.backend.transport.trip import TripError
+from bytewax_redis_state.backend.generator import Command, Pause
+from bytewax_redis_state.backend.transport.round_trip import RoundTripError
 from bytewax_redis_state.config.topology import Host
 from bytewax_redis_state.server.slots import SlotTable, slot_of_command
 
-__all__ = ["Leg", "Router", "Trip"]
+__all__ = ["NodeCommands", "NodeReplies", "RoundTrip", "Router"]
 
 _ROUNDS = 40
 _TRY_AGAIN = Pause(0.05)
@@ -33,19 +42,19 @@ _FRESH_SECONDS = 0.5
 _ASKING: Command = ("ASKING",)
 
 
-class Leg(NamedTuple):
-    """What one node gets in a round."""
+class NodeCommands(NamedTuple):
+    """The commands of a round trip that go to one node."""
 
     host: Host
     commands: list[Command]
 
 
-Outcome = list[Any] | TripError
-Trip = Generator["list[Leg] | Pause", Any, list[Any]]
+NodeReplies = list[Any] | RoundTripError
+RoundTrip = Generator["list[NodeCommands] | Pause", Any, list[Any]]
 
 
 class Router:
-    """Knows which node serves what; any number of threads may share one.
+    """Knows which node serves which slot; any number of threads may share one.
 
     :arg seeds: Some nodes.
     """
@@ -57,124 +66,129 @@ class Router:
 
     @property
     def nodes(self) -> tuple[Host, ...]:
-        """The primaries, once there was a trip."""
+        """The primaries; empty before the first round trip."""
         return self._table.nodes if self._table is not None else ()
 
-    def trip(self, commands: Sequence[Command]) -> Trip:
-        """Send commands where they belong.
+    def round_trip(self, commands: Sequence[Command]) -> RoundTrip:
+        """Send commands to the nodes that serve their keys.
 
         :arg commands: Their order doesn't matter; keys of one command share a slot.
-        :returns: One reply each; where a node refused one, its error.
-        :raises TripError: If a node is away.
+        :returns: One reply per command; an error where a node refused the command.
+        :raises RoundTripError: If a node is away.
         """
         if any(command[0] == "SCAN" and not command[1] for command in commands):
-            self._table = None  # a node that has taken over since must not be left out
+            # A listing begins. A replica that was promoted since must be in it.
+            self._table = None
         replies: list[Any] = [None] * len(commands)
         left, asking = dict(enumerate(commands)), dict[int, Host]()
         for _ in range(_ROUNDS):
             table = yield from self._known()
-            places = self._places(table, left, asking)
-            outcomes = yield [_leg(table, host, left, at, asking) for host, at in places.items()]
-            for (host, at), outcome in zip(places.items(), outcomes, strict=True):
-                if isinstance(outcome, TripError):
+            by_host = self._by_host(table, left, asking)
+            answers = yield [
+                _node_commands(table, host, left, indexes, asking)
+                for host, indexes in by_host.items()
+            ]
+            for (host, indexes), answer in zip(by_host.items(), answers, strict=True):
+                if isinstance(answer, RoundTripError):
                     self._table = None
-                    raise outcome
-                plain = iter(outcome)
-                for place in at:
-                    if place in asking:
-                        next(plain)
-                    replies[place] = _heeded(table, host, commands[place], next(plain))
+                    raise answer
+                plain = iter(answer)
+                for index in indexes:
+                    if index in asking:
+                        next(plain)  # the reply to ASKING
+                    replies[index] = _joined(table, host, commands[index], next(plain))
             asking = {}
             yield from self._follow(left, replies, asking)
-            left = {place: commands[place] for place in left if _is_elsewhere(replies[place])}
+            left = {index: commands[index] for index in left if _is_redirected(replies[index])}
             if not left:
                 return replies
         return replies
 
-    def _known(self) -> Generator[list[Leg], Any, SlotTable]:
+    def _known(self) -> Generator[list[NodeCommands], Any, SlotTable]:
         if self._table is None:
             self._table = yield from self._discover(self._seeds)
             self._made = time.monotonic()
         return self._table
 
-    def _discover(self, hosts: Iterable[Host]) -> Generator[list[Leg], Any, SlotTable]:
+    def _discover(self, hosts: Iterable[Host]) -> Generator[list[NodeCommands], Any, SlotTable]:
         failure: Exception = ClusterDownError("no node of the cluster serves any slot")
         for host in hosts:
-            (outcome,) = yield [Leg(host, [("CLUSTER", "SLOTS")])]
-            if isinstance(outcome, TripError):
-                failure = outcome.cause
-            elif isinstance(outcome[0], Exception):
-                raise TripError(outcome[0], sent=False)
-            elif (table := SlotTable(outcome[0], host)).nodes:
+            (answer,) = yield [NodeCommands(host, [("CLUSTER", "SLOTS")])]
+            if isinstance(answer, RoundTripError):
+                failure = answer.cause
+            elif isinstance(answer[0], Exception):
+                raise RoundTripError(answer[0], sent=False)
+            elif (table := SlotTable(answer[0], host)).nodes:
                 return table
-        raise TripError(failure, sent=False)
+        raise RoundTripError(failure, sent=False)
 
     @staticmethod
-    def _places(
+    def _by_host(
         table: SlotTable, left: Mapping[int, Command], asking: Mapping[int, Host]
     ) -> dict[Host, list[int]]:
         groups: dict[Host, list[int]] = {}
         try:
-            for place, command in left.items():
+            for index, command in left.items():
                 if command[0] == "SCAN":
                     host, _ = table.split_cursor(int(command[1]))
                 else:
-                    host = asking.get(place) or table.node_of(slot_of_command(command))
-                groups.setdefault(host, []).append(place)
+                    host = asking.get(index) or table.node_of(slot_of_command(command))
+                groups.setdefault(host, []).append(index)
         except ConnectionError as error:
-            raise TripError(error, sent=False) from error
+            raise RoundTripError(error, sent=False) from error
         return groups
 
     def _follow(
         self, left: Mapping[int, Command], replies: Sequence[Any], asking: dict[int, Host]
-    ) -> Generator[list[Leg] | Pause, Any, None]:
-        """Learn from what was refused where the next round goes."""
+    ) -> Generator[list[NodeCommands] | Pause, Any, None]:
+        """Learn from redirections where the commands go in the next round."""
         wait = False
-        for place in left:
-            reply = replies[place]
+        for index in left:
+            reply = replies[index]
             if isinstance(reply, MovedError):
                 yield from self._move(reply)
             elif isinstance(reply, AskError):
-                asking[place] = Host(reply.host, int(reply.port))
+                asking[index] = Host(reply.host, int(reply.port))
             elif isinstance(reply, ClusterDownError | ReadOnlyError):
                 self._table = None
             wait = wait or isinstance(reply, TryAgainError)
         if wait:
             yield _TRY_AGAIN
 
-    def _move(self, moved: MovedError) -> Generator[list[Leg], Any, None]:
+    def _move(self, moved: MovedError) -> Generator[list[NodeCommands], Any, None]:
         host = Host(moved.host, int(moved.port))
         if self._table is None or time.monotonic() > self._made + _FRESH_SECONDS:
-            # Where one slot has moved, others have; the new owner knows best.
+            # Slots move in numbers. The new owner of one slot is the first to know the others.
             self._table = yield from self._discover((host, *self._seeds))
             self._made = time.monotonic()
         self._table.move(int(moved.slot_id), host)
 
 
-def _is_elsewhere(reply: object) -> bool:
+def _is_redirected(reply: object) -> bool:
     return isinstance(reply, AskError | TryAgainError)  # MovedError is an AskError
 
 
-def _leg(
+def _node_commands(
     table: SlotTable,
     host: Host,
     left: Mapping[int, Command],
-    places: Sequence[int],
+    indexes: Sequence[int],
     asking: Mapping[int, Host],
-) -> Leg:
+) -> NodeCommands:
     commands: list[Command] = []
-    for place in places:
-        command = left[place]
-        if place in asking:
+    for index in indexes:
+        command = left[index]
+        if index in asking:
             commands.append(_ASKING)
         if command[0] == "SCAN":
             _, inner = table.split_cursor(int(command[1]))
             command = ("SCAN", inner, *command[2:])
         commands.append(command)
-    return Leg(host, commands)
+    return NodeCommands(host, commands)
 
 
-def _heeded(table: SlotTable, host: Host, command: Command, reply: Any) -> Any:
+def _joined(table: SlotTable, host: Host, command: Command, reply: Any) -> Any:
+    """Give a node's reply, the cursor of a SCAN as that of the SCAN over all nodes."""
     if command[0] != "SCAN" or isinstance(reply, Exception):
         return reply
     return [table.join_cursor(host, int(reply[0])), reply[1]]

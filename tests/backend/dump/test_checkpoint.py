@@ -1,4 +1,4 @@
-"""Checkpoints and restores of regions of a real server."""
+"""Checkpoints and restores of key ranges of a real server."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from bytewax_redis_state.backend.dump import key_range, restoration
-from bytewax_redis_state.backend.dump.dump import copy, save, verify
+from bytewax_redis_state.backend.dump.copy import copy
 from bytewax_redis_state.backend.dump.key_range import RedisKeyRange
 from bytewax_redis_state.backend.dump.restoration import restore, unfinished
+from bytewax_redis_state.backend.dump.save import save, verify
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import (
     CheckpointDamagedError,
@@ -376,7 +377,7 @@ from bytewax_redis_state.backend.dump.restoration import restore
 from bytewax_redis_state.backend.dump.key_range import RedisKeyRange
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.server.client import connect
-region = RedisKeyRange(connect(RedisConfig(url={redis_url!r})), b"state:")
+key_range = RedisKeyRange(connect(RedisConfig(url={redis_url!r})), b"state:")
 restore(key_range, {str(path)!r}, progress=lambda done, total: os.kill(os.getpid(), 9))
 """
     subprocess.run([sys.executable, "-c", code], check=False)
@@ -497,7 +498,7 @@ def test_a_bar_is_for_terminals_only(client, state, tmp_path, capfd):
 PEAK = """
 import sys
 from pathlib import Path
-from bytewax_redis_state.backend.dump.dump import save
+from bytewax_redis_state.backend.dump.save import save
 from bytewax_redis_state.backend.dump.key_range import RedisKeyRange
 from bytewax_redis_state.backend.dump.restoration import restore
 from bytewax_redis_state.config import RedisConfig

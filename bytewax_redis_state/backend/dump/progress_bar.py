@@ -1,4 +1,4 @@
-"""How far a long work is: to a callback, or to a bar on a terminal."""
+"""How far a dump or a restore is: told to a callback, or shown as a bar on a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 __all__ = ["OnProgress", "reporting"]
 
 OnProgress = Callable[[int, int], object]
-"""Gets what is done and an estimate of all."""
+"""Gets the number of records done and an estimate of all."""
 
 
 def _silent(done: int, total: int) -> None:
@@ -17,11 +17,11 @@ def _silent(done: int, total: int) -> None:
 
 @contextmanager
 def reporting(progress: OnProgress | bool, title: str) -> Iterator[OnProgress]:
-    """Report while the block lasts.
+    """Report how far the block is.
 
     :arg progress: A callback; ``True`` for a bar on stderr, where that is a terminal; or ``False``.
-    :arg title: What the bar is called.
-    :returns: What to call with what is done and an estimate of all.
+    :arg title: The text beside the bar.
+    :returns: The callback for the block to call.
     """
     if progress is False:
         yield _silent
@@ -32,7 +32,7 @@ def reporting(progress: OnProgress | bool, title: str) -> Iterator[OnProgress]:
 
 
 def _bar(title: str) -> Iterator[OnProgress]:
-    # Rich takes longer to import than a small checkpoint to write.
+    # Imported here: Rich takes longer to import than a small checkpoint to write.
     from rich.console import Console
     from rich.progress import Progress
 

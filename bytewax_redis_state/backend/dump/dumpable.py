@@ -9,31 +9,31 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from functools import partial
 
-from bytewax_redis_state.backend.dump import dump, restoration
+from bytewax_redis_state.backend.dump import copy, restoration, save
 from bytewax_redis_state.backend.dump.checkpoint_file import CheckpointInfo
+from bytewax_redis_state.backend.dump.file_access import PathOrFile
 from bytewax_redis_state.backend.dump.key_range import KeyRange
-from bytewax_redis_state.backend.dump.place import CheckpointFile
-from bytewax_redis_state.backend.dump.progress import OnProgress
+from bytewax_redis_state.backend.dump.progress_bar import OnProgress
 from bytewax_redis_state.backend.dump.restoration import Recode, Restored, UnfinishedRestore
 from bytewax_redis_state.backend.values import Values
 from bytewax_redis_state.codec.envelope import is_protected
 from bytewax_redis_state.errors import ConfigError
 
-__all__ = ["Checkpointed"]
+__all__ = ["Dumpable"]
 
 
-class Checkpointed(ABC):
+class Dumpable(ABC):
     """Take checkpoints of all keys, and restore them."""
 
-    values: Values
+    _values: Values
 
     @abstractmethod
-    def region(self) -> AbstractContextManager[KeyRange]:
+    def key_range(self) -> AbstractContextManager[KeyRange]:
         """Open all keys of this backend, as a checkpoint sees them."""
 
     def checkpoint(
         self,
-        to: CheckpointFile | Checkpointed,
+        to: PathOrFile | Dumpable,
         *,
         replace: bool = False,
         merge: bool = False,
@@ -57,19 +57,19 @@ class Checkpointed(ABC):
         :raises NamespaceNotEmptyError: If the other backend holds keys, and neither is said.
         :raises DecodeError: If a value can't be made readable for the other backend.
         """
-        if isinstance(to, Checkpointed):
+        if isinstance(to, Dumpable):
             return to._take_over(self, replace=replace, merge=merge, progress=progress).info
         if replace or merge:
             raise ConfigError(
                 "replace or merge is True and the checkpoint goes to a file",
                 "leave them out: a file is replaced when the new one is complete",
             )
-        with self.region() as region:
-            return dump.save(region, to, progress=progress)
+        with self.key_range() as key_range:
+            return save.save(key_range, to, progress=progress)
 
     def restore(
         self,
-        from_: CheckpointFile | Checkpointed,
+        from_: PathOrFile | Dumpable,
         *,
         replace: bool = False,
         merge: bool = False,
@@ -99,21 +99,21 @@ class Checkpointed(ABC):
             said.
         :raises DecodeError: If a value can't be made readable here; nothing was written.
         """
-        if isinstance(from_, Checkpointed):
+        if isinstance(from_, Dumpable):
             return self._take_over(from_, replace=replace, merge=merge, progress=progress)
-        with self.region() as region:
+        with self.key_range() as key_range:
             return restoration.restore(
-                region,
+                key_range,
                 from_,
                 replace=replace,
                 merge=merge,
                 deadlines=deadlines,
-                recode_from=partial(self._recode_from, region.prefix),
+                recode_from=partial(self._recode_from, key_range.prefix),
                 progress=progress,
             )
 
     @staticmethod
-    def verify(from_: CheckpointFile) -> CheckpointInfo:
+    def verify(from_: PathOrFile) -> CheckpointInfo:
         """Read a checkpoint to its end and check every byte of it; needs no server.
 
         :arg from_: A path, or a file open for reading bytes.
@@ -121,30 +121,30 @@ class Checkpointed(ABC):
         :raises CheckpointDamagedError: If any byte is missing, altered or too many.
         :raises CheckpointError: If it can't be read.
         """
-        return dump.verify(from_)
+        return save.verify(from_)
 
     def unfinished_restore(self) -> UnfinishedRestore | None:
         """Tell whether a restore was begun and not finished, so that keys may be missing.
 
         :returns: What it was; ``None`` where all is well.
         """
-        with self.region() as region:
-            return restoration.unfinished(region)
+        with self.key_range() as key_range:
+            return restoration.unfinished(key_range)
 
     def _take_over(
-        self, source: Checkpointed, *, replace: bool, merge: bool, progress: OnProgress | bool
+        self, source: Dumpable, *, replace: bool, merge: bool, progress: OnProgress | bool
     ) -> Restored:
-        with source.region() as there, self.region() as here:
-            same = there.prefix == here.prefix and source.values.codec == self.values.codec
-            recode = None if same else _recode(source.values, self.values)
-            return dump.copy(
+        with source.key_range() as there, self.key_range() as here:
+            same = there.prefix == here.prefix and source._values.codec == self._values.codec
+            recode = None if same else _recode(source._values, self._values)
+            return copy.copy(
                 there, here, replace=replace, merge=merge, recode=recode, progress=progress
             )
 
     def _recode_from(self, own: bytes, prefix: bytes) -> Recode | None:
         if prefix == own:
             return None
-        return _recode(Values(self.values.codec, prefix.decode(errors="replace")), self.values)
+        return _recode(Values(self._values.codec, prefix.decode(errors="replace")), self._values)
 
 
 def _recode(source: Values, into: Values) -> Recode | None:

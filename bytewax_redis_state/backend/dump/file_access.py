@@ -1,6 +1,7 @@
-"""Where a checkpoint file lies: a path, an open file, a pipe.
+"""Opening a checkpoint file for writing or reading: at a path, as an open file, or from a pipe.
 
-Invariant: a path shows a whole checkpoint or none: it is written aside, and moved there at the end.
+Invariant: a path shows a whole checkpoint or none. It is written to a temporary file beside the
+path, and renamed at the end.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ from typing import BinaryIO, TypeAlias, cast
 
 from bytewax_redis_state.errors import CheckpointError, ConfigError
 
-__all__ = ["CheckpointFile", "rewindable", "source", "target"]
+__all__ = ["PathOrFile", "open_for_reading", "open_for_writing", "rewindable"]
 
-CheckpointFile: TypeAlias = str | os.PathLike[str] | BinaryIO
+PathOrFile: TypeAlias = str | os.PathLike[str] | BinaryIO
 """A path, or a file open in binary mode; it need not be seekable, and stays open."""
 
 _SLICE = 1 << 20
 
 
 @contextmanager
-def target(to: CheckpointFile) -> Iterator[BinaryIO]:
-    """Open what a checkpoint is written to; at a path it shows when the block ended well.
+def open_for_writing(to: PathOrFile) -> Iterator[BinaryIO]:
+    """Open the file that a checkpoint is written to; at a path it shows when the block ended well.
 
     :raises CheckpointError: If it can't be written.
-    :raises ConfigError: If it is no path and no file of bytes.
+    :raises ConfigError: If it is neither a path nor a file of bytes.
     """
     if not isinstance(to, str | os.PathLike):
         yield _binary(to, "write")
@@ -52,11 +53,11 @@ def target(to: CheckpointFile) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def source(from_: CheckpointFile) -> Iterator[tuple[BinaryIO, str]]:
-    """Open what a checkpoint is read from; gives what errors call it, too.
+def open_for_reading(from_: PathOrFile) -> Iterator[tuple[BinaryIO, str]]:
+    """Open the file that a checkpoint is read from; gives the file and its name for errors.
 
     :raises CheckpointError: If it can't be read.
-    :raises ConfigError: If it is no path and no file of bytes.
+    :raises ConfigError: If it is neither a path nor a file of bytes.
     """
     if not isinstance(from_, str | os.PathLike):
         name = getattr(from_, "name", None)
@@ -72,9 +73,9 @@ def source(from_: CheckpointFile) -> Iterator[tuple[BinaryIO, str]]:
 
 @contextmanager
 def rewindable(file: BinaryIO, name: str) -> Iterator[tuple[BinaryIO, int]]:
-    """Make a file that can be read twice, and say where it starts; a pipe goes to a scratch file.
+    """Give a file that can be read twice, and where it starts; a pipe goes to a temporary file.
 
-    :raises CheckpointError: If the scratch file can't be written.
+    :raises CheckpointError: If the temporary file can't be written.
     """
     seekable = getattr(file, "seekable", None)
     if seekable is not None and seekable():
@@ -101,5 +102,5 @@ def _binary(file: BinaryIO, method: str) -> BinaryIO:
 def _unusable(path: Path | str, error: OSError) -> CheckpointError:
     return CheckpointError(
         f"the checkpoint {path} can't be used: {error.strerror or error}",
-        "see that its folder is there, may be written and has room",
+        "check that its folder exists, may be written, and has room",
     )

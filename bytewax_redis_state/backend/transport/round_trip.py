@@ -1,14 +1,14 @@
-"""What becomes of a trip that came to nothing."""
+"""The error of a round trip that brought no replies."""
 
 from __future__ import annotations
 
-__all__ = ["TripError"]
+__all__ = ["RoundTripError"]
 
 
-class TripError(Exception):
-    """A trip came to nothing.
+class RoundTripError(Exception):
+    """Commands were to be sent and replies received, and there is no full set of replies.
 
-    :arg cause: What redis-py said.
+    :arg cause: The error that redis-py raised.
     :arg sent: Whether the server may have carried the commands out.
     """
 
