@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bytewax_redis_state.doctor.findings import KEPT_PER_KIND
 from bytewax_redis_state.doctor.verification import Verification, verify
 from bytewax_redis_state.keys import FlowKeys, shard_of
 from bytewax_redis_state.recovery.records.manifest import read_manifest
@@ -18,6 +20,7 @@ from tests.run.conftest import finished
 from tests.run.conftest import run as run
 from tests.run.test_retention import wait_for
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "doctor.md"
 SCRIPT = Path(sys.executable).with_name("bytewax-redis-state")
 KEYS = FlowKeys("bytewax", "visitors")
 OPTIONS = ("-s", "0.1", "--checkpoint-interval", "0.5")
@@ -286,6 +289,18 @@ def test_the_command_says_it_and_exits_by_it(killed, redis_url):
     assert report["sound"] is False
     assert report["manifest"]["generation"] == 1
     assert [f["severity"] for f in report["findings"] if f["severity"] == "error"] == ["error"]
+
+
+def test_the_document_names_every_field_and_the_number_of_findings_that_are_listed(
+    killed, redis_url
+):
+    told = DOCUMENT.read_text().partition("## A flow in Redis")[2]
+    assert f"the first {KEPT_PER_KIND} are listed" in told
+    named = set(re.findall(r"`([a-z_]+)`", told.partition("| field of the JSON object")[2]))
+    lose_a_state(killed)
+    report = json.loads(command("--verify", "visitors", "--redis", redis_url, "--json").stdout)
+    finding = report["findings"][0]
+    assert named - {"null"} == {*report, *report["manifest"], *finding}
 
 
 def test_what_cannot_be_checked_exits_by_two(redis_url, free_port):
