@@ -171,9 +171,12 @@ def test_recovery_leaves_operators_to_dataflow():
         assert room(module) != "recovery", module
 
 
-def test_sqlite_has_one_user():
+def test_sqlite_has_a_user_for_each_kind_of_file():
     assert {room(module) for module in users_of("sqlite3")} <= {"recovery", "stock"}
-    assert users_of("sqlite3") == {f"{PACKAGE}.recovery.outbox.outbox"}
+    assert users_of("sqlite3") == {
+        f"{PACKAGE}.recovery.outbox.outbox",
+        f"{PACKAGE}.stock.partition_file",
+    }
 
 
 def test_bytewax_stays_out_of_the_lower_rooms():

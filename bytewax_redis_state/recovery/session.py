@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 
 import redis
@@ -45,7 +46,7 @@ from bytewax_redis_state.recovery.records.lease import Lease, LeaseHolder, claim
 from bytewax_redis_state.recovery.records.manifest import Manifest
 from bytewax_redis_state.recovery.replicator.backpressure import Backpressure, default_lag
 from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
-from bytewax_redis_state.recovery.replicator.renewal import leave_roll
+from bytewax_redis_state.recovery.replicator.renewal import write_shard_count
 from bytewax_redis_state.recovery.replicator.status import Status
 from bytewax_redis_state.recovery.replicator.watchdog import Watchdog, spawn
 from bytewax_redis_state.recovery.reporter import GuardedReporter, Reporter, Resumed
@@ -283,12 +284,14 @@ class Session:
             durability=self._settings.durability,
             lease=replace(self._holder.lease, phase="running").to_json(),
             manifest=manifest.to_fields(),
-            stamp=(manifest.incarnation, manifest.generation),
-            guarded=guarded,
+            outbox_owner=(manifest.incarnation, manifest.generation),
+            failover_possible=guarded,
         )
         self._folder = scratch.folder
         max_lag = self._settings.max_lag or default_lag(scratch.folder)
-        self._backpressure = Backpressure(self._gate, scratch.folder, max_lag, self._reporter.warn)
+        self._backpressure = Backpressure(
+            self._gate, Path(setup.outbox), max_lag, self._reporter.warn
+        )
         self._watchdog = Watchdog(
             setup, scratch.lock, self._stopping.fail, self._on_status, self._spare
         )
@@ -309,10 +312,12 @@ class Session:
         """
         assert self._backpressure is not None
         self._stopping.interrupts.remind()
-        if status.call > self._roll.number:
-            leave_roll(self._folder, status.call, self._roll.call(status.call))
+        if status.snapshot_request > self._roll.number:
+            write_shard_count(
+                self._folder, status.snapshot_request, self._roll.call(status.snapshot_request)
+            )
             self._reporter.warn("Redis came back empty: the flow writes its state to it again")
-        return self._backpressure.heed(status)
+        return self._backpressure.on_status(status)
 
     def _status(self) -> FlowStatus:
         assert self._watchdog is not None

@@ -136,9 +136,9 @@ class Stopping:
             ``None`` where nothing went wrong.
         """
         # Before the drain, which makes room on the disk.
-        full_disk = self._full_disk(error)
+        scratch_error = self._scratch_error(error)
         undrained = self.drain()
-        reason = self.failure or full_disk or _cause_of(error) or (error and self._codec_error)
+        reason = self.failure or scratch_error or _cause_of(error) or (error and self._codec_error)
         if reason is None and _is_panic(error) and isinstance(undrained, FencedError):
             # Another process of the cluster learned of the takeover first; its end is the panic.
             return undrained
@@ -148,11 +148,11 @@ class Stopping:
             self._reporter.warn(str(undrained))
         return reason or error
 
-    def _full_disk(self, error: BaseException | None) -> StateError | None:
+    def _scratch_error(self, error: BaseException | None) -> StateError | None:
         """Tell whether the engine may have met a full disk: it says "thread panic" then."""
         if error is None or self.failure or self._backpressure is None or self._watchdog is None:
             return None
-        return self._backpressure.full_disk(self._watchdog.status)
+        return self._backpressure.scratch_error(self._watchdog.status)
 
     def _leave_cluster(self) -> NoReturn:
         """Drain and end this process of a cluster; in a signal handler."""

@@ -106,6 +106,11 @@ class WatchedThread:
         """
         return self._stopping.wait(seconds)
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the thread was asked to stop."""
+        return self._stopping.is_set()
+
     def ask_to_stop(self) -> None:
         """Let the thread end soon; from any thread, and at once."""
         self._stopping.set()

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bytewax_redis_state.errors import StockStoreError
-from bytewax_redis_state.recovery.outbox.outbox import StillPartition
 from bytewax_redis_state.stock.inert_pickle import LARGEST_IDLE_WINDOW
+from bytewax_redis_state.stock.partition_file import PartitionFile
 
 __all__ = ["WRONG_DIRECTORY", "StockPartition", "StockRow", "log_size", "open_partition"]
 
@@ -64,7 +64,7 @@ class StockPartition:
     copied: bool
     rows: int
     commit_epoch: int | None
-    file: StillPartition
+    file: PartitionFile
 
     def snaps(self) -> Iterator[StockRow]:
         """Stream the rows of ``snaps``: those of one key together, in the order of their epochs."""
@@ -88,7 +88,7 @@ def open_partition(path: Path, stack: ExitStack) -> StockPartition:
     """
     copied = log_size(path) > 0
     read = _copy(path, stack) if copied else path
-    file = stack.enter_context(closing(StillPartition(read, immutable=not copied, name=path)))
+    file = stack.enter_context(closing(PartitionFile(read, immutable=not copied, name=path)))
     _require_version(file, path)
     ((commit_epoch,),) = file.rows("SELECT max(commit_epoch) FROM commits")
     ((rows,),) = file.rows("SELECT count(*) FROM snaps")
@@ -131,7 +131,7 @@ def _copy(path: Path, stack: ExitStack) -> Path:
     return folder / path.name
 
 
-def _require_version(file: StillPartition, path: Path) -> None:
+def _require_version(file: PartitionFile, path: Path) -> None:
     tables = {name for (name,) in file.rows("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if not tables >= _TABLES:
         raise StockStoreError(f"{path} is a database, but not one of Bytewax", WRONG_DIRECTORY)
@@ -151,7 +151,7 @@ def _require_version(file: StillPartition, path: Path) -> None:
         )
 
 
-def _index_of(file: StillPartition, path: Path) -> int:
+def _index_of(file: PartitionFile, path: Path) -> int:
     indexes: list[int] = [index for (index,) in file.rows("SELECT part_index FROM parts")]
     if len(indexes) != 1:
         raise StockStoreError(

@@ -84,7 +84,7 @@ class _Subprocess:
 
     @staticmethod
     def Popen(command: list[str], **settings: Any) -> subprocess.Popen[bytes]:  # noqa: N802
-        assert command[1:] == ["-m", _REPLICATOR]
+        assert command[-1] == _REPLICATOR
         return subprocess.Popen([command[0], str(Path(__file__)), _REPLICATOR], **settings)
 
 

@@ -37,8 +37,8 @@ from typing import Any
 from bytewax_redis_state.recovery.records import journal
 from bytewax_redis_state.recovery.records.fold import Folder
 from bytewax_redis_state.recovery.records.lease import LeaseHolder
-from bytewax_redis_state.recovery.replicator import process
 from bytewax_redis_state.recovery.replicator.checkpointer import Checkpointer
+from bytewax_redis_state.recovery.replicator.shipper import Shipper
 from bytewax_redis_state.recovery.start import takeover
 from bytewax_redis_state.scripts import scripts
 
@@ -111,10 +111,10 @@ def late_folds() -> None:
         done = checkpoint(self)
         if not recording:
             return done
-        client = self._line.client
+        client = self._connection.client
         with client.pipeline(transaction=False) as pipe:
             for args, named in previous:
-                script(self._line.scripts, *args, on=pipe, **named)
+                script(self._connection.scripts, *args, on=pipe, **named)
             pipe.execute()
         previous[:] = recording
         return done
@@ -136,7 +136,7 @@ def margin_ignored() -> None:
     if "bytewax_redis_state.recovery.session" in sys.modules:  # not in the replicator's process
         session = sys.modules["bytewax_redis_state.recovery.session"]
         session.MARGIN_SECONDS = 0.0  # type: ignore[attr-defined]
-    process.Replicator._require_rows = lambda self: None  # type: ignore[method-assign]
+    Shipper._require_rows = lambda self: None  # type: ignore[method-assign]
 
 
 def one_start_id() -> None:

@@ -35,7 +35,7 @@ from bytewax_redis_state.recovery.records import fold
 from bytewax_redis_state.recovery.records.fold import Folder
 from bytewax_redis_state.recovery.records.journal import Journal
 from bytewax_redis_state.recovery.replicator.file_watch import FileWatch
-from bytewax_redis_state.recovery.replicator.process import Replicator
+from bytewax_redis_state.recovery.replicator.replicator import Replicator
 
 __all__ = ["doom"]
 

@@ -48,7 +48,7 @@ from bytewax_redis_state.codec.envelope import (
 )
 from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.recovery.outbox.outbox import Outbox, Stamp, _unpickled, prepare
+from bytewax_redis_state.recovery.outbox.outbox import Outbox, OutboxOwner, _unpickled, prepare
 from bytewax_redis_state.recovery.records.cells import Cell, CellMark
 from bytewax_redis_state.recovery.records.journal import Journal
 from bytewax_redis_state.recovery.records.lease import Lease, this_owner
@@ -277,7 +277,7 @@ def row(data: bytes) -> None:
 
 
 _FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-"))
-_STAMP = Stamp("one", 3, 0)
+_STAMP = OutboxOwner("one", 3, 0)
 
 
 def outbox(data: bytes) -> None:

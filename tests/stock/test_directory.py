@@ -121,7 +121,7 @@ def test_a_store_of_another_bytewax(store, version):
 
 def test_an_outbox_of_our_own(tmp_path):
     folder = stock.make_store(tmp_path / "db", 1)
-    stamp = outbox.Stamp("life", 1, 0)
+    stamp = outbox.OutboxOwner("life", 1, 0)
     outbox.prepare(stock.part(folder), stamp, execution=0, resume_epoch=1, restored=[])
     assert "an outbox of bytewax-redis-state" in refusal(folder)
 

@@ -8,8 +8,6 @@ Invariant: everything at or below a commit mark stands before the mark, and epoc
 growing ids; so what may be shipped is always a prefix. The file is written before the engine
 starts and after that only by the replicator's own process: two SQLite libraries in one process
 would share POSIX locks and could corrupt it.
-
-Beside it, because ``sqlite3`` has no other user: reading a partition of stock Bytewax.
 """
 
 from __future__ import annotations
@@ -21,21 +19,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bytewax_redis_state.errors import (
     DecodeError,
     ReplicatorError,
     ScratchError,
-    StockStoreError,
 )
 
 __all__ = [
     "Outbox",
+    "OutboxOwner",
     "OutboxRow",
-    "Renewal",
-    "Stamp",
-    "StillPartition",
+    "RenewalRecord",
     "part_file",
     "prepare",
     "put_off_if_busy",
@@ -63,6 +58,13 @@ CREATE TABLE outbox (
 );
 """
 
+_TEMPORARY = """
+PRAGMA temp_store = MEMORY;
+CREATE TABLE temp.last_rows (step_id TEXT NOT NULL, state_key TEXT NOT NULL, id INTEGER NOT NULL,
+    PRIMARY KEY (step_id, state_key)) WITHOUT ROWID;
+CREATE UNIQUE INDEX temp.last_rows_by_id ON last_rows (id);
+"""
+
 _TRIGGERS = """
 CREATE TRIGGER divert_snap BEFORE INSERT ON snaps BEGIN
     INSERT INTO outbox (epoch, step_id, state_key, change)
@@ -79,8 +81,13 @@ END;
 
 
 @dataclass(frozen=True)
-class Stamp:
-    """Whose outbox a file is."""
+class OutboxOwner:
+    """Whose outbox a file is; the file is stamped with it.
+
+    :arg incarnation: The flow's life.
+    :arg generation: Number of the start.
+    :arg partition: Number of the outbox partition.
+    """
 
     incarnation: str
     generation: int
@@ -88,12 +95,12 @@ class Stamp:
 
 
 @dataclass(frozen=True)
-class Renewal:
-    """How a flow was founded anew, in a Redis that came back empty.
+class RenewalRecord:
+    """The life that a renewal has begun, of a flow whose Redis came back empty while it ran.
 
     :arg incarnation: The flow's life since then.
-    :arg generation: Its first one.
-    :arg epoch: Its first one.
+    :arg generation: First generation of that life.
+    :arg epoch: First epoch of that life.
     """
 
     incarnation: str
@@ -203,7 +210,7 @@ def put_off_if_busy() -> Iterator[None]:
 
 def prepare(
     path: Path,
-    stamp: Stamp,
+    owner: OutboxOwner,
     *,
     execution: int | None,
     resume_epoch: int,
@@ -213,7 +220,7 @@ def prepare(
     """Turn a fresh recovery partition into an outbox that resumes a flow.
 
     :arg path: The file that Bytewax just made.
-    :arg stamp: Whose outbox it is.
+    :arg owner: Whose outbox it is.
     :arg execution: Number for the one ``exs`` row of the cluster; ``None`` in all files but one.
     :arg resume_epoch: First epoch of the execution; 2 or more where anything is restored.
     :arg restored: ``(engine step ID, engine state key, bytes)`` to load, each once in the cluster.
@@ -248,7 +255,7 @@ def prepare(
         )
         db.execute(
             "INSERT INTO stamp (incarnation, generation, part) VALUES (?, ?, ?)",
-            (stamp.incarnation, stamp.generation, stamp.partition),
+            (owner.incarnation, owner.generation, owner.partition),
         )
         return max(count, 0)
 
@@ -257,19 +264,24 @@ class Outbox:
     """Read and prune an outbox, from the replicator's process only.
 
     :arg path: The partition's file.
-    :arg stamp: Whose outbox it must be.
+    :arg owner: Whose outbox it must be.
     :arg keep_last: Engine step IDs of sources and sinks, whose last rows are never deleted.
     :raises ReplicatorError: If the file belongs to another execution.
     """
 
-    def __init__(self, path: Path, stamp: Stamp, keep_last: frozenset[str]) -> None:
+    def __init__(self, path: Path, owner: OutboxOwner, keep_last: frozenset[str]) -> None:
         self._path = path
         self._keep_last = keep_last
         with _as_damage(path):
             self._db = _connect(path)
             found = self._db.execute("SELECT incarnation, generation, part FROM stamp").fetchone()
-        if found != (stamp.incarnation, stamp.generation, stamp.partition):
-            raise ReplicatorError(f"the outbox {path} is stamped {found}, not {stamp}")
+            self._db.executescript(_TEMPORARY)
+        self._looked_up_to = 0
+        if found != (owner.incarnation, owner.generation, owner.partition):
+            raise ReplicatorError(
+                f"the outbox {path} is stamped {found}, not {owner}",
+                "start the flow again, and leave its scratch folder to it",
+            )
 
     def close(self) -> None:
         """Close the file."""
@@ -329,23 +341,23 @@ class Outbox:
             return int(rows), int(size) + int(rows) * _ROW_BYTES
 
     @property
-    def renewal(self) -> Renewal | None:
-        """How the flow was last founded anew while it ran, ``None`` where it was not."""
+    def renewal(self) -> RenewalRecord | None:
+        """The last renewal of the flow while it ran, ``None`` where there was none."""
         with _as_damage(self._path):
             found = self._db.execute(
                 "SELECT incarnation, generation, epoch FROM renewal ORDER BY rowid DESC LIMIT 1"
             ).fetchone()
-        return None if found is None else Renewal(*found)
+        return None if found is None else RenewalRecord(*found)
 
-    def note_renewal(self, renewal: Renewal) -> None:
-        """Note how the flow was founded anew: a replicator that is restarted goes on from there.
+    def record_renewal(self, record: RenewalRecord) -> None:
+        """Record a renewal: a replicator that is restarted goes on with that life of the flow.
 
         :raises ScratchError: If the disk is full.
         """
         with _as_scratch_error(self._path):
             self._db.execute(
                 "INSERT INTO renewal VALUES (?, ?, ?)",
-                (renewal.incarnation, renewal.generation, renewal.epoch),
+                (record.incarnation, record.generation, record.epoch),
             )
 
     @property
@@ -386,62 +398,38 @@ class Outbox:
         :returns: Number of rows deleted.
         :raises ScratchError: If the disk is full.
         """
-        marks = ", ".join("?" for _ in self._keep_last)
         deleted = 0
         with _as_scratch_error(self._path), put_off_if_busy():
+            self._find_last_rows()
             # First: who finds rows gone must find it said.
             self._db.execute("UPDATE stamp SET pruned = max(pruned, ?)", (up_to,))
             while True:
+                # Begins at the first row of the table; kept rows there are few.
                 chunk = self._db.execute(
                     f"""DELETE FROM outbox WHERE id IN (
-                        SELECT id FROM outbox WHERE id <= ? AND (
-                            step_id IS NULL OR step_id NOT IN ({marks}) OR id NOT IN (
-                                SELECT max(id) FROM outbox WHERE step_id IN ({marks})
-                                GROUP BY step_id, state_key))
-                        LIMIT {_DELETE_CHUNK})""",
-                    (up_to, *self._keep_last, *self._keep_last),
+                        SELECT id FROM outbox
+                        WHERE id <= ? AND id NOT IN (SELECT id FROM temp.last_rows)
+                        ORDER BY id LIMIT {_DELETE_CHUNK})""",
+                    (up_to,),
                 ).rowcount
                 deleted += chunk
                 if chunk < _DELETE_CHUNK:
                     break
         return deleted
 
+    def _find_last_rows(self) -> None:
+        """Note the last rows of sources and sinks, by a look at the rows since the last call.
 
-class StillPartition:
-    """Read a partition of stock Bytewax that nobody writes, as it is.
-
-    :arg path: The partition's file.
-    :arg immutable: Read the file alone, and leave no trace beside it. Without this its log is read
-        too, which makes files beside it: only for a copy.
-    :arg name: What errors call it.
-    :raises StockStoreError: If it can't be opened.
-    """
-
-    def __init__(self, path: Path, *, immutable: bool, name: Path) -> None:
-        self._name = name
-        how = "mode=ro&immutable=1" if immutable else "mode=rw"
-        with self._as_store_error():
-            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
-
-    def rows(self, sql: str) -> Iterator[tuple[Any, ...]]:
-        """Stream what a query gives.
-
-        :arg sql: That only reads.
-        :raises StockStoreError: If the file is damaged, or no database at all.
+        They are in a table of this connection alone. An index of the outbox would give them too,
+        and would cost the engine time with each row that it writes.
         """
-        with self._as_store_error(), closing(self._db.execute(sql)) as cursor:
-            yield from cursor
-
-    @contextmanager
-    def _as_store_error(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StockStoreError(
-                f"{self._name} can't be read as a recovery partition: {error}",
-                "is this the directory that the flow ran with -r?",
-            ) from error
+        (newest,) = self._db.execute("SELECT coalesce(max(id), 0) FROM outbox").fetchone()
+        marks = ", ".join("?" for _ in self._keep_last)
+        self._db.execute(
+            f"""INSERT OR REPLACE INTO temp.last_rows (step_id, state_key, id)
+                SELECT step_id, state_key, max(id) FROM outbox
+                WHERE id > ? AND id <= ? AND step_id IN ({marks})
+                GROUP BY step_id, state_key""",
+            (self._looked_up_to, newest, *self._keep_last),
+        )
+        self._looked_up_to = newest

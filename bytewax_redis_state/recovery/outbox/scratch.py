@@ -16,11 +16,28 @@ from pathlib import Path
 
 from bytewax_redis_state.errors import ScratchError
 
-__all__ = ["LEAST_FREE", "Scratch", "open_scratch"]
+__all__ = ["LEAST_FREE", "Scratch", "free_bytes", "open_scratch"]
 
 _PREFIX = "bytewax-outbox-"
 LEAST_FREE = 64 * 1024 * 1024
 """Bytes of the scratch disk that are never counted on."""
+
+
+def free_bytes(path: Path) -> int:
+    """Give how much room the scratch disk has.
+
+    :arg path: Of an execution's folder or of its outbox.
+    :returns: Bytes.
+    :raises ScratchError: If the path is gone: the outbox was deleted under the flow.
+    """
+    try:
+        return shutil.disk_usage(path).free
+    except OSError as error:
+        raise ScratchError(
+            f"{path} is gone while the flow runs ({error.strerror})",
+            "start the flow again, it resumes from what Redis has; keep cleaners of temporary "
+            "files away from the folder of --scratch",
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -39,7 +56,7 @@ class Scratch:
 
         :raises ScratchError: If there is not enough room.
         """
-        free = shutil.disk_usage(self.folder).free
+        free = free_bytes(self.folder)
         if free < size + LEAST_FREE:
             raise ScratchError(
                 f"the scratch folder {self.folder.parent} has {free // 2**20} MiB free, "
@@ -67,8 +84,8 @@ def _lock(folder: Path, flags: int = 0) -> int | None:
     return descriptor
 
 
-def _remove_leftovers(parent: Path) -> None:
-    for folder in parent.glob(f"{_PREFIX}*"):
+def _remove_leftovers(scratch_folder: Path) -> None:
+    for folder in scratch_folder.glob(f"{_PREFIX}*"):
         # Another user's folders are not ours to judge.
         with suppress(OSError):
             if folder.is_dir() and folder.stat().st_uid == os.getuid():
@@ -82,25 +99,27 @@ def _remove_if_unlocked(folder: Path) -> None:
         os.close(descriptor)
 
 
-def open_scratch(parent: Path) -> Scratch:
+def open_scratch(scratch_folder: Path) -> Scratch:
     """Make a private folder in the scratch folder, and remove leftovers that nobody locks.
 
-    :arg parent: The scratch folder; made if missing.
+    :arg scratch_folder: The folder of ``--scratch``; made where it is missing.
     :returns: The new folder, locked.
     :raises ScratchError: If it can't be made or has no room.
     """
     hint = "give --scratch a folder that can be written"
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(parent)
+        scratch_folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(scratch_folder)
         # Locked before it gets the name that leftovers are found by.
-        hidden = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
+        hidden = Path(tempfile.mkdtemp(prefix=".new-", dir=scratch_folder))
         descriptor = _lock(hidden, os.O_CREAT)
-        folder = hidden.rename(parent / f"{_PREFIX}{hidden.name[len('.new-') :]}")
+        folder = hidden.rename(scratch_folder / f"{_PREFIX}{hidden.name[len('.new-') :]}")
     except OSError as error:
-        raise ScratchError(f"the scratch folder {parent} can't be used: {error}", hint) from error
+        raise ScratchError(
+            f"the scratch folder {scratch_folder} can't be used: {error}", hint
+        ) from error
     if descriptor is None:
-        raise ScratchError(f"the scratch folder {parent} can't lock files", hint)
+        raise ScratchError(f"the scratch folder {scratch_folder} can't lock files", hint)
     scratch = Scratch(folder, descriptor)
     try:
         scratch.require_room(0)

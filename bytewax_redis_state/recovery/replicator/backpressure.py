@@ -2,63 +2,66 @@
 
 Invariant: the sources are held while the outbox holds more than the flow may lag behind, while
 nobody ships, and while the scratch disk nears its end; and the flow ends with our error before the
-engine would meet a full disk, as far as one epoch's rows fit into what is kept free.
+engine would meet a full disk, as far as one epoch's rows fit into the reserve. It also ends as soon
+as its outbox is gone: nothing that it does from then on could be kept.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from bytewax_redis_state.config.sizes import shown_size
 from bytewax_redis_state.dataflow.connectors.gate import Gate
 from bytewax_redis_state.errors import ScratchError
-from bytewax_redis_state.recovery.outbox.scratch import LEAST_FREE
+from bytewax_redis_state.recovery.outbox.scratch import LEAST_FREE, free_bytes
 from bytewax_redis_state.recovery.replicator.status import ReplicatorState, Status
 
 __all__ = ["Backpressure", "default_lag"]
 
 _MOST_LAG = 2**30
 _LAST_FREE = LEAST_FREE // 4
-_LOG_FREE = LEAST_FREE // 16  # what SQLite's log needs beside room within the file
+_LOG_FREE = LEAST_FREE // 16  # SQLite's log needs room outside of the file, too
 _SILENCE_SECONDS = 3.0  # a replicator that was killed works again sooner
 
 
 def default_lag(folder: Path) -> int:
-    """Say how far a flow may lag behind where nobody has: half of what is free, at most 1 GiB.
+    """Give the lag that a flow is allowed by default: half of what is free, at most 1 GiB.
 
     :arg folder: On the scratch disk.
     :returns: Bytes.
+    :raises ScratchError: If the folder is gone.
     """
-    return min(_MOST_LAG, shutil.disk_usage(folder).free // 2)
+    return min(_MOST_LAG, free_bytes(folder) // 2)
 
 
 class Backpressure:
     """Close and open a flow's gate as the replicator's status says.
 
     :arg gate: Of the flow.
-    :arg folder: On the scratch disk.
-    :arg max_lag: Bytes that the outbox may hold which Redis does not have.
+    :arg outbox: Path of the outbox file.
+    :arg max_lag: Bytes of rows that the outbox may hold and Redis lacks.
     :arg say: Gets one line when the sources are held, and one when they go on.
     """
 
-    def __init__(self, gate: Gate, folder: Path, max_lag: int, say: Callable[[str], None]) -> None:
+    def __init__(self, gate: Gate, outbox: Path, max_lag: int, say: Callable[[str], None]) -> None:
         self._gate = gate
-        self._folder = folder
+        self._outbox = outbox
         self._max_lag = max_lag
         self._say = say
 
-    def heed(self, status: Status) -> ScratchError | None:
+    def on_status(self, status: Status) -> ScratchError | None:
         """Hold the sources or let them go on.
 
-        :arg status: What the replicator shows.
+        :arg status: Of the replicator.
         :returns: Why the flow has to stop at once, or ``None``.
         """
-        error = self.full_disk(status)
+        error = self.scratch_error(status)
         if error is not None:
             return error
-        room = self._free + status.spare
+        # Pages that deleted rows have left count as room: SQLite's file does not shrink, and a flow
+        # that waited for the disk's room would wait for ever.
+        room = free_bytes(self._outbox) + status.spare
         reason = self._reason(status, room)
         if reason is not None and not self._gate.is_closed:
             self._gate.close()
@@ -68,21 +71,20 @@ class Backpressure:
             self._say(f"the sources go on: the outbox lags {shown_size(status.lag)} behind")
         return None
 
-    @property
-    def _free(self) -> int:
-        return shutil.disk_usage(self._folder).free
+    def scratch_error(self, status: Status) -> ScratchError | None:
+        """Give the error for an outbox that is gone, and for a disk that is full or nearly so.
 
-    def full_disk(self, status: Status) -> ScratchError | None:
-        """Give the error for a disk that is full, or nearly so.
-
-        :arg status: What the replicator shows.
-        :returns: The error; ``None`` where there is room.
+        :arg status: Of the replicator.
+        :returns: The error; ``None`` where the outbox is there and has room.
         """
-        free = self._free
+        try:
+            free = free_bytes(self._outbox)
+        except ScratchError as gone:
+            return gone
         if free + status.spare >= _LAST_FREE and free >= _LOG_FREE:
             return None
         return ScratchError(
-            f"the scratch folder {self._folder.parent} has only {shown_size(free)} free; "
+            f"the scratch folder {self._outbox.parent.parent} has only {shown_size(free)} free; "
             f"Redis lacks {shown_size(status.lag)} of the outbox",
             "give --scratch a folder with room; the flow resumes from what Redis has",
         )
@@ -99,5 +101,5 @@ class Backpressure:
         return None
 
     def _may_open(self, status: Status, room: int) -> bool:
-        """Not at the very limit, else the gate would swing."""
+        """Open well below the limit only, else the gate would open and close all the time."""
         return status.lag <= self._max_lag // 2 and room >= LEAST_FREE + LEAST_FREE // 2

@@ -1,9 +1,9 @@
-"""The checkpointer: folds a partition's journal every interval, beside the shipping of rows.
+"""The checkpointer: a thread that folds a partition's journal every interval.
 
-A failover takes a server back, and on a cluster only one of several; what was read before it and
-what is written after it don't fit together. So where one is possible only what all replicas have is
-folded, and the journal stays as it is for a margin after the fold: a cell that went back is folded
-anew.
+After a failover a client's connections may reach the old and the new primary for a while, and of a
+cluster only one server may have gone back. A fold that goes to the one and a trim to the other
+would lose the folded entries. So where a failover is possible, only what all replicas have is
+folded, and the journal is trimmed a margin later: a cell that went back is folded again.
 
 Invariant: it folds up to the least progress of all partitions, so nothing enters the keyed state
 that a crash could still undo.
@@ -12,7 +12,6 @@ that a crash could still undo.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from contextlib import suppress
@@ -21,14 +20,15 @@ from typing import NamedTuple
 from bytewax_redis_state.errors import (
     ServerError,
     ServerUnavailableError,
-    StateError,
     StateLostError,
 )
 from bytewax_redis_state.recovery.records.cells import cells_of
 from bytewax_redis_state.recovery.records.fold import CellBehindError, Folder
 from bytewax_redis_state.recovery.records.sweep import sweep
-from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig, ReplicatorConnection
+from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
+from bytewax_redis_state.recovery.replicator.connection import ReplicatorConnection
 from bytewax_redis_state.recovery.replicator.failover_guard import FailoverGuard
+from bytewax_redis_state.recovery.watched_thread import WatchedThread
 from bytewax_redis_state.server.replicas import run_of
 from bytewax_redis_state.server.translation import translated
 
@@ -38,7 +38,12 @@ logger = logging.getLogger(__name__)
 
 
 class _Progress(NamedTuple):
-    """How far a partition is: in its journal, folded and forgotten, and what may be folded."""
+    """How far a partition is.
+
+    :arg epoch: Everything below it is in the journal.
+    :arg trimmed: Everything below it has left the journal.
+    :arg foldable: Everything below it may be folded.
+    """
 
     epoch: int
     trimmed: int
@@ -48,37 +53,35 @@ class _Progress(NamedTuple):
 class Checkpointer:
     """Folds the journal every interval, in a thread of its own so that shipping goes on.
 
-    :arg setup: Of the replicator.
+    :arg config: Of the replicator.
     :arg guard: Whether a failover is possible; asked before each fold.
     """
 
-    def __init__(self, setup: ReplicatorConfig, guard: FailoverGuard) -> None:
-        self._setup = setup
+    def __init__(self, config: ReplicatorConfig, guard: FailoverGuard) -> None:
+        self._config = config
         self._guard = guard
-        self._line = ReplicatorConnection(setup)
-        self._journal = self._line.journal()
-        steps = {name for name, _ in setup.steps.values()}
+        self._connection = ReplicatorConnection(config)
+        self._journal = self._connection.journal()
+        steps = {name for name, _ in config.steps.values()}
         self._folder = Folder(
-            self._line.client,
-            self._line.scripts,
-            setup.keys,
-            setup.incarnation,
-            setup.token,
-            setup.partition,
-            cells_of(sorted(steps), setup.shards),
-            timed=setup.timed,
-            offset=setup.offset,
+            self._connection.client,
+            self._connection.scripts,
+            config.keys,
+            config.incarnation,
+            config.token,
+            config.partition,
+            cells_of(sorted(steps), config.shards),
+            timed=config.timed,
+            offset=config.offset,
         )
         self._folds: deque[tuple[float, int]] = deque()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
-        with translated(self._line.address):
-            self.applied = self._progress(setup.partition).trimmed - 1
-        self.failure: StateError | None = None
+        self.thread = WatchedThread("checkpointer", self._run)
+        with translated(self._connection.address):
+            self.applied = self._progress(config.partition).trimmed - 1
 
     def _progress(self, partition: int) -> _Progress:
-        key = self._setup.keys.progress(partition, self._setup.generation)
-        epoch, trimmed, safe = self._line.client.hmget(key, "epoch", "trimmed", "safe")
+        key = self._config.keys.progress(partition, self._config.generation)
+        epoch, trimmed, safe = self._connection.client.hmget(key, "epoch", "trimmed", "safe")
         if epoch is None or trimmed is None:
             raise StateLostError(
                 f"the progress of partition {partition} is missing in Redis",
@@ -89,19 +92,19 @@ class Checkpointer:
 
     def _run_id(self) -> str:
         """Ask which run of the server this is; of more than one, trims come a margin later."""
-        return run_of(self._line.client, guarded=self._guard.is_on)
+        return run_of(self._connection.client, guarded=self._guard.is_on)
 
     def checkpoint(self) -> bool:
         """Fold up to the least progress of all partitions, then trim the journal.
 
         :returns: Whether the journal is folded to its end; else another partition is behind.
         """
-        with translated(self._line.address):
-            self._guard.look(self._line.client)
+        with translated(self._connection.address):
+            self._guard.look(self._connection.client)
             run_id = self._run_id()
-            found = [self._progress(partition) for partition in range(self._setup.partitions)]
-            own, target = found[self._setup.partition], min(part.foldable for part in found)
-            # Asked each time: one server that has lost its tail has lost folds, too.
+            found = [self._progress(partition) for partition in range(self._config.partitions)]
+            own, target = found[self._config.partition], min(part.foldable for part in found)
+            # Asked each time: a server that has lost its last writes has lost folds, too.
             folded = own.trimmed - 1
             self.applied = max(self.applied, folded) if self._guard.is_on else folded
             if target - 1 > self.applied:
@@ -116,7 +119,7 @@ class Checkpointer:
             self._folder.fold(self._journal, self.applied, target - 1)
         except CellBehindError as behind:
             if self.applied == trimmed - 1:
-                if self._progress(self._setup.partition).trimmed < trimmed:  # since it was asked
+                if self._progress(self._config.partition).trimmed < trimmed:  # since it was asked
                     raise ServerUnavailableError("Redis went back under a fold") from behind
                 raise StateLostError(behind.message, behind.hint) from behind
             logger.warning("cells went back, folded anew epoch=%d why=%s", trimmed, behind.message)
@@ -125,7 +128,7 @@ class Checkpointer:
             self._fold(trimmed, target)
 
     def _trim(self, trimmed: int, run_id: str) -> None:
-        kept_since = time.monotonic() - (self._setup.margin if self._guard.is_on else 0.0)
+        kept_since = time.monotonic() - (self._config.margin if self._guard.is_on else 0.0)
         below = trimmed
         while self._folds and self._folds[0][0] <= kept_since:
             below = self._folds.popleft()[1]
@@ -133,25 +136,31 @@ class Checkpointer:
             self._journal.trim(below, run_id)
 
     def start(self) -> None:
-        """Begin to fold every interval."""
-        self._thread.start()
+        """Begin to fold every interval.
+
+        :raises ReplicatorError: If the system has no thread to give.
+        """
+        self.thread.start()
 
     def _run(self) -> None:
-        if self._setup.partition == 0:
-            with suppress(ServerError), translated(self._line.address):  # the next start's turn
-                sweep(self._line.client, self._line.scripts, self._setup.keys, self._setup.token)
-        while not self._stop.wait(self._setup.checkpoint_interval):
+        if self._config.partition == 0:
+            with (
+                suppress(ServerError),
+                translated(self._connection.address),
+            ):  # the next start sweeps too
+                sweep(
+                    self._connection.client,
+                    self._connection.scripts,
+                    self._config.keys,
+                    self._config.token,
+                )
+        while not self.thread.wait(self._config.checkpoint_interval):
             try:
                 self.checkpoint()
             except ServerUnavailableError as error:
-                # Shipping meets the same trouble and reports it; the next round folds more.
+                # Shipping meets the same trouble and reports it; the next fold takes more.
                 logger.debug("checkpoint put off reason=%s", error)
-            except StateError as error:
-                self.failure = error
-                return
 
     def stop(self) -> None:
         """End the thread, after the fold that it may be in."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self.thread.stop()

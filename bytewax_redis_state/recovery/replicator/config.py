@@ -1,4 +1,7 @@
-"""The setup of a replicator: what its parent tells it, and the lines to Redis made from that."""
+"""ReplicatorConfig: all that the dataflow's process tells its replicator, as one line of JSON.
+
+Invariant: it is plain data, so a replicator that is restarted gets the very same line.
+"""
 
 from __future__ import annotations
 
@@ -9,38 +12,37 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import redis
-
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.recovery.outbox.outbox import Outbox, Renewal, Stamp
-from bytewax_redis_state.recovery.records.journal import Journal
+from bytewax_redis_state.recovery.outbox.outbox import Outbox, OutboxOwner, RenewalRecord
 from bytewax_redis_state.recovery.records.manifest import Manifest
 from bytewax_redis_state.recovery.records.token import Token
-from bytewax_redis_state.scripts import Scripts
-from bytewax_redis_state.server.client import connect
 
-__all__ = ["ReplicatorConfig", "ReplicatorConnection"]
+__all__ = ["ReplicatorConfig"]
 
 
 @dataclass(frozen=True)
 class ReplicatorConfig:
-    """All that a replicator needs to know; goes to it as one line of JSON.
+    """What a replicator has to know.
 
+    :arg credentials: Name of the callback that gives user and password; ``None`` where the URL
+        has them. A name, because the replicator outlives the dataflow and can't ask it.
+    :arg path: Where the dataflow's process finds modules: the name leads to the same callback here.
     :arg start: ID of the start, known to all its processes.
-    :arg credentials: Name of what gives user and password, ``None`` where the URL does.
-    :arg path: Where the parent finds modules: the name leads to the same thing here.
     :arg steps: Engine step ID to short name and kind.
     :arg timed: Short names of the steps that have a retention.
-    :arg offset: What is added to a deadline to get the time at which Redis drops the key, in ms.
+    :arg offset: Milliseconds added to a deadline to get the time at which Redis drops the key.
+    :arg outbox: Path of the outbox file.
+    :arg status: Path of the status board.
     :arg margin: How many seconds the outbox keeps rows that Redis has.
-    :arg durability: What counts as acknowledged, as the user writes it.
-    :arg lease: As the parent last wrote it.
+    :arg durability: Which rows count as acknowledged, as the user writes it.
+    :arg lease: The lease as the dataflow's process last wrote it.
     :arg manifest: Fields of the manifest that the flow started from.
-    :arg stamp: Incarnation and generation that the outbox is stamped with.
-    :arg guarded: Whether a failover may take back what Redis has acknowledged, as of the start.
-    :arg call: Number of the call for all that the shards hold: the generation that the flow was
-        founded anew with, 0 where it was not.
+    :arg outbox_owner: Incarnation and generation that the outbox file is stamped with.
+    :arg failover_possible: Whether a failover may take back writes that Redis has acknowledged, as
+        of the start.
+    :arg snapshot_request: Number of the request for a snapshot of all that the shards hold: the
+        generation that a renewal has made; 0 where there was none.
     """
 
     url: str
@@ -68,27 +70,30 @@ class ReplicatorConfig:
     durability: str
     lease: str
     manifest: Mapping[str, str]
-    stamp: Sequence[Any]
-    guarded: bool = False
-    call: int = 0
+    outbox_owner: Sequence[Any]
+    failover_possible: bool = False
+    snapshot_request: int = 0
 
-    def renewed(self, renewal: Renewal) -> ReplicatorConfig:
-        """Give the setup of a flow that was founded anew while it ran."""
+    def renewed(self, record: RenewalRecord) -> ReplicatorConfig:
+        """Give the config of the flow's life that a renewal has begun.
+
+        :arg record: Of the renewal.
+        """
         return replace(
             self,
-            incarnation=renewal.incarnation,
-            generation=renewal.generation,
-            resume_epoch=renewal.epoch,
-            call=renewal.generation,
+            incarnation=record.incarnation,
+            generation=record.generation,
+            resume_epoch=record.epoch,
+            snapshot_request=record.generation,
         )
 
     @property
     def token(self) -> Token:
-        """Whose writes these are."""
+        """The fencing token of the replicator's writes."""
         return Token(self.generation, self.start)
 
     @property
-    def known(self) -> Manifest:
+    def first_manifest(self) -> Manifest:
         """The manifest that the flow started from."""
         fields = {"incarnation": self.incarnation, "generation": str(self.token), "time": "0"}
         fields.update(self.manifest)
@@ -101,24 +106,25 @@ class ReplicatorConfig:
         """Open the outbox of the replicator's partition.
 
         :raises ReplicatorError: If it belongs to another execution.
+        :raises ScratchError: If it can't be read.
         """
-        incarnation, generation = self.stamp
-        stamp = Stamp(incarnation, generation, self.partition)
+        incarnation, generation = self.outbox_owner
+        owner = OutboxOwner(incarnation, generation, self.partition)
         flat = frozenset(step for step, (_, kind) in self.steps.items() if kind != "keyed")
-        return Outbox(Path(self.outbox), stamp, flat)
+        return Outbox(Path(self.outbox), owner, flat)
 
     def to_json(self) -> str:
-        """Give the line."""
+        """Give the config as one line of JSON."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, line: str) -> ReplicatorConfig:
-        """Read the line."""
+        """Read a line of :meth:`to_json`."""
         return cls(**json.loads(line))
 
     @property
     def redis(self) -> RedisConfig:
-        """Where Redis is."""
+        """The settings of the connections."""
         return RedisConfig(
             url=self.url,
             credentials=self.credentials,
@@ -131,26 +137,3 @@ class ReplicatorConfig:
     def keys(self) -> FlowKeys:
         """The flow's keyspace."""
         return FlowKeys(self.namespace, self.flow_id)
-
-
-class ReplicatorConnection:
-    """One connection to Redis, made when it is first needed, with our errors at its edge."""
-
-    def __init__(self, setup: ReplicatorConfig) -> None:
-        self._setup = setup
-        self._config = setup.redis
-        self.address = self._config.address
-        self.client: redis.Redis = connect(self._config)
-        self.scripts = Scripts(self.client)
-
-    def journal(self) -> Journal:
-        """The journal of the replicator's partition."""
-        setup = self._setup
-        return Journal(
-            self.client,
-            self.scripts,
-            setup.keys,
-            setup.incarnation,
-            setup.token,
-            setup.partition,
-        )

@@ -1,21 +1,24 @@
-"""The confirmer: learns up to which row Redis is as sure as the settings want it to be.
+"""The confirmer: a thread that asks Redis which rows are as durable as the settings want.
 
-It writes and waits on a connection of its own, so that shipping waits for no disk and no replica:
-replication and the append-only file keep the order of writes, so what confirms a later write
-confirms all rows before it. Where a failover is possible it also learns what may be folded: what
-all replicas have. Invariant: a row counts as confirmed only after a write that followed it was.
+It writes and waits on a connection of its own, so that shipping waits for no disk and no replica.
+Replication and the append-only file keep the order of writes, so the confirmation of a later write
+confirms all rows before it. Where a failover is possible, the confirmer also finds the epoch below
+which everything may be folded: everything that all replicas have. Invariant: a row counts as
+confirmed only after a write that followed it was confirmed.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 
 from bytewax_redis_state.config.durability import Durability
-from bytewax_redis_state.errors import ServerUnavailableError, StateError
-from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig, ReplicatorConnection
+from bytewax_redis_state.errors import ServerUnavailableError
+from bytewax_redis_state.recovery.replicator.backoff import Backoff
+from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
+from bytewax_redis_state.recovery.replicator.connection import ReplicatorConnection
 from bytewax_redis_state.recovery.replicator.failover_guard import FailoverGuard
+from bytewax_redis_state.recovery.watched_thread import WatchedThread
 from bytewax_redis_state.server.replicas import replicas_in_step, server_of
 from bytewax_redis_state.server.translation import translated
 
@@ -28,101 +31,115 @@ _POLL_SECONDS = 0.05
 
 
 class Confirmer:
-    """Ask Redis how sure it is, in a thread, whenever rows were shipped.
+    """Asks, in a thread, whenever rows were shipped.
 
-    :arg setup: Of the replicator.
+    :arg config: Of the replicator.
     :arg guard: Whether a failover is possible.
-    :arg shipped: Tells the last row that Redis has acknowledged.
+    :arg shipped: Gives the ID of the last row that Redis has acknowledged.
     """
 
     def __init__(
-        self, setup: ReplicatorConfig, guard: FailoverGuard, shipped: Callable[[], int]
+        self, config: ReplicatorConfig, guard: FailoverGuard, shipped: Callable[[], int]
     ) -> None:
-        self._setup = setup
+        self._config = config
         self._guard = guard
-        self._durability = Durability.parse(setup.durability)
+        self._durability = Durability.parse(config.durability)
         self._shipped = shipped
-        self._progress = setup.keys.progress(setup.partition, setup.generation)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="confirm", daemon=True)
+        self._progress = config.keys.progress(config.partition, config.generation)
+        self._connection: ReplicatorConnection | None = None
+        self._backoff = Backoff()
         self._row = 0
-        self._short = False
-        self.failure: StateError | None = None
+        self._is_short = False
+        self.thread = WatchedThread("confirmer", self._run)
 
     @property
     def row(self) -> int:
-        """Last row that is confirmed."""
+        """ID of the last row that is confirmed."""
         return self._shipped() if self._durability.level == "memory" else self._row
 
     def start(self) -> None:
-        """Begin to ask; where an acknowledgement is enough, once a failover is possible."""
+        """Begin to ask; where an acknowledgement is enough, once a failover is possible.
+
+        :raises ReplicatorError: If the system has no thread to give.
+        """
         if self._durability.level != "memory":
-            self._thread.start()
+            self.thread.start()
         else:
-            self._guard.then(self._thread.start)
+            self._guard.when_possible(self.thread.start)
 
     def stop(self) -> None:
         """End the thread, after the question that it may have asked."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self.thread.stop()
 
     def forget(self) -> None:
-        """Begin anew: Redis has gone back behind what it had confirmed."""
+        """Count no row as confirmed: Redis has lost writes that it had confirmed."""
         self._row = 0
 
     def _run(self) -> None:
-        line = None
-        while not self._stop.wait(_POLL_SECONDS):
+        pause = _POLL_SECONDS
+        while not self.thread.wait(pause):
             row = self._shipped()
-            if row <= self._row:
-                continue
-            try:
-                line = line or ReplicatorConnection(self._setup)
-                if self._ask(line, row):
-                    self._row = row
-            except ServerUnavailableError as error:
-                # Shipping meets the same trouble and reports it.
-                logger.debug("confirmation put off reason=%s", error)
-                line = None
-            except StateError as error:
-                self.failure = error
-                return
+            pause = _POLL_SECONDS if row <= self._row else self._try(row)
 
-    def _ask(self, line: ReplicatorConnection, row: int) -> bool:
-        setup, level, guarded = self._setup, self._durability, self._guard.is_on
-        with translated(line.address):
+    def _try(self, row: int) -> float:
+        """Ask whether a row is confirmed.
+
+        :returns: Seconds to wait before the next question.
+        """
+        try:
+            self._connection = self._connection or ReplicatorConnection(self._config)
+            if self._is_confirmed(self._connection, row):
+                self._row = row
+        except ServerUnavailableError as error:
+            # Shipping meets the same trouble and reports it.
+            logger.debug("confirmation put off reason=%s", error)
+            self._disconnect()
+            return self._backoff.next()
+        self._backoff.reset()
+        return _POLL_SECONDS
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.client.close()
+            self._connection = None
+
+    def _is_confirmed(self, connection: ReplicatorConnection, row: int) -> bool:
+        config, durability, is_guarded = self._config, self._durability, self._guard.is_on
+        token = str(config.token)
+        with translated(connection.address):
             # What is folded must be on all replicas: one that takes over would lack it for good.
-            in_step = self._replicas_in_step(line) if guarded else 0
-            wanted = max(level.replicas, in_step)
-            with line.client.pipeline(transaction=False) as pipe:
-                # In one trip: a connection that was made anew in between would wait for nothing.
-                line.scripts.note_confirming(
-                    self._progress, setup.incarnation, str(setup.token), row, pipe
+            in_step = self._replicas_in_step(connection) if is_guarded else 0
+            wanted = max(durability.replicas, in_step)
+            with connection.client.pipeline(transaction=False) as pipe:
+                # WAIT and WAITAOF wait for the last write of their own connection. So they go in
+                # one trip with the write: on a connection that was made again in between, there
+                # would be no write to wait for.
+                connection.scripts.note_confirming(
+                    self._progress, config.incarnation, token, row, pipe
                 )
                 if wanted:
                     pipe.wait(wanted, _WAIT_MILLISECONDS)
-                if level.level == "aof":
+                if durability.level == "aof":
                     pipe.waitaof(1, 0, _WAIT_MILLISECONDS)
                 epoch, *answers = pipe.execute()
             count = int(answers[0]) if wanted else 0
-            if epoch and count >= in_step and guarded:
-                line.scripts.note_safe(self._progress, setup.incarnation, str(setup.token), epoch)
+            if epoch and count >= in_step and is_guarded:
+                connection.scripts.note_safe(self._progress, config.incarnation, token, epoch)
         if not epoch:
-            return False  # shipping finds out why
-        self._say(count)
-        on_disk = level.level != "aof" or bool(answers[-1][0])
+            return False  # fenced, or the keys are lost: shipping finds out which
+        self._log_shortage(count)
+        on_disk = durability.level != "aof" or bool(answers[-1][0])
         return on_disk and count >= wanted
 
-    def _replicas_in_step(self, line: ReplicatorConnection) -> int:
-        return replicas_in_step(server_of(line.client, self._progress))
+    def _replicas_in_step(self, connection: ReplicatorConnection) -> int:
+        return replicas_in_step(server_of(connection.client, self._progress))
 
-    def _say(self, count: int) -> None:
-        short = count < self._durability.replicas
-        if short and not self._short:
+    def _log_shortage(self, count: int) -> None:
+        is_short = count < self._durability.replicas
+        if is_short and not self._is_short:
             logger.warning(
                 "replicas behind confirmed=%d wanted=%d", count, self._durability.replicas
             )
-        elif self._short and not short:
+        elif self._is_short and not is_short:
             logger.warning("replicas caught up confirmed=%d", count)
-        self._short = short
+        self._is_short = is_short

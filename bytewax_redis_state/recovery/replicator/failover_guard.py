@@ -1,8 +1,8 @@
-"""The guard: whether a failover may take back what Redis has acknowledged.
+"""FailoverGuard: whether a failover may take back writes that Redis has acknowledged.
 
-A server without replicas may get one while a flow runs, so it is asked again before each fold: that
-is where it matters, and no append waits for it. Invariant: once a failover was possible it counts
-as possible; a replica that is away may come back, and be chosen.
+A server without replicas may get one while a flow runs, so Redis is asked again before each fold:
+a fold is what a failover could damage, and no append has to wait for the question. Invariant: once
+a failover was possible it counts as possible; a replica that is away may come back and be promoted.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ logger = logging.getLogger(__name__)
 
 
 class FailoverGuard:
-    """What was found so far.
+    """Keeps whether a failover was ever possible.
 
-    :arg known: What the start has found.
+    :arg is_on: Whether the start has found it possible.
     """
 
-    def __init__(self, known: bool) -> None:
-        self.is_on = known
-        self._then: list[Callable[[], None]] = []
+    def __init__(self, is_on: bool) -> None:
+        self.is_on = is_on
+        self._to_do: list[Callable[[], None]] = []
 
-    def then(self, do: Callable[[], None]) -> None:
+    def when_possible(self, do: Callable[[], None]) -> None:
         """Do something once a failover is possible: now, or in the call of :meth:`look`."""
         if self.is_on:
             do()
         else:
-            self._then.append(do)
+            self._to_do.append(do)
 
     def look(self, client: Client) -> None:
-        """Ask again."""
+        """Ask Redis again."""
         if self.is_on or not may_go_back(client):
             return
-        logger.warning("replicas have come: only what they have is folded from now on")
+        logger.warning("replicas were attached: only what all of them have is folded from now on")
         self.is_on = True
-        for do in self._then:
+        for do in self._to_do:
             do()

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from bytewax_redis_state.recovery.outbox.outbox import Outbox, put_off_if_busy
@@ -26,18 +25,15 @@ _SHARE = 10  # a large backlog takes long to measure: at most a tenth of the tim
 class Heartbeat:
     """Show a replicator's status, and measure its outbox in a thread.
 
-    :arg board: File of the status board.
+    :arg board: Where the status is shown.
     :arg outbox: The replicator's, opened once more for the thread.
     :arg status: The status to begin with.
-    :arg confirmed: Gives the ID of the last row that Redis has confirmed.
     """
 
-    def __init__(
-        self, board: Path, outbox: Outbox, status: Status, confirmed: Callable[[], int]
-    ) -> None:
-        self._board = StatusBoard(board)
+    def __init__(self, board: StatusBoard, outbox: Outbox, status: Status) -> None:
+        self._board = board
         self._outbox = outbox
-        self._confirmed = confirmed
+        self._confirmed: Callable[[], int] = lambda: status.row
         self._lock = threading.Lock()
         self.thread = WatchedThread("heartbeat", self._run)
         self.status = status
@@ -48,13 +44,24 @@ class Heartbeat:
             self.status = replace(self.status, **changes)
             self._board.write(self.status)
 
+    def follow(self, confirmed: Callable[[], int]) -> None:
+        """Measure from another row on than the first status shows.
+
+        :arg confirmed: Gives the ID of the last row that Redis has confirmed.
+        """
+        self._confirmed = confirmed
+
     def measure(self) -> None:
         """Measure the rows of the outbox that Redis has not confirmed, and show their size."""
         backlog, lag = self._outbox.backlog(self._confirmed())
         self.show(backlog=backlog, lag=lag, spare=self._outbox.spare)
 
     def start(self) -> None:
-        """Begin to measure."""
+        """Show the first status, and begin to measure.
+
+        :raises ReplicatorError: If the system has no thread to give.
+        """
+        self.show()
         self.thread.start()
 
     def _run(self) -> None:

@@ -1,7 +1,8 @@
-"""The members of a cluster, watched from its start until its engines have met.
+"""MemberWatch: looks at the leases of a cluster's processes until their engines have met.
 
-Invariant: a process whose engine waits for one that has died is ended: its lease would keep the
-dead one from joining again.
+An engine that waits for the engine of another process waits for ever, and the lease of its process
+keeps the other process from joining again. Invariant: a process whose engine waits for a process
+that has died is ended.
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.records.lease import read_leases
 from bytewax_redis_state.recovery.records.manifest import read_manifest
 from bytewax_redis_state.recovery.records.token import Token
-from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig, ReplicatorConnection
+from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
+from bytewax_redis_state.recovery.replicator.connection import ReplicatorConnection
 from bytewax_redis_state.server.translation import translated
 
 __all__ = ["MemberWatch"]
 
-_MEMBERS_SECONDS = 0.5
-_MEMBERS_PATIENCE = 3.0
+_LOOK_SECONDS = 0.5
+_MISSING_SECONDS = 3.0  # a lease may be written late
 
 
 def _missing_members(client: redis.Redis, keys: FlowKeys, token: Token) -> list[int]:
-    """Give the processes of a start that no longer hold their leases.
+    """Find the processes of a start that no longer hold their leases.
 
-    :returns: Their numbers; none where the manifest is already another start's.
+    :returns: Their numbers; none where the manifest is another start's by now.
     """
     manifest = read_manifest(client, keys)
     if manifest is None or manifest.token != token:
@@ -43,35 +45,38 @@ def _missing_members(client: redis.Redis, keys: FlowKeys, token: Token) -> list[
 class MemberWatch:
     """Ends a start of which another process died before the engines met.
 
-    An engine that waits for another process's engine waits for good, and keeps that process from
-    joining again. Once an epoch is committed the engines watch each other.
+    Once an epoch is committed the engines watch each other.
 
-    :arg setup: Of the replicator.
+    :arg config: Of the replicator.
+    :arg connection: To read the leases with.
     """
 
-    def __init__(self, setup: ReplicatorConfig) -> None:
-        self._setup = setup
-        self._asked = 0.0
-        self._missed: float | None = None
+    def __init__(self, config: ReplicatorConfig, connection: ReplicatorConnection) -> None:
+        self._config = config
+        self._connection = connection
+        self._looked = 0.0
+        self._missing_since: float | None = None
 
-    def look(self, line: ReplicatorConnection) -> None:
-        """Look at the leases, now and then.
+    def look(self) -> None:
+        """Look at the leases, twice a second at most.
 
-        :raises ReplicatorError: If one has been gone, or another's, for a while.
+        :raises ReplicatorError: If a process has not held its lease for a while.
         """
         now = time.monotonic()
-        if self._setup.partitions == 1 or now < self._asked + _MEMBERS_SECONDS:
+        if self._config.partitions == 1 or now < self._looked + _LOOK_SECONDS:
             return
-        self._asked = now
-        with translated(line.address):
-            missing = _missing_members(line.client, self._setup.keys, self._setup.token)
+        self._looked = now
+        with translated(self._connection.address):
+            missing = _missing_members(
+                self._connection.client, self._config.keys, self._config.token
+            )
         if not missing:
-            self._missed = None
+            self._missing_since = None
             return
-        self._missed = self._missed or now
-        if now > self._missed + _MEMBERS_PATIENCE:
+        self._missing_since = self._missing_since or now
+        if now > self._missing_since + _MISSING_SECONDS:
             names = ", ".join(map(str, missing))
             raise ReplicatorError(
-                f"process {names} of the flow {self._setup.flow_id!r} ended before the flow ran",
+                f"process {names} of the flow {self._config.flow_id!r} ended before the flow ran",
                 "start all processes of the cluster again",
             )

@@ -1,16 +1,18 @@
 """The renewal of a flow that runs while its Redis comes back empty.
 
-The flow gets a new incarnation, and its state comes from memory: each shard is called for all that
-it holds, sources and sinks have their last rows in the outbox. Until every partition has shipped
-that, the manifest says that the flow is not whole, and no start takes it for a state to resume.
+The flow gets a new incarnation, and its state comes from memory: each shard is asked for a snapshot
+of all that it holds, and the last rows of sources and sinks are in the outbox. Until every
+partition has shipped all of that, the manifest says that the flow is being renewed, and no start
+takes it for a state to resume from.
 
-Process 0 founds and ends a renewal; the others find its manifest, which lists them. Invariant: only
-a Redis that knows neither manifest nor generation of the flow counts as empty; one that lost less
+Process 0 begins and ends a renewal; the others find its manifest, which lists them. Invariant: only
+a Redis that has neither manifest nor generation of the flow counts as empty; a Redis that lost less
 than that stops the flow.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -19,104 +21,109 @@ from pathlib import Path
 
 from bytewax_redis_state.codec.delta import Answer
 from bytewax_redis_state.errors import ServerUnavailableError, StateLostError
-from bytewax_redis_state.recovery.outbox.outbox import Outbox, Renewal
+from bytewax_redis_state.recovery.outbox.outbox import Outbox, RenewalRecord
 from bytewax_redis_state.recovery.records.cells import LOST_HINT, Cell, cells_of
 from bytewax_redis_state.recovery.records.journal import Journal
 from bytewax_redis_state.recovery.records.manifest import Manifest, read_manifest
-from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig, ReplicatorConnection
+from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
+from bytewax_redis_state.recovery.replicator.connection import ReplicatorConnection
 from bytewax_redis_state.server.translation import translated
 
-__all__ = ["Rebuild", "leave_roll", "renewed", "was_emptied"]
+__all__ = ["Renewal", "renewed", "was_emptied", "write_shard_count"]
+
+logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05
 
 
-def was_emptied(setup: ReplicatorConfig) -> bool:
-    """Tell whether Redis knows nothing of the flow, or only that it was founded anew.
+def was_emptied(config: ReplicatorConfig) -> bool:
+    """Tell whether Redis knows nothing of the flow, or only that a renewal has begun.
 
-    :arg setup: Of the replicator that misses its keys.
-    :returns: Whether a renewal is due.
-    :raises ServerUnavailableError: If it can't be asked.
+    :arg config: Of the replicator that misses its keys.
+    :returns: Whether the flow has to be renewed.
+    :raises ServerUnavailableError: If Redis can't be asked.
     """
-    line = ReplicatorConnection(setup)
+    connection = ReplicatorConnection(config)
     try:
-        with translated(line.address):
-            manifest = read_manifest(line.client, setup.keys)
+        with translated(connection.address):
+            manifest = read_manifest(connection.client, config.keys)
             if manifest is None:
-                return not line.client.exists(setup.keys.generation)
-            return _is_ours(manifest, setup)
+                return not connection.client.exists(config.keys.generation)
+            return _is_our_renewal(manifest, config)
     finally:
-        line.client.close()
+        connection.client.close()
 
 
-def _is_ours(manifest: Manifest, setup: ReplicatorConfig) -> bool:
+def _is_our_renewal(manifest: Manifest, config: ReplicatorConfig) -> bool:
     return (
         manifest.renewing
-        and manifest.incarnation != setup.incarnation
-        and manifest.processes == tuple(setup.known.processes)
+        and manifest.incarnation != config.incarnation
+        and manifest.processes == tuple(config.first_manifest.processes)
     )
 
 
 def renewed(
-    setup: ReplicatorConfig, outbox: Outbox, may_wait: Callable[[], bool]
+    config: ReplicatorConfig, outbox: Outbox, may_wait: Callable[[], bool]
 ) -> ReplicatorConfig | None:
-    """Found a flow anew, or find how process 0 did.
+    """Begin a renewal, or find the one that process 0 has begun.
 
-    :arg setup: Of the life that ended.
-    :arg outbox: Of the partition; the renewal is noted in it.
+    :arg config: Of the life that Redis has lost.
+    :arg outbox: Of the partition; the renewal is recorded in it.
     :arg may_wait: Whether the dataflow still runs; asked now and then.
-    :returns: The setup of the new life; ``None`` where the dataflow ended meanwhile.
-    :raises StateLostError: If another execution has founded the flow.
+    :returns: The config of the new life; ``None`` where the dataflow has ended before.
+    :raises StateLostError: If another execution has begun a life of the flow.
     """
     while may_wait():
         try:
-            manifest = _founded(setup, outbox)
+            manifest = _begun(config, outbox)
         except ServerUnavailableError:
             manifest = None
         if manifest is not None:
-            renewal = Renewal(manifest.incarnation, manifest.generation, manifest.resume_epoch)
-            outbox.note_renewal(renewal)
-            return setup.renewed(renewal)
+            record = RenewalRecord(manifest.incarnation, manifest.generation, manifest.resume_epoch)
+            outbox.record_renewal(record)
+            return config.renewed(record)
         time.sleep(_POLL_SECONDS)
     return None
 
 
-def _founded(setup: ReplicatorConfig, outbox: Outbox) -> Manifest | None:
-    line = ReplicatorConnection(setup)
+def _begun(config: ReplicatorConfig, outbox: Outbox) -> Manifest | None:
+    connection = ReplicatorConnection(config)
     try:
-        with translated(line.address):
-            manifest = read_manifest(line.client, setup.keys)
+        with translated(connection.address):
+            manifest = read_manifest(connection.client, config.keys)
             if manifest is not None:
-                if not _is_ours(manifest, setup):
+                if not _is_our_renewal(manifest, config):
                     raise StateLostError(
-                        "Redis was emptied under the running flow, and another execution has "
-                        "founded it anew",
-                        "stop one of the two",
+                        f"Redis was emptied while the flow {config.flow_id!r} ran, and another "
+                        "execution has started the flow since",
+                        "stop one of the two executions",
                     )
                 return manifest
-            if setup.partition > 0:
+            if config.partition > 0:
                 return None
-            return _found(line, setup, outbox)
+            return _begin(connection, config, outbox)
     finally:
-        line.client.close()
+        connection.client.close()
 
 
-def _found(line: ReplicatorConnection, setup: ReplicatorConfig, outbox: Outbox) -> Manifest | None:
-    """Make cells and partitions, then the manifest: until then nobody writes to them."""
-    keys = setup.keys
+def _begin(
+    connection: ReplicatorConnection, config: ReplicatorConfig, outbox: Outbox
+) -> Manifest | None:
+    """Make cells and partitions, then the manifest: until it is there nobody writes to them."""
+    keys = config.keys
     mark = outbox.commit_mark() or 0
     manifest = replace(
-        setup.known,
+        config.first_manifest,
         incarnation=os.urandom(16).hex(),
-        generation=setup.generation + 1,
-        resume_epoch=max(mark + 1, setup.resume_epoch),
+        generation=config.generation + 1,
+        resume_epoch=max(mark + 1, config.resume_epoch),
         renewing=True,
     )
     cells = cells_of(manifest.steps, manifest.shards)
-    with line.client.pipeline(transaction=False) as pipe:
-        for cell in cells:  # left by a renewal that died before its manifest
+    with connection.client.pipeline(transaction=False) as pipe:
+        for cell in cells:  # a renewal that died before its manifest may have left some
             pipe.unlink(keys.applied(cell.step, cell.shard))
-            line.scripts.create_cell(
+            connection.scripts.create_cell(
                 keys.applied(cell.step, cell.shard),
                 manifest.incarnation,
                 str(manifest.token),
@@ -126,8 +133,8 @@ def _found(line: ReplicatorConnection, setup: ReplicatorConfig, outbox: Outbox) 
         pipe.execute()
     for partition in range(manifest.partitions):
         journal = Journal(
-            line.client,
-            line.scripts,
+            connection.client,
+            connection.scripts,
             keys,
             manifest.incarnation,
             manifest.token,
@@ -135,7 +142,7 @@ def _found(line: ReplicatorConnection, setup: ReplicatorConfig, outbox: Outbox) 
         )
         journal.delete()
         journal.create(manifest.resume_epoch)
-    new = line.scripts.renew_flow(
+    new = connection.scripts.renew_flow(
         keys.generation,
         keys.manifest,
         manifest.incarnation,
@@ -145,98 +152,107 @@ def _found(line: ReplicatorConnection, setup: ReplicatorConfig, outbox: Outbox) 
     return manifest if new else None
 
 
-def _roll_file(folder: Path, call: int) -> Path:
-    return folder / f"roll-{call}"
+def _shard_count_file(folder: Path, request: int) -> Path:
+    return folder / f"shards-{request}"
 
 
-def leave_roll(folder: Path, call: int, shards: int) -> None:
-    """Tell the replicator how many shards will answer a call; the dataflow's side.
+def write_shard_count(folder: Path, request: int, shards: int) -> None:
+    """Tell the replicator how many shards will answer a snapshot request; the dataflow's side.
 
-    :arg folder: The execution's own.
-    :arg call: Number of the call.
-    :arg shards: How many.
+    :arg folder: The execution's own folder.
+    :arg request: Number of the snapshot request.
+    :arg shards: How many shards of this process were asked.
     """
-    hidden = folder / ".roll"
+    hidden = folder / ".shards"
     hidden.write_text(str(shards))
-    hidden.rename(_roll_file(folder, call))
+    hidden.rename(_shard_count_file(folder, request))
 
 
-class Rebuild:
-    """What a flow still lacks until its state is whole again; one partition's side.
+class Renewal:
+    """One partition's side of a renewal: posts its answers, and sees when all are there.
 
-    A shard's answer may come through any partition, so each posts beside its progress how many
-    shards its process has called, and how many answers it has shipped; process 0 adds them up. What
-    a cell changed before its answer is shipped too: it does no harm, since the answer holds it.
+    A renewal counts answers, not time. A shard's answer may come through any partition, so each
+    partition posts, beside its progress, how many shards its process has asked and how many answers
+    it has shipped. Process 0 adds them up, and ends the renewal when the sums agree and progress
+    has passed the last answer. Changes of a cell that came before its answer are shipped too; they
+    do no harm, because the answer holds them, and deletes are part of it.
 
-    :arg setup: Of the new life.
-    :arg line: To use.
+    :arg config: Of the new life.
+    :arg connection: To use.
     """
 
-    def __init__(self, setup: ReplicatorConfig, line: ReplicatorConnection) -> None:
-        self._setup = setup
-        self._line = line
-        self._roll = _roll_file(Path(setup.outbox).parent, setup.call)
+    def __init__(self, config: ReplicatorConfig, connection: ReplicatorConnection) -> None:
+        self._config = config
+        self._connection = connection
+        self._shard_count = _shard_count_file(Path(config.outbox).parent, config.snapshot_request)
         self._answered: set[Cell] = set()
-        self._epoch = setup.resume_epoch
+        self._last_epoch = config.resume_epoch
         self._posted: tuple[int, int, int] | None = None
         self._looked = 0.0
         self.is_done = not self._goes_on()
 
     def _goes_on(self) -> bool:
-        setup = self._setup
-        with translated(self._line.address):
-            manifest = read_manifest(self._line.client, setup.keys)
-        return manifest is None or (manifest.token == setup.token and manifest.renewing)
+        config = self._config
+        with translated(self._connection.address):
+            manifest = read_manifest(self._connection.client, config.keys)
+        return manifest is None or (manifest.token == config.token and manifest.renewing)
 
     def take(self, cell: Cell, epoch: int, answer: Answer) -> None:
         """Note that a cell has answered in an epoch."""
-        self._epoch = max(self._epoch, epoch)
-        if answer.counted and answer.number == self._setup.call:
+        self._last_epoch = max(self._last_epoch, epoch)
+        if answer.counted and answer.number == self._config.snapshot_request:
             self._answered.add(cell)
 
     def look(self) -> None:
         """Post how far this partition is, and see whether all are done; now and then.
 
         :raises StateLostError: If Redis was emptied once more.
+        :raises ServerUnavailableError: If Redis is away.
         """
-        if time.monotonic() < self._looked + _POLL_SECONDS:
+        if self.is_done or time.monotonic() < self._looked + _POLL_SECONDS:
             return
         self._looked = time.monotonic()
         self._post()
-        self.is_done = self._end() if self._setup.partition == 0 else not self._goes_on()
+        self.is_done = self._end() if self._config.partition == 0 else not self._goes_on()
+        if self.is_done:
+            logger.warning("state whole again generation=%d", self._config.generation)
 
     def _post(self) -> None:
         try:
-            called = int(self._roll.read_text())
-        except FileNotFoundError:  # the dataflow has not heard of it yet
+            asked = int(self._shard_count.read_text())
+        except FileNotFoundError:  # the dataflow has not seen the request yet
             return
-        setup, news = self._setup, (called, len(self._answered), self._epoch)
+        config, news = self._config, (asked, len(self._answered), self._last_epoch)
         if news == self._posted:
             return
-        key = setup.keys.progress(setup.partition, setup.generation)
-        with translated(self._line.address):
-            if not self._line.scripts.post_answers(key, setup.incarnation, str(setup.token), *news):
-                raise StateLostError("Redis was emptied again", LOST_HINT)
+        key = config.keys.progress(config.partition, config.generation)
+        token = str(config.token)
+        with translated(self._connection.address):
+            if not self._connection.scripts.post_answers(key, config.incarnation, token, *news):
+                raise StateLostError(
+                    f"Redis was emptied again while the flow {config.flow_id!r} was renewed",
+                    LOST_HINT,
+                )
         self._posted = news
 
     def _end(self) -> bool:
-        """End the renewal where all shards' answers are in the journals."""
-        setup, client = self._setup, self._line.client
-        called = answered = whole = 0
+        """End the renewal where the answers of all shards are in the journals."""
+        config, client = self._config, self._connection.client
+        asked = answered = last_epoch = 0
         epochs = []
-        with translated(self._line.address):
-            for partition in range(setup.partitions):
-                key = setup.keys.progress(partition, setup.generation)
+        with translated(self._connection.address):
+            for partition in range(config.partitions):
+                key = config.keys.progress(partition, config.generation)
                 found = client.hmget(key, "epoch", "called", "answered", "whole")
                 if None in found:
                     return False
                 numbers = [int(number or 0) for number in found]
                 epochs.append(numbers[0])
-                called += numbers[1]
+                asked += numbers[1]
                 answered += numbers[2]
-                whole = max(whole, numbers[3])
-            if answered < called or min(epochs) <= whole:
+                last_epoch = max(last_epoch, numbers[3])
+            if answered < asked or min(epochs) <= last_epoch:
                 return False
-            return self._line.scripts.end_renewal(
-                setup.keys.manifest, setup.incarnation, str(setup.token), whole + 1
+            return self._connection.scripts.end_renewal(
+                config.keys.manifest, config.incarnation, str(config.token), last_epoch + 1
             )

@@ -1,4 +1,4 @@
-"""The replicator's state in shared memory: a small file that both processes map.
+"""The status board: the replicator's state in shared memory, a small file that both processes map.
 
 Invariant: one writer (the replicator); the text is written before the state that it explains.
 """
@@ -14,14 +14,14 @@ from pathlib import Path
 
 __all__ = ["ReplicatorState", "Status", "StatusBoard"]
 
-# state, heartbeat ns, row, progress, applied, backlog, lag, spare, shipped, call
+# state, heartbeat ns, row, progress, applied, backlog, lag, spare, shipped, snapshot_request
 _FORM = struct.Struct("<qqqqqqqqqq")
 _TEXT_BYTES = 2048
 _SIZE = _FORM.size + _TEXT_BYTES
 
 
 class ReplicatorState(IntEnum):
-    """What the replicator is doing, or how it ended."""
+    """What the replicator does now, or how it ended."""
 
     STARTING = 0
     RUNNING = 1
@@ -37,9 +37,9 @@ class ReplicatorState(IntEnum):
 
 @dataclass(frozen=True)
 class Status:
-    """What the board says.
+    """What the status board shows.
 
-    :arg state: What the replicator is doing.
+    :arg state: What the replicator does now, or how it ended.
     :arg heartbeat: Its last sign of life, ``time.monotonic()`` in seconds.
     :arg row: Last outbox row that Redis has.
     :arg progress: Epoch below which everything is in the journal.
@@ -48,8 +48,8 @@ class Status:
     :arg lag: About how many bytes they take in the outbox.
     :arg spare: Bytes of the outbox file that new rows can use.
     :arg shipped: Outbox rows shipped in all.
-    :arg call: Number of the call for all that the shards hold; 0 before any.
-    :arg text: Why, where the state is an ending or Redis is away.
+    :arg snapshot_request: Number of the newest request for a snapshot of all shards; 0 before any.
+    :arg text: The reason, where the state is an ending or Redis is away.
     """
 
     state: ReplicatorState = ReplicatorState.STARTING
@@ -61,7 +61,7 @@ class Status:
     lag: int = 0
     spare: int = 0
     shipped: int = 0
-    call: int = 0
+    snapshot_request: int = 0
     text: str = ""
 
     @property
@@ -73,7 +73,7 @@ class Status:
 class StatusBoard:
     """The mapped file.
 
-    :arg path: Made where missing; in the execution's private folder.
+    :arg path: Of the file, in the execution's private folder; made where it is missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,6 +84,7 @@ class StatusBoard:
 
     def write(self, status: Status) -> None:
         """Show a status, with the heartbeat of now."""
+        # The text first: who reads the state must find the text that explains it.
         text = status.text.encode()[: _TEXT_BYTES - 1]
         self._map[_FORM.size :] = text.ljust(_TEXT_BYTES, b"\0")
         self._map[: _FORM.size] = _FORM.pack(
@@ -96,13 +97,13 @@ class StatusBoard:
             status.lag,
             status.spare,
             status.shipped,
-            status.call,
+            status.snapshot_request,
         )
 
     def read(self) -> Status:
-        """Read what is shown."""
+        """Read the status that was last shown."""
         state, beat, *rest = _FORM.unpack_from(self._map)
-        row, progress, applied, backlog, lag, spare, shipped, call = rest
+        row, progress, applied, backlog, lag, spare, shipped, request = rest
         text = self._map[_FORM.size :].split(b"\0", 1)[0].decode(errors="replace")
         return Status(
             ReplicatorState(state),
@@ -114,10 +115,10 @@ class StatusBoard:
             lag,
             spare,
             shipped,
-            call,
+            request,
             text,
         )
 
     def close(self) -> None:
-        """Let go of the mapping."""
+        """Unmap the file."""
         self._map.close()

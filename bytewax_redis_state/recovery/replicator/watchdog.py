@@ -1,6 +1,6 @@
 """The watchdog: keeps a replicator alive, and stops the dataflow when that can't be done.
 
-Invariant: a dataflow never runs on without somebody who ships its rows; a replicator that was
+Invariant: a dataflow never runs on without a replicator that ships its rows; a replicator that was
 fenced, or that can't be restarted, ends it.
 """
 
@@ -10,7 +10,6 @@ import logging
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,33 +17,55 @@ from contextlib import suppress
 from pathlib import Path
 
 from bytewax_redis_state.errors import FencedError, ReplicatorError, StateError, StateLostError
+from bytewax_redis_state.recovery.replicator.backoff import Backoff
 from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
 from bytewax_redis_state.recovery.replicator.status import ReplicatorState, Status, StatusBoard
+from bytewax_redis_state.recovery.watched_thread import WatchedThread
 
 __all__ = ["Watchdog", "spawn"]
 
 logger = logging.getLogger(__name__)
 
+_MODULE = "bytewax_redis_state.recovery.replicator.process"
+# What -P does, which Python 3.10 does not have.
+_LIKE_P = (
+    "import sys; del sys.path[0]; import runpy; runpy.run_module(sys.argv[1], None, '__main__')"
+)
 _POLL_SECONDS = 0.05
 _START_SECONDS = 30.0
 _RESTARTS, _RESTART_WINDOW = 5, 60.0
 _JOIN_SECONDS = 2.0
+_SPAWN_SECONDS = 30.0
+
+
+def _command() -> list[str]:
+    """Give the command of a replicator.
+
+    The working directory is left out of its modules' path: a ``redis.py`` there would run in the
+    replicator in place of the library.
+    """
+    if sys.version_info >= (3, 11):
+        return [sys.executable, "-P", "-m", _MODULE]
+    return [sys.executable, "-c", _LIKE_P, _MODULE]
 
 
 def spawn(lock: int) -> subprocess.Popen[bytes]:
-    """Start a replicator, which waits for its setup.
+    """Start a replicator, which waits for its config.
 
     :arg lock: Descriptor that keeps the scratch folder locked; the replicator gets it too.
     :returns: The process; it ends when its input does.
+    :raises ReplicatorError: If the system starts no process.
     """
     # It ignores Ctrl-C as soon as it runs; until then the signals wait, inherited as blocked.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
-        return subprocess.Popen(
-            [sys.executable, "-m", "bytewax_redis_state.recovery.replicator.process"],
-            stdin=subprocess.PIPE,
-            pass_fds=(lock,),
-        )
+        return subprocess.Popen(_command(), stdin=subprocess.PIPE, pass_fds=(lock,))
+    except OSError as error:
+        raise ReplicatorError(
+            f"the replicator's process can't be started: {error}",
+            "raise the limit on processes (ulimit -u, pids.max) or free memory, then start the "
+            "flow again: it resumes from what Redis has",
+        ) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -52,32 +73,35 @@ def spawn(lock: int) -> subprocess.Popen[bytes]:
 class Watchdog:
     """Starts a replicator and restarts it when it dies.
 
-    :arg setup: For the replicator.
+    :arg config: For the replicator.
     :arg lock: Descriptor that keeps the scratch folder locked; the replicator gets it too.
     :arg on_failure: Gets the error when the replicator is lost for good, or the flow has to stop;
         called once, in a thread.
-    :arg heed: Gets the replicator's status all the time; gives an error where the flow has to stop.
-    :arg spare: A process from :func:`spawn` to begin with.
+    :arg on_status: Gets the replicator's status all the time; gives an error where the flow has to
+        stop.
+    :arg process: A process from :func:`spawn` to begin with.
     """
 
     def __init__(
         self,
-        setup: ReplicatorConfig,
+        config: ReplicatorConfig,
         lock: int,
         on_failure: Callable[[StateError], None],
-        heed: Callable[[Status], StateError | None],
-        spare: subprocess.Popen[bytes] | None = None,
+        on_status: Callable[[Status], StateError | None],
+        process: subprocess.Popen[bytes] | None = None,
     ) -> None:
-        self._setup = setup
+        self._config = config
         self._lock_fd = lock
         self._on_failure = on_failure
-        self._heed = heed
-        self._board = StatusBoard(Path(setup.status))
+        self._on_status = on_status
+        self._board = StatusBoard(Path(config.status))
         self._deaths: deque[float] = deque(maxlen=_RESTARTS)
         self.restarts = 0
-        self._disarmed = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self._process = self._brief(spare or spawn(lock))
+        self._died_at: float | None = None
+        self._spawn_at = 0.0
+        self._backoff = Backoff()
+        self._thread = WatchedThread("watchdog", self._watch, self._fail)
+        self._process = self._configure(process or spawn(lock))
 
     @property
     def pid(self) -> int:
@@ -86,13 +110,13 @@ class Watchdog:
 
     @property
     def status(self) -> Status:
-        """What the replicator shows."""
+        """The status that the replicator shows."""
         return self._board.read()
 
-    def _brief(self, process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+    def _configure(self, process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
         assert process.stdin is not None
-        with suppress(BrokenPipeError):  # died at once: whoever waits for it will see
-            process.stdin.write(self._setup.to_json().encode() + b"\n")
+        with suppress(BrokenPipeError):  # it died at once: whoever waits for it will see
+            process.stdin.write(self._config.to_json().encode() + b"\n")
             process.stdin.flush()
         return process
 
@@ -126,16 +150,30 @@ class Watchdog:
                 return None
 
     def _watch(self) -> None:
-        while not self._disarmed.wait(_POLL_SECONDS):
-            status = self.status
-            failure = self._heed(status)
-            if failure is None and self._process.poll() is not None:
-                failure = self._failure(self.status) or self._restart()
-            if failure is not None and not self._disarmed.is_set():
-                self._on_failure(failure)
-                return
+        while not self._thread.wait(_POLL_SECONDS):
+            failure = self._on_status(self.status) or self._keep_alive()
+            if failure is not None:
+                raise failure
 
-    def _restart(self) -> StateError | None:
+    def _fail(self, error: StateError) -> None:
+        if not self._thread.is_stopping:  # a failure after that is nobody's business
+            self._on_failure(error)
+
+    def _keep_alive(self) -> StateError | None:
+        """Restart the replicator where it has died.
+
+        :returns: Why that is no use, or can't be done; ``None`` where there is a replicator, or
+            another try is to come.
+        """
+        if self._process.poll() is None:
+            return None
+        if self._died_at is None:
+            failure = self._failure(self.status) or self._note_death()
+            if failure is not None:
+                return failure
+        return self._restart()
+
+    def _note_death(self) -> StateError | None:
         now = time.monotonic()
         code = self._process.returncode
         if len(self._deaths) == _RESTARTS and now - self._deaths[0] < _RESTART_WINDOW:
@@ -144,19 +182,35 @@ class Watchdog:
                 f"the last time with code {code}",
                 "see its log; the flow resumes from what Redis has",
             )
-        self._deaths.append(now)
-        self.restarts += 1
         logger.warning("replicator died code=%s, restarting it", code)
-        self._process = self._brief(spawn(self._lock_fd))
+        self._deaths.append(now)
+        self._died_at = now
+        return None
+
+    def _restart(self) -> StateError | None:
+        assert self._died_at is not None
+        if time.monotonic() < self._spawn_at:
+            return None
+        try:
+            process = spawn(self._lock_fd)
+        except ReplicatorError as error:
+            # As a rule a process table is full for a moment only; the outbox keeps the rows.
+            if time.monotonic() > self._died_at + _SPAWN_SECONDS:
+                return error
+            logger.warning("replicator not restarted why=%s", error)
+            self._spawn_at = time.monotonic() + self._backoff.next()
+            return None
+        self.restarts += 1
+        self._died_at = None
+        self._backoff.reset()
+        self._process = self._configure(process)
         return None
 
     def disarm(self) -> None:
         """Stop watching; a failure after this is nobody's business."""
-        self._disarmed.set()
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            # Within a bound, because this runs in signal handlers, too: the thread may wait for a
-            # lock that the interrupted code holds, or for a reporter that never returns.
-            self._thread.join(_JOIN_SECONDS)
+        # Within a bound, because this runs in signal handlers, too: the thread may wait for a lock
+        # that the interrupted code holds, or for a reporter that never returns.
+        self._thread.stop(_JOIN_SECONDS)
 
     def drain(self, timeout: float) -> StateError | None:
         """Tell the replicator that the dataflow has ended, and wait until everything is shipped.
@@ -186,7 +240,7 @@ class Watchdog:
 
     def kill(self) -> None:
         """End the replicator at once; what it has not shipped is replayed by the next start."""
-        self._disarmed.set()
+        self._thread.ask_to_stop()
         self._process.kill()
         # With a timeout, because this runs in signal handlers, too: without one, it waits for the
         # lock that an interrupted wait() holds.

@@ -22,7 +22,7 @@ from bytewax_redis_state.config import RecoverySettings
 from bytewax_redis_state.dataflow.shards.handover import Handover
 from bytewax_redis_state.dataflow.steps import StateStep
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.recovery.outbox.outbox import Stamp, part_file, prepare
+from bytewax_redis_state.recovery.outbox.outbox import OutboxOwner, part_file, prepare
 from bytewax_redis_state.recovery.outbox.scratch import Scratch
 from bytewax_redis_state.recovery.records.lease import Lease
 from bytewax_redis_state.recovery.records.manifest import Manifest, read_manifest
@@ -213,7 +213,7 @@ class Resume:
                     file.unlink()
         prepare(
             part_file(scratch.folder, own),
-            Stamp(manifest.incarnation, manifest.generation, own),
+            OutboxOwner(manifest.incarnation, manifest.generation, own),
             execution=manifest.generation if own == 0 else None,
             resume_epoch=manifest.resume_epoch,
             restored=restorer.rows(),

@@ -14,14 +14,14 @@ from bytewax_redis_state.errors import DecodeError, ReplicatorError, ScratchErro
 from bytewax_redis_state.recovery.outbox import outbox as module
 from bytewax_redis_state.recovery.outbox.outbox import (
     Outbox,
-    Stamp,
+    OutboxOwner,
     _unpickled,
     part_file,
     prepare,
     require_sqlite,
 )
 
-STAMP = Stamp("life", 3, 0)
+OWNER = OutboxOwner("life", 3, 0)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def made(path: Path, restored=(), epoch=5) -> int:
-    return prepare(path, STAMP, execution=3, resume_epoch=epoch, restored=restored)
+    return prepare(path, OWNER, execution=3, resume_epoch=epoch, restored=restored)
 
 
 class Engine:
@@ -58,7 +58,7 @@ class Engine:
 
 
 def opened(path: Path, keep=frozenset()) -> Outbox:
-    return Outbox(path, STAMP, keep)
+    return Outbox(path, OWNER, keep)
 
 
 def test_rows_are_diverted_and_snaps_stay_empty(path):
@@ -160,7 +160,7 @@ def test_what_a_busy_engine_leaves_no_time_for_is_put_off(path, monkeypatch):
 
 def test_only_one_file_of_the_cluster_gets_the_execution(path):
     """Rule 2: exactly one row of executions."""
-    prepare(path, STAMP, execution=None, resume_epoch=5, restored=())
+    prepare(path, OWNER, execution=None, resume_epoch=5, restored=())
     assert Engine(path).db.execute("SELECT count(*) FROM exs").fetchone() == (0,)
 
 
@@ -205,7 +205,9 @@ def test_ids_go_on_after_everything_is_pruned(path):
     assert [r.id for r in box.rows(0, 6, 1 << 20)] == [2]
 
 
-@pytest.mark.parametrize("other", [Stamp("other", 3, 0), Stamp("life", 2, 0), Stamp("life", 3, 1)])
+@pytest.mark.parametrize(
+    "other", [OutboxOwner("other", 3, 0), OutboxOwner("life", 2, 0), OutboxOwner("life", 3, 1)]
+)
 def test_another_executions_outbox_is_refused(path, other):
     """Rule 2: never continued by another execution."""
     made(path)

@@ -131,12 +131,12 @@ def test_the_gate_swings_at_half_the_lag_only(tmp_path):
     gate, told = Gate(), []
     pressure = Backpressure(gate, tmp_path, 1000, told.append)
 
-    def heed(lag: int) -> bool:
+    def held_at(lag: int) -> bool:
         status = Status(ReplicatorState.RUNNING, time.monotonic(), lag=lag)
-        assert pressure.heed(status) is None
+        assert pressure.on_status(status) is None
         return gate.is_closed
 
-    assert [heed(lag) for lag in (0, 1000, 1001, 700, 501, 500, 900)] == [
+    assert [held_at(lag) for lag in (0, 1000, 1001, 700, 501, 500, 900)] == [
         *(False, False, True, True, True, False, False)
     ]
     assert len(told) == 2

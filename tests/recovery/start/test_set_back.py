@@ -42,7 +42,7 @@ def checkpointer(started: FlowInRedis, redis_url: str) -> Checkpointer:
             durability="memory",
             lease="",
             manifest={},
-            stamp=(),
+            outbox_owner=(),
         ),
         FailoverGuard(False),
     )

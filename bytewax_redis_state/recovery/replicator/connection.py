@@ -1,0 +1,43 @@
+"""ReplicatorConnection: a named connection of the replicator to Redis.
+
+Invariant: each thread of the replicator has one of its own, because ``WAIT`` and ``WAITAOF`` wait
+for the last write of their own connection, and a fold must not hold up an append.
+"""
+
+from __future__ import annotations
+
+import redis
+
+from bytewax_redis_state.recovery.records.journal import Journal
+from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
+from bytewax_redis_state.scripts import Scripts
+from bytewax_redis_state.server.client import connect
+
+__all__ = ["ReplicatorConnection"]
+
+
+class ReplicatorConnection:
+    """A client, its scripts, and the address that errors name.
+
+    :arg config: Of the replicator.
+    :raises ServerUnavailableError: If Redis does not answer.
+    """
+
+    def __init__(self, config: ReplicatorConfig) -> None:
+        self._config = config
+        redis_config = config.redis
+        self.address = redis_config.address
+        self.client: redis.Redis = connect(redis_config)
+        self.scripts = Scripts(self.client)
+
+    def journal(self) -> Journal:
+        """Give the journal of the replicator's partition."""
+        config = self._config
+        return Journal(
+            self.client,
+            self.scripts,
+            config.keys,
+            config.incarnation,
+            config.token,
+            config.partition,
+        )
