@@ -11,6 +11,7 @@ from bytewax_redis_state.errors import FencedError, PartitionMissingError, State
 from bytewax_redis_state.keys import FlowKeys, shard_of
 from bytewax_redis_state.recovery.records.fold import _Lanes, _Round
 from bytewax_redis_state.recovery.records.manifest import read_manifest
+from bytewax_redis_state.recovery.records.sweep import sweep
 from bytewax_redis_state.recovery.start import takeover as module
 from bytewax_redis_state.recovery.start.takeover import require_partitions
 from tests.recovery.conftest import KEYED, SHARDS, SOURCE, FlowInRedis
@@ -39,7 +40,7 @@ def die_after(monkeypatch):
 
 def swept_generations(flow: FlowInRedis) -> set[int]:
     """Older generations of which anything is left after the sweep that the replicator makes."""
-    module.sweep(flow.client, flow.scripts, flow.keys, flow.manifest.token)
+    sweep(flow.client, flow.scripts, flow.keys, flow.manifest.token)
     found = map(flow.keys.parse, flow.client.scan_iter(flow.keys.partition_pattern))
     return {place.generation for place in found} - {flow.manifest.generation}
 
