@@ -9,7 +9,7 @@ BIN = .venv/bin
 READY = .venv/.ready
 
 .PHONY: help setup demo test test-long soak lint planted-bugs fuzz bench bench-page bench-backend \
-	bench-retention chaos clean
+	bench-retention chaos wheels clean
 
 help:
 	@echo "make demo          kill a flow, resume it, compare: no Redis needed"
@@ -24,6 +24,7 @@ help:
 	@echo "make bench-page    the page and the plots of docs/benchmarks, from its results.json"
 	@echo "make bench-backend the state backend beside bare redis-py"
 	@echo "make bench-retention  what is left of keys that came once, stock and ours; what retention costs"
+	@echo "make wheels        both distributions, into dist/: the package, and what bench needs"
 
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 is needed: make PYTHON=/path/to/python"; exit 1; }
@@ -69,7 +70,7 @@ bench: $(READY)
 	$(BIN)/bytewax-redis-state bench jobs --into bench-results.json $(BENCH)
 
 bench-page: $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench-page]'
 	$(BIN)/python -m benchmarks.plots docs/benchmarks/results.json docs/benchmarks
 	$(BIN)/python -m benchmarks.page docs/benchmarks/results.json docs/benchmarks.md
 
@@ -79,6 +80,10 @@ bench-backend: $(READY)
 bench-retention: $(READY)
 	$(BIN)/python -m benchmarks.retention
 	$(BIN)/python -m benchmarks.retention_cost
+
+wheels: $(READY)
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--wheel-dir dist . ./packaging/bench
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

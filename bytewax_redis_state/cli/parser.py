@@ -1,6 +1,6 @@
 """The parser of the command line: each command adds its own options and names its function.
 
-Invariant: what is wrong with the arguments is an error of ours, in one line.
+Invariant: wrong arguments raise :class:`.ConfigError`, which is shown in one line.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ import argparse
 from importlib.metadata import version
 from typing import NoReturn
 
-from bytewax_redis_state.cli import bench, demo, doctor
+from bytewax_redis_state.cli.bench import command as bench
+from bytewax_redis_state.cli.demo import command as demo
+from bytewax_redis_state.cli.doctor import command as doctor
 from bytewax_redis_state.errors import ConfigError
 
 __all__ = ["parser"]
@@ -25,7 +27,7 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """Make the parser.
 
-    :returns: It gives ``command``, a function that takes the parsed arguments.
+    :returns: A parser whose result has ``command``, a function that takes the result.
     """
     made = _Parser(
         prog="bytewax-redis-state",

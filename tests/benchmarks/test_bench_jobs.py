@@ -20,7 +20,7 @@ from benchmarks.jobs import JOBS, Extent
 from benchmarks.results import Figure, Results, Run
 from benchmarks.rows import rows, text_of
 from benchmarks.stored import require_stored_sums
-from bytewax_redis_state.cli import main
+from bytewax_redis_state.cli.main import main
 
 SCRIPT = Path(sys.executable).with_name("bytewax-redis-state")
 TINY = ("--scale", "0.002", "--pairs", "1")

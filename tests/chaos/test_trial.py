@@ -18,7 +18,7 @@ from bytewax_redis_state.chaos.system import Program, SystemUnderTest
 from bytewax_redis_state.chaos.trial import InjectedFault, Outcome
 
 pytestmark = pytest.mark.timeout(240)
-COMMAND = [sys.executable, "-c", "from bytewax_redis_state.cli import main; exit(main())"]
+COMMAND = [sys.executable, "-c", "from bytewax_redis_state.cli.main import main; exit(main())"]
 
 
 def bench(*options: str) -> subprocess.CompletedProcess[str]:
@@ -110,7 +110,7 @@ def test_a_server_program_without_sentinel_or_cluster_is_told_in_one_line(tmp_pa
         assert left_out[kind].startswith(f"{program} can't be run as a cluster")
     done = bench("--faults", "1", "--fault", "sentinel-failover")
     assert done.returncode == 2
-    assert "no fault can be had here" in done.stderr
+    assert "no fault of the chosen kinds can be injected" in done.stderr
     assert "can't be run as a sentinel" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 

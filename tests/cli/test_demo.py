@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from bytewax_redis_state.cli import clicks, main, trial
-from bytewax_redis_state.cli.throwaway import throwaway_server
+from bytewax_redis_state.cli.demo import clicks_flow, kill_test
+from bytewax_redis_state.cli.demo.temporary_server import temporary_server
+from bytewax_redis_state.cli.main import main
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.server.embedded_directory import EmbeddedDirectory
 
@@ -127,7 +128,7 @@ def test_ctrl_c_ends_its_own_server(folder, eventually):
 
 
 def test_a_server_that_can_no_longer_be_reached_is_ended_all_the_same(folder):
-    with throwaway_server(folder / "server") as config:
+    with temporary_server(folder / "server") as config:
         Path(urlsplit(config.url).path).unlink()
     assert not EmbeddedDirectory(folder / "server").is_held()
     assert processes_in(folder) == []
@@ -143,9 +144,9 @@ def test_a_total_that_is_missing_is_a_failure(folder, redis_url, client, monkeyp
         if keys.namespace.endswith("killed"):
             [victim] = client.keys("*-killed:*:state:total:page-17")
             client.delete(victim)
-        return clicks.read_totals(a_client, keys)
+        return clicks_flow.read_totals(a_client, keys)
 
-    monkeypatch.setattr(trial, "read_totals", damaged_totals)
+    monkeypatch.setattr(kill_test, "read_totals", damaged_totals)
     code, report = run_here(capsys, "--kills", 0, "--redis", redis_url)
     assert (code, report["ok"], report["failure"]) == (1, False, "the runs differ")
     assert report["totals"] == {"compared": PAGES, "equal": PAGES - 1}
@@ -164,9 +165,9 @@ def test_a_window_that_was_closed_with_another_count_too_is_a_failure(
             victim = next(record for record in windows if "window" in record)
             twice = json.dumps(victim | {"clicks": victim["clicks"] + 1})
             (out / "other.jsonl").write_text(twice + "\n")
-        return clicks.read_windows(out)
+        return clicks_flow.read_windows(out)
 
-    monkeypatch.setattr(trial, "read_windows", damaged_windows)
+    monkeypatch.setattr(kill_test, "read_windows", damaged_windows)
     code, report = run_here(capsys, "--kills", 0, "--redis", redis_url)
     assert (code, report["failure"]) == (1, "the runs differ")
     assert report["windows"]["equal"] == report["windows"]["compared"] - 1
@@ -174,9 +175,9 @@ def test_a_window_that_was_closed_with_another_count_too_is_a_failure(
 
 
 def test_a_kill_that_comes_too_late_is_a_failure(folder, redis_url, client, monkeypatch, capsys):
-    monkeypatch.setattr(trial, "_SECONDS_PER_KILL", 0)
-    monkeypatch.setattr(trial, "_LEAST_SHARE", 2)
-    monkeypatch.setattr(trial, "_MOST_SHARE", 2)
+    monkeypatch.setattr(kill_test, "_SECONDS_PER_KILL", 0)
+    monkeypatch.setattr(kill_test, "_LEAST_SHARE", 2)
+    monkeypatch.setattr(kill_test, "_MOST_SHARE", 2)
     code, report = run_here(capsys, "--kills", 1, "--redis", redis_url)
     assert (code, report["ok"], report["kills"]) == (1, False, [])
     assert report["failure"] == "the stream was over before the kill"
@@ -185,14 +186,14 @@ def test_a_kill_that_comes_too_late_is_a_failure(folder, redis_url, client, monk
 
 
 def test_a_resume_that_fails_is_a_failure(folder, redis_url, client, monkeypatch, capsys):
-    delete_scratch = trial.ChildRun.delete_scratch
+    delete_scratch = kill_test.ChildRun.delete_scratch
 
     def lose_state_too(run):
         delete_scratch(run)
         [manifest] = client.keys("*-killed:*:manifest")
         client.delete(manifest)
 
-    monkeypatch.setattr(trial.ChildRun, "delete_scratch", lose_state_too)
+    monkeypatch.setattr(kill_test.ChildRun, "delete_scratch", lose_state_too)
     code, report = run_here(capsys, "--kills", 1, "--redis", redis_url)
     assert (code, report["ok"], report["kills"]) == (1, False, [])
     assert "manifest" in report["failure"]
@@ -204,21 +205,21 @@ def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
     whole = {"page": "page-1", "window": 3, "clicks": 5}
     cut = json.dumps(whole | {"window": 4})[:-3]
     (tmp_path / "1-0.jsonl").write_text(f"{json.dumps(whole)}\n{cut}")
-    assert clicks.read_windows(tmp_path) == {("page-1", 3): frozenset({5})}
+    assert clicks_flow.read_windows(tmp_path) == {("page-1", 3): frozenset({5})}
 
 
 def test_comparing_nothing_is_not_equal():
-    assert not trial.Comparison.of({}, {}).ok
-    assert trial.Comparison.of({"a": 1}, {"a": 1}).ok
-    assert trial.Comparison.of({"a": 1, "b": 2}, {"a": 1, "c": 2}) == trial.Comparison(3, 1)
+    assert not kill_test.Comparison.of({}, {}).ok
+    assert kill_test.Comparison.of({"a": 1}, {"a": 1}).ok
+    assert kill_test.Comparison.of({"a": 1, "b": 2}, {"a": 1, "c": 2}) == kill_test.Comparison(3, 1)
 
 
 @pytest.mark.parametrize("kills", [1, 2, 20])
 def test_moments_are_random_but_leave_some_of_the_stream(kills, tmp_path):
     seen = set()
     for seed in range(20):
-        load = clicks.ClickLoad(200_000)
-        demo = trial.Trial(None, None, tmp_path, load, kills=kills, seed=seed, witness=None)
+        load = clicks_flow.ClickLoad(200_000)
+        demo = kill_test.KillTest(None, None, tmp_path, load, kills=kills, seed=seed, observer=None)
         event = 0
         for number in range(1, kills + 1):
             moment = demo._moment(event, number)

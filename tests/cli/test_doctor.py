@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bytewax_redis_state.cli import main
+from bytewax_redis_state.cli.main import main
 from bytewax_redis_state.dataflow.steps import state_steps
 from bytewax_redis_state.stock import resume_estimate
 from tests.stock import stock_flows

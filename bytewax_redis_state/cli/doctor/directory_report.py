@@ -1,8 +1,6 @@
-"""``bytewax-redis-state doctor``: tell what a recovery directory of stock Bytewax holds and costs.
+"""``bytewax-redis-state doctor DIR``: what a recovery directory of stock Bytewax holds and costs.
 
-With ``--verify`` it checks a flow in Redis instead, see :mod:`.verify`; with ``--acl`` it says what
-rights a user of Redis needs, see :mod:`.acl`. Exit codes: 0 if it could be read and nothing is
-wrong, 1 if something is, 2 if it could not be read.
+It changes nothing. Exit codes: 0 if the directory could be read, 2 if not.
 """
 
 from __future__ import annotations
@@ -17,14 +15,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bytewax_redis_state.cli import acl, verify
 from bytewax_redis_state.dataflow.steps import short_names
 from bytewax_redis_state.stock.directory import RecoveryDirectory
 from bytewax_redis_state.stock.inventory import Inventory, StepCounts, take_inventory
 from bytewax_redis_state.stock.resume_estimate import redis_resume_seconds, stock_resume_seconds
 from bytewax_redis_state.ui.console import DelayedBar
 
-__all__ = ["add_command"]
+__all__ = ["report_directory"]
 
 _STEP_WIDTH = 12
 _PLENTY = 1000
@@ -38,42 +35,13 @@ _COUNTS = {
 }
 
 
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to the command line."""
-    made = commands.add_parser(
-        "doctor",
-        help="tell what a recovery directory of stock Bytewax holds and costs; check a flow in "
-        "Redis; say what rights it needs there",
-        description="Read a recovery directory that stock Bytewax has written, without changing "
-        "it: what its rows are, how long a resume takes, and what moving to Redis would save. "
-        "The flow must not be running. With --verify, check a flow in Redis, running or not. "
-        "With --acl, print the rights that a user of Redis needs.",
-    )
-    what = made.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "directory",
-        type=Path,
-        nargs="?",
-        metavar="DIR",
-        help="what the flow ran with -r: part-*.sqlite3",
-    )
-    verify.add_options(made, what)
-    acl.add_options(made, what)
-    made.add_argument("--json", action="store_true", help="print one JSON object")
-    made.set_defaults(command=doctor)
+def report_directory(args: argparse.Namespace) -> int:
+    """Count what a recovery directory holds, and show it.
 
-
-def doctor(args: argparse.Namespace) -> int:
-    """Run the command.
-
-    :arg args: Its options.
-    :returns: 0, or 1 where a flow in Redis is not as it should be.
-    :raises StateError: If the directory, or Redis, can't be read.
+    :arg args: Options of the command.
+    :returns: 0.
+    :raises StateError: If the directory can't be read.
     """
-    if args.verify is not None:
-        return verify.verify_flow(args)
-    if args.acl is not None:
-        return acl.print_rules(args)
     bar = DelayedBar("reading", "rows")
     try:
         with RecoveryDirectory(args.directory) as opened:

@@ -1,6 +1,6 @@
-"""``bytewax-redis-state bench chaos``: strike a flow with faults, and compare what it leaves.
+"""``bytewax-redis-state bench chaos``: inject faults into a flow, and check its results.
 
-Exit codes: 0 if every answer is right, 1 if one is not, 2 if it could not begin.
+Exit codes: 0 if every result is right, 1 if one is not, 2 if the command could not start.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     kinds = "; ".join(f"{name}: {fault.says}" for name, fault in FAULTS.items())
     made = commands.add_parser(
         "chaos",
-        help="strike a flow with faults, and compare what it leaves with the right answer",
-        description="Run a flow whose answer is known, strike it with faults from a seeded "
-        "schedule, let it end, and compare every state key and every line that it put out. "
-        "Starts Redis servers of its own, and touches no other. "
-        "Linux only. Exit code 0 only if all is right.",
+        help="inject faults into a flow, and compare its results with the right ones",
+        description="Run a flow whose right results are known, inject faults from a seeded "
+        "schedule, let the flow end, and compare every state key and every line of output. It "
+        "starts Redis servers for this, and touches no others. Linux only. The exit code is 0 "
+        "only if all results are right.",
         epilog=f"Faults: {kinds}.",
     )
     made.add_argument(
@@ -54,49 +54,53 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         type=int,
         default=_FAULTS,
         metavar="N",
-        help=f"how many faults in all (default {_FAULTS})",
+        help=f"number of faults, of all runs together (default {_FAULTS})",
     )
     made.add_argument(
         "--seed",
         type=int,
         metavar="S",
-        help="chooses the whole schedule: give one that failed to replay it (default: random)",
+        help="seed of the whole schedule; give the seed of a failed call to repeat it "
+        "(default: random)",
     )
     made.add_argument(
-        "--run", type=int, metavar="N", help="only this run of the schedule, to replay it"
+        "--run", type=int, metavar="N", help="run only this run of the schedule, to repeat it"
     )
     made.add_argument(
         "--topology",
         action="append",
         choices=TOPOLOGIES,
-        help="how the flow is spread; may be repeated (default: all)",
+        help="workers or processes of the flow; may be repeated (default: all)",
     )
     made.add_argument(
         "--fault",
         action="append",
         choices=FAULTS,
         metavar="KIND",
-        help="kind of fault; may be repeated (default: all)",
+        help="inject only this kind of fault; may be repeated (default: all kinds)",
     )
     made.add_argument(
         "--fast-paths",
         action="append",
         choices=FAST_PATHS,
-        help="whether operators run on fast paths, or each start the other way; may be "
-        "repeated (default: all, run by run)",
+        help="whether operators run on fast paths; in-turn: each start the other way; may be "
+        "repeated (default: all three, run by run)",
     )
     made.add_argument(
-        "--jobs", type=int, metavar="N", help="runs at a time (default: one for two CPUs)"
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="number of runs at a time (default: one for every two CPUs)",
     )
     made.add_argument(
         "--rival",
         choices=("stock",),
-        help="strike Bytewax's own recovery instead, with the faults that it can be struck with: "
+        help="test Bytewax's own recovery instead, with the faults that apply to it; to compare, "
         "give the same --seed and --fault to both",
     )
-    made.add_argument("--json", type=Path, metavar="FILE", help="write all that was seen here")
+    made.add_argument("--json", type=Path, metavar="FILE", help="write all observations here")
     made.add_argument(
-        "--keep", type=Path, metavar="DIR", help="keep the files of runs that went wrong here"
+        "--keep", type=Path, metavar="DIR", help="keep the files of failed runs in this folder"
     )
     made.set_defaults(command=chaos)
 
@@ -106,7 +110,7 @@ def chaos(args: argparse.Namespace) -> int:
 
     :arg args: Its options.
     :returns: 0 or 1.
-    :raises ConfigError: If it can't begin.
+    :raises ConfigError: If it can't start.
     """
     _require_sense(args)
     report = _prepared(args)
@@ -114,11 +118,11 @@ def chaos(args: argparse.Namespace) -> int:
         folder = args.keep or Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="bytewax-chaos-"))
         )
-        account = stack.enter_context(_Account(report, args.run))
+        shown = stack.enter_context(_CampaignConsole(report, args.run))
         namespace = f"chaos-{report.schedule.seed}"
         run_trial = partial(_run_trial, namespace=namespace, rival=report.rival)
         jobs = args.jobs or max(1, (os.cpu_count() or 2) // 2)
-        Campaign(folder, run_trial, jobs=jobs, seen=account.seen).run(report, args.run)
+        Campaign(folder, run_trial, jobs=jobs, seen=shown.seen).run(report, args.run)
     if args.json:
         args.json.write_text(json.dumps(report.to_json(), indent=1))
     _render(report)
@@ -127,7 +131,7 @@ def chaos(args: argparse.Namespace) -> int:
 
 def _require_sense(args: argparse.Namespace) -> None:
     if sys.platform != "linux":
-        raise ConfigError("faults are injected on Linux only", "run it in a container")
+        raise ConfigError("bench chaos runs on Linux only", "run it in a Linux container")
     if not 1 <= args.faults <= _MOST_FAULTS:
         raise ConfigError(f"--faults is {args.faults}", f"give a number from 1 to {_MOST_FAULTS}")
 
@@ -135,7 +139,10 @@ def _require_sense(args: argparse.Namespace) -> None:
 def _prepared(args: argparse.Namespace) -> CampaignReport:
     usable, left_out = usable_faults(args.fault or (), stock=args.rival == "stock")
     if not usable:
-        raise ConfigError("no fault can be had here", "; ".join(left_out.values()))
+        raise ConfigError(
+            "no fault of the chosen kinds can be injected on this machine",
+            "; ".join(left_out.values()),
+        )
     seed = random.randrange(_SEEDS) if args.seed is None else args.seed
     # Stock recovery knows no fast paths.
     fast_paths = ("off",) if args.rival == "stock" else args.fast_paths or FAST_PATHS
@@ -144,7 +151,8 @@ def _prepared(args: argparse.Namespace) -> CampaignReport:
     if args.run is not None and not 0 <= args.run < len(schedule.plans):
         raise ConfigError(
             f"--run is {args.run}, and the schedule has {len(schedule.plans)} runs",
-            "count from 0, and give --faults, --fault, --topology and --fast-paths as they were",
+            "runs are counted from 0; give the same --seed, --faults, --fault, --topology and "
+            "--fast-paths as in the call that you repeat",
         )
     return CampaignReport(schedule, args.rival or "ours", left_out)
 
@@ -155,8 +163,8 @@ def _run_trial(plan: Plan, folder: Path, given_up: Event, *, namespace: str, riv
     return Trial(plan, folder, namespace, Program(), given_up=given_up).run()
 
 
-class _Account:
-    """Tells a person how the campaign goes, on standard error."""
+class _CampaignConsole:
+    """Shows a person on standard error how the campaign proceeds."""
 
     def __init__(self, report: CampaignReport, only: int | None) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -173,9 +181,9 @@ class _Account:
         )
         schedule = report.schedule
         total = schedule.faults if only is None else len(schedule.plans[only].strikes)
-        self._task = self._bar.add_task("striking", total=total)
+        self._task = self._bar.add_task("injecting", total=total)
 
-    def __enter__(self) -> _Account:
+    def __enter__(self) -> _CampaignConsole:
         schedule = self._report.schedule
         self._line(
             f"chaos: seed {schedule.seed}, {schedule.faults} faults in {len(schedule.plans)} runs"
@@ -197,7 +205,7 @@ class _Account:
         self._console.print(text, style=style, markup=False)
 
     def seen(self, outcome: Outcome) -> None:
-        """Show how a run came out."""
+        """Show the result of a run."""
         self._bar.advance(self._task, len(outcome.plan.strikes))
         plan = outcome.plan
         kinds = ", ".join(fault.kind for fault in plan.strikes)

@@ -1,7 +1,7 @@
-"""The example flow ``clicks_per_minute`` as a load: its settings, and what a run of it leaves.
+"""The example flow ``clicks_per_minute``: its settings, and the results of a run.
 
-A run leaves closed windows in a folder of JSON lines, and running totals in keyed state. How much
-of the stream it has read is in keyed state too, as the offsets of its source.
+A run writes closed windows to a folder of JSON lines, and keeps running totals in keyed state. The
+offsets of its source, also in keyed state, tell how much of the stream it has read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 
 FLOW_ID = "clicks_per_minute"
 Windows = dict[tuple[str, int], frozenset[int]]
-"""Page and window to the counts it was closed with: one, or something is wrong."""
+"""Page and window to the counts that it was closed with; more than one count is an error."""
 
 _FILE = f"{FLOW_ID}.py"
 _SOURCE, _TOTAL = "clicks", "total"
@@ -43,17 +43,19 @@ _CHUNK = 1000  # keys
 
 
 def flow_file() -> Path:
-    """Find the flow: shipped in the package, or in the checkout that the package is run from.
+    """Find the file of the flow: in the installed package, or in a checkout.
 
     :returns: The file.
     :raises ConfigError: If it is in neither place.
     """
     here = Path(__file__).resolve()
-    places = (here.parent / "flows" / _FILE, here.parents[2] / "examples" / "dataflows" / _FILE)
+    places = (here.parent / "flow" / _FILE, here.parents[3] / "examples" / "dataflows" / _FILE)
     for place in places:
         if place.is_file():
             return place
-    raise ConfigError(f"{_FILE} is not installed", "install bytewax-redis-state anew")
+    raise ConfigError(
+        f"{_FILE}, the flow that demo runs, is not installed", "install bytewax-redis-state again"
+    )
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class ClickLoad:
     """A stream of clicks on one page for every 40 clicks; the same for the same number of events.
 
     :arg events: Clicks in the stream.
-    :arg least_seconds: How long reading it takes at least: 0 is as fast as it goes.
+    :arg least_seconds: How long reading it takes at least; 0 for no limit of speed.
     """
 
     events: int
@@ -69,11 +71,11 @@ class ClickLoad:
 
     @property
     def pages(self) -> int:
-        """Pages that are clicked on."""
+        """Number of pages."""
         return self.events // (_EVENTS_PER_PAGE * _PARTS) * _PARTS
 
     def environment(self, out: Path) -> dict[str, str]:
-        """Give the flow's settings.
+        """Make the settings of the flow.
 
         :arg out: Folder for the closed windows.
         :returns: Environment variables.
@@ -89,7 +91,7 @@ class ClickLoad:
 
 
 def read_windows(out: Path) -> Windows:
-    """Read the closed windows that a run, or several, left.
+    """Read the closed windows of all runs that wrote to a folder.
 
     :arg out: Folder of JSON lines; a line that a kill cut short is left out.
     """

@@ -1,7 +1,7 @@
-"""``bytewax-redis-state demo``: show that a killed flow goes on as if nothing had happened.
+"""``bytewax-redis-state demo``: show that a killed flow resumes without losing anything.
 
 Exit codes: 0 if everything is equal, every kill landed in mid-stream and every resume found state;
-1 if not; 2 if it could not begin.
+1 if not; 2 if it could not start.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bytewax_redis_state.cli.child_run import Resume
-from bytewax_redis_state.cli.clicks import FLOW_ID, ClickLoad, flow_file
-from bytewax_redis_state.cli.throwaway import throwaway_server
-from bytewax_redis_state.cli.trial import Comparison, Report, Trial
+from bytewax_redis_state.cli.demo.child_run import ResumePoint
+from bytewax_redis_state.cli.demo.clicks_flow import FLOW_ID, ClickLoad, flow_file
+from bytewax_redis_state.cli.demo.kill_test import Comparison, KillTest, KillTestReport
+from bytewax_redis_state.cli.demo.temporary_server import temporary_server
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ConfigError
 from bytewax_redis_state.server.client import connect
@@ -41,10 +41,10 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Add the command to the command line."""
     made = commands.add_parser(
         "demo",
-        help="kill a flow, resume it, and compare it with one that ran through",
+        help="kill a flow, resume it, and compare its results with those of an uninterrupted run",
         description="Run an example flow with its state in Redis, SIGKILL it at random moments, "
-        "delete its scratch folder, resume it, and compare every window and every total with "
-        "an uninterrupted run. Exit code 0 only if all is equal.",
+        "delete its scratch folder, resume it, and compare every window and every total with those "
+        "of an uninterrupted run. The exit code is 0 only if all of them are equal.",
     )
     made.add_argument(
         "--kills",
@@ -54,7 +54,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help=f"how many times to kill it, 0 to {_MOST_KILLS} (default {_KILLS})",
     )
     made.add_argument(
-        "--seed", type=int, metavar="N", help="chooses the moments (default: a random one)"
+        "--seed", type=int, metavar="N", help="seed of the random moments (default: a random seed)"
     )
     made.add_argument(
         "--events",
@@ -62,13 +62,13 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         default=_EVENTS,
         metavar="N",
         help=f"events in the stream, at least {_LEAST_EVENTS} (default {_EVENTS}); "
-        "there is a state key for every 40",
+        "every 40 events make one state key",
     )
     made.add_argument(
         "--redis",
         metavar="URL",
-        help="use this server, in namespaces that are removed at the end; without it a server "
-        "of our own is started in a temporary folder",
+        help="use this server, in namespaces that are removed at the end (default: start a "
+        "server in a temporary folder)",
     )
     made.add_argument("--json", action="store_true", help="print one JSON object")
     made.set_defaults(command=demo)
@@ -79,7 +79,7 @@ def demo(args: argparse.Namespace) -> int:
 
     :arg args: Its options.
     :returns: 0 or 1.
-    :raises StateError: If it can't begin.
+    :raises StateError: If it can't start.
     """
     _require_sense(args)
     flow_file()
@@ -90,21 +90,20 @@ def demo(args: argparse.Namespace) -> int:
         if args.redis:
             config = RedisConfig(url=args.redis)
         else:
-            config = stack.enter_context(throwaway_server(folder / "server"))
+            config = stack.enter_context(temporary_server(folder / "server"))
         client = stack.enter_context(connect(config))
         with translated(config.address):
             for warning in require_fit(probe(client)):
                 ConsoleReporter().warn(warning)
-        with _Account(load.events, args.kills, for_program=args.json) as account:
-            account.begin(load, seed, config if args.redis else None)
-            trial = Trial(
-                config, client, folder, load, kills=args.kills, seed=seed, witness=account
-            )
-            report = trial.run()
+        with _DemoConsole(load.events, args.kills, for_program=args.json) as shown:
+            shown.begin(load, seed, config if args.redis else None)
+            report = KillTest(
+                config, client, folder, load, kills=args.kills, seed=seed, observer=shown
+            ).run()
     if args.json:
         print(json.dumps(asdict(report) | {"ok": report.ok}))
     else:
-        account.verdict(report)
+        shown.verdict(report)
     return 0 if report.ok else 1
 
 
@@ -115,8 +114,8 @@ def _require_sense(args: argparse.Namespace) -> None:
         raise ConfigError(f"--events is {args.events}", f"give at least {_LEAST_EVENTS}")
 
 
-class _Account:
-    """Tells a person how the trial goes; a program gets the report only."""
+class _DemoConsole:
+    """Shows a person how the kill test proceeds; a program gets the report only."""
 
     def __init__(self, events: int, kills: int, *, for_program: bool) -> None:
         self._console = Console(stderr=for_program, highlight=False, soft_wrap=True)
@@ -134,7 +133,7 @@ class _Account:
         )
         self._task = self._bar.add_task("starting", total=events)
 
-    def __enter__(self) -> _Account:
+    def __enter__(self) -> _DemoConsole:
         self._bar.start()
         return self
 
@@ -151,20 +150,20 @@ class _Account:
             self._console.print(text, style=style, markup=False)
 
     def begin(self, load: ClickLoad, seed: int, config: RedisConfig | None) -> None:
-        """Say what is about to be done."""
-        where = config.address if config else "a server of our own in a temporary folder"
+        """Show the load and the server."""
+        where = config.address if config else "a server in a temporary folder"
         self._line(f"{FLOW_ID}: {load.events:,} events, {load.pages:,} pages, seed {seed}")
         self._line(f"state in Redis: {where}")
 
     def reading(self, run: int, event: int) -> None:
-        """Move the bar."""
+        """Move the progress bar."""
         self._bar.update(self._task, description=f"run {run} of {self._runs}", completed=event)
 
-    def resumed(self, kill: int, resume: Resume) -> None:
-        """Show a kill and its resume."""
+    def resumed(self, kill: int, point: ResumePoint) -> None:
+        """Show a kill, and where the flow resumed."""
         self._line(
-            f"kill {kill}: killed at about event {resume.event:,}, resumed at epoch "
-            f"{resume.epoch} with {resume.keys:,} keys in {resume.seconds:.2f} s"
+            f"kill {kill}: killed at about event {point.event:,}, resumed at epoch "
+            f"{point.epoch} with {point.keys:,} keys in {point.seconds:.2f} s"
         )
 
     def compared(self, what: str, comparison: Comparison) -> None:
@@ -172,8 +171,8 @@ class _Account:
         text = f"{what}: {comparison.equal:,} of {comparison.compared:,} equal"
         self._line(text, "" if comparison.ok else "red")
 
-    def verdict(self, report: Report) -> None:
-        """Show how it ended."""
+    def verdict(self, report: KillTestReport) -> None:
+        """Show the result."""
         if report.ok:
             self._line(f"equal to the uninterrupted run, in {report.seconds:.0f} s", "green")
         else:

@@ -1,6 +1,7 @@
-"""Things that a command makes for itself and that nobody finds afterwards: a server, keys.
+"""A temporary Redis server, and the removal of keys from a server that stays.
 
-Invariant: what was made here is gone when the block is left, on Ctrl-C too.
+Invariant: when the block of the context manager is left, on Ctrl-C too, the server or the keys are
+gone.
 """
 
 from __future__ import annotations
@@ -21,34 +22,34 @@ from bytewax_redis_state.server.embedded import start_embedded
 from bytewax_redis_state.server.embedded_directory import EmbeddedDirectory
 from bytewax_redis_state.server.translation import translated
 
-__all__ = ["removed_keys", "throwaway_server"]
+__all__ = ["removed_keys", "temporary_server"]
 
-_IDLE = timedelta(seconds=10)  # where we are killed ourselves, the server ends after this
+_IDLE = timedelta(seconds=10)  # if this process is killed, the server ends after this time
 _END_SECONDS = 10.0
 _POLL = 0.02  # seconds
 _CHUNK = 1000  # keys
 
 
 @contextmanager
-def throwaway_server(folder: Path) -> Iterator[RedisConfig]:
-    """Start an embedded server in a folder, and end it.
+def temporary_server(directory: Path) -> Iterator[RedisConfig]:
+    """Start an embedded server in a directory, and end it when the block is left.
 
-    :arg folder: Made here; to be deleted by the caller.
+    :arg directory: Made here; the caller deletes it.
     :raises ConfigError: If no server program is installed.
     :raises ServerUnavailableError: If it does not come up.
     """
     try:
-        yield start_embedded(folder, idle=_IDLE)
+        yield start_embedded(directory, idle=_IDLE)
     finally:
-        _end(folder)
+        _end(directory)
 
 
-def _end(folder: Path) -> None:
-    """End the server by its keeper: that works where the server can't be reached, too."""
-    made, told = EmbeddedDirectory(folder), False
+def _end(directory: Path) -> None:
+    """End the server through its keeper, which works also where the server can't be reached."""
+    own, told = EmbeddedDirectory(directory), False
     deadline = time.monotonic() + _END_SECONDS
-    while folder.exists() and made.is_held() and time.monotonic() < deadline:
-        record = made.read_record()  # Nothing while the server is still starting.
+    while directory.exists() and own.is_held() and time.monotonic() < deadline:
+        record = own.read_record()  # None while the server is still starting
         if record is not None and not told:
             with suppress(ProcessLookupError):
                 os.kill(record.keeper, signal.SIGTERM)
@@ -61,7 +62,7 @@ def removed_keys(client: Client, keys: FlowKeys) -> Iterator[None]:
     """Remove all keys of a flow when the block is left.
 
     :arg client: Where they are.
-    :arg keys: Of a flow that nobody runs any more by then.
+    :arg keys: Keys of a flow that no longer runs when the block is left.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""A run of the example flow in a child: a process group of its own, to be killed at any moment.
+"""A run of the example flow in a child process, which can be killed at any moment.
 
-The child runs ``python -m bytewax_redis_state.cli.child_run NAMESPACE SCRATCH``, and says on its
-standard output, as one line of JSON, what it resumed. Where Redis is comes in its environment, so
+The child runs ``python -m bytewax_redis_state.cli.demo.child_run NAMESPACE SCRATCH``. It prints
+where it resumed, as one line of JSON. The Redis URL is in its environment, not in its arguments, so
 that no password shows in the list of processes.
 """
 
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from bytewax.dataflow import Dataflow
 
-from bytewax_redis_state.cli.clicks import FLOW_ID, ClickLoad, events_read, flow_file
+from bytewax_redis_state.cli.demo.clicks_flow import FLOW_ID, ClickLoad, events_read, flow_file
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.keys import FlowKeys
@@ -32,17 +32,17 @@ from bytewax_redis_state.recovery.reporter import Resumed
 from bytewax_redis_state.server.client import connect
 from bytewax_redis_state.ui.console import ConsoleReporter, print_error
 
-__all__ = ["CHECKPOINT_INTERVAL", "ChildRun", "Resume", "RunPlace"]
+__all__ = ["CHECKPOINT_INTERVAL", "ChildRun", "ResumePoint", "RunLocations"]
 
 CHECKPOINT_INTERVAL = timedelta(seconds=0.5)
 _EPOCH_INTERVAL = timedelta(seconds=0.5)
 _GONE_SECONDS = 5.0
-_MODULE = "bytewax_redis_state.cli.child_run"
+_MODULE = "bytewax_redis_state.cli.demo.child_run"
 
 
 @dataclass(frozen=True)
-class Resume:
-    """What a child went on from.
+class ResumePoint:
+    """Where a child resumed.
 
     :arg event: How many events were committed.
     :arg epoch: First epoch of the run.
@@ -60,12 +60,12 @@ class Resume:
 
 
 @dataclass(frozen=True)
-class RunPlace:
-    """Where the runs of one flow keep their things.
+class RunLocations:
+    """Where the runs of one flow keep their keys and files.
 
     :arg config: Where Redis is.
     :arg keys: Of the flow, in a namespace of its own.
-    :arg folder: For output, scratch and logs.
+    :arg folder: For output, outboxes and logs.
     """
 
     config: RedisConfig
@@ -74,53 +74,55 @@ class RunPlace:
 
     @property
     def out(self) -> Path:
-        """Where closed windows go."""
+        """The folder for closed windows."""
         return self.folder / "out"
 
     @property
     def scratch(self) -> Path:
-        """Where outboxes go."""
+        """The folder for outboxes."""
         return self.folder / "scratch"
 
 
 class ChildRun:
-    """One run in a child; it begins at once.
+    """One run in a child process, a process group of its own; it starts at once.
 
-    :arg place: Where it keeps its things; the next run of the flow goes on from there.
-    :arg load: What it reads.
+    :arg locations: Where its keys and files are; the next run of the flow resumes from there.
+    :arg load: The stream that it reads.
     """
 
-    def __init__(self, place: RunPlace, load: ClickLoad) -> None:
-        place.scratch.mkdir(parents=True, exist_ok=True)
-        number = len(list(place.folder.glob("*.log")))
-        self._place = place
-        self._said = place.folder / f"{number}.jsonl"
-        self._log = place.folder / f"{number}.log"
-        with self._said.open("wb") as said, self._log.open("wb") as log:
+    def __init__(self, locations: RunLocations, load: ClickLoad) -> None:
+        locations.scratch.mkdir(parents=True, exist_ok=True)
+        number = len(list(locations.folder.glob("*.log")))
+        self._locations = locations
+        self._output = locations.folder / f"{number}.jsonl"
+        self._log = locations.folder / f"{number}.log"
+        with self._output.open("wb") as output, self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", _MODULE, place.keys.namespace, str(place.scratch)],
-                # An empty folder, so that no module in the working directory shadows another.
-                cwd=place.scratch,
-                env=_environment(place, load),
+                [sys.executable, "-m", _MODULE, locations.keys.namespace, str(locations.scratch)],
+                # An empty folder: with -m Python imports from the working directory first.
+                cwd=locations.scratch,
+                env=_environment(locations, load),
                 stdin=subprocess.DEVNULL,
-                stdout=said,
+                stdout=output,
                 stderr=log,
                 start_new_session=True,
             )
 
     def exit_code(self) -> int | None:
-        """Tell how it ended, ``None`` while it runs."""
+        """Give its exit code, ``None`` while it runs."""
         return self._process.poll()
 
-    def resume(self) -> Resume | None:
-        """Tell what it went on from, ``None`` before its engine starts."""
-        line, end, _ = self._said.read_text().partition("\n")
-        return Resume(**json.loads(line)) if end else None
+    def resume_point(self) -> ResumePoint | None:
+        """Tell where it resumed, ``None`` before its engine starts."""
+        line, end, _ = self._output.read_text().partition("\n")
+        return ResumePoint(**json.loads(line)) if end else None
 
-    def last_words(self) -> str:
-        """Read the last line that it said on standard error."""
+    def last_error_line(self) -> str:
+        """Read the last line of its standard error."""
         lines = self._log.read_text(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        return next(
+            (line.strip() for line in reversed(lines) if line.strip()), "it printed no error"
+        )
 
     def kill(self) -> None:
         """SIGKILL the dataflow and its replicator, and wait until both are gone."""
@@ -128,27 +130,28 @@ class ChildRun:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         deadline = time.monotonic() + _GONE_SECONDS
-        # The replicator is not our child: it is gone when its group has nobody left.
+        # The replicator is not our child, so it can't be waited for: it is gone when no process of
+        # the group is left.
         with suppress(ProcessLookupError, PermissionError):
             while time.monotonic() < deadline:
                 os.killpg(self._process.pid, 0)
                 time.sleep(0.002)
 
     def delete_scratch(self) -> None:
-        """Delete the scratch folder, as a lost disk would."""
-        shutil.rmtree(self._place.scratch)
+        """Delete the scratch folder, as if its disk were lost."""
+        shutil.rmtree(self._locations.scratch)
 
 
-def _environment(place: RunPlace, load: ClickLoad) -> Mapping[str, str]:
+def _environment(locations: RunLocations, load: ClickLoad) -> Mapping[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BYTEWAX_")}
-    return {**kept, **load.environment(place.out), "BYTEWAX_REDIS_URL": place.config.url}
+    return {**kept, **load.environment(locations.out), "BYTEWAX_REDIS_URL": locations.config.url}
 
 
 # -- in the child ------------------------------------------------------------------------------
 
 
 class _ChildReporter(ConsoleReporter):
-    """Tells the parent as well what was resumed, while the engine still waits."""
+    """Tells the parent where the flow resumed, before the engine starts."""
 
     def __init__(self, keys: FlowKeys) -> None:
         super().__init__()
@@ -161,8 +164,8 @@ class _ChildReporter(ConsoleReporter):
         event = events_read(client, self._keys)
         client.close()
         keys = sum(resumed.keys.values())
-        resume = Resume(event, resumed.epoch, keys, round(resumed.seconds, 3))
-        print(json.dumps(asdict(resume)), flush=True)
+        point = ResumePoint(event, resumed.epoch, keys, round(resumed.seconds, 3))
+        print(json.dumps(asdict(point)), flush=True)
 
 
 def _flow() -> Dataflow:

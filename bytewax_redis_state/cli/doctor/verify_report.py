@@ -40,45 +40,53 @@ _STYLES = {"error": "red", "warning": "yellow", "note": "dim"}
 def add_options(made: argparse.ArgumentParser, what: argparse._MutuallyExclusiveGroup) -> None:
     """Add the options to the command.
 
-    :arg what: Of which one has to be given.
+    :arg what: The group of options of which exactly one must be given.
     """
-    what.add_argument("--verify", metavar="FLOW", help="check this flow in Redis; reads only")
+    what.add_argument(
+        "--verify", metavar="FLOW", help="check this flow in Redis, and change nothing"
+    )
     made.add_argument(
-        "--redis", metavar="URL", help="where the flow is, with --verify [env: BYTEWAX_REDIS_URL]"
+        "--redis",
+        metavar="URL",
+        help="with --verify: the Redis to look in [env: BYTEWAX_REDIS_URL]",
     )
     made.add_argument(
         "--credentials",
         metavar="MODULE:NAME",
-        help="what gives user and password, with --verify [env: BYTEWAX_REDIS_CREDENTIALS]",
+        help="with --verify: a function that returns user and password "
+        "[env: BYTEWAX_REDIS_CREDENTIALS]",
     )
     made.add_argument(
         "--namespace",
         default=os.environ.get("BYTEWAX_REDIS_NAMESPACE") or "bytewax",
         metavar="NS",
-        help="prefix of its keys (default bytewax) [env: BYTEWAX_REDIS_NAMESPACE]",
+        help="namespace of the flow (default bytewax) [env: BYTEWAX_REDIS_NAMESPACE]",
     )
     made.add_argument(
         "--key-file",
         type=Path,
         metavar="FILE",
-        help="keys to verify signatures and encryption with, as the flow has them, with --verify "
+        help="with --verify: the flow's key file, to check signatures and encryption with "
         "[env: BYTEWAX_REDIS_KEY_FILE]",
     )
 
 
 def verify_flow(args: argparse.Namespace) -> int:
-    """Check a flow and show what was found.
+    """Check a flow and show the findings.
 
     :arg args: Options of the command.
     :returns: 0 where nothing is wrong, else 1.
-    :raises StateError: If Redis can't be read, or knows nothing of the flow.
+    :raises StateError: If Redis can't be read, or holds no key of the flow.
     """
     url = args.redis or redis_url_from_env()
     if url is None:
-        raise ConfigError("--verify is given without --redis", "say where the flow is: --redis URL")
+        raise ConfigError(
+            "--verify is given, but no Redis URL",
+            "give --redis URL, or set BYTEWAX_REDIS_URL",
+        )
     credentials = args.credentials or credentials_from_env()
     if credentials is not None:
-        sys.path.append("")  # as the runner has it, which starts with python -m
+        sys.path.append("")  # python -m has it there, so that the runner imports from it, too
     config = RedisConfig(url=url, credentials=credentials).patient(_PATIENCE)
     secrets = Secrets.from_file(args.key_file) if args.key_file else Secrets.from_env()
     codec = Codec(**secrets.given) if secrets != Secrets() else None
@@ -90,9 +98,9 @@ def verify_flow(args: argparse.Namespace) -> int:
             bar.stop()
     if found.manifest is None and not found.findings:
         raise ConfigError(
-            f"Redis at {config.address} knows no flow {args.verify!r} in namespace "
+            f"Redis at {config.address} holds no key of a flow {args.verify!r} in namespace "
             f"{args.namespace!r}",
-            "check --verify, --namespace and the database of the URL",
+            "check the name of the flow, --namespace, and the database in the URL",
         )
     if args.json:
         print(json.dumps(_report(found)))

@@ -1,7 +1,7 @@
-"""``bytewax-redis-state bench jobs``: time flows beside Bytewax without and with its own recovery.
+"""``bytewax-redis-state bench jobs``: measure flows here and with Bytewax's own recovery.
 
-Exit codes: 0 if every run gave the right result, whatever the figures; 1 if one did not; 2 if it
-could not begin.
+Exit codes: 0 if every run gave the right result, whatever the figures; 1 if one did not; 2 if the
+command could not start.
 """
 
 from __future__ import annotations
@@ -23,29 +23,30 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Add the command to the command line."""
     made = commands.add_parser(
         "jobs",
-        help="time flows beside Bytewax's own recovery and beside none",
-        description="Run jobs by rivals in turn, on a Redis of its own (append-only, fsync every "
-        "second), check each result, and print medians, spread and ratios with their targets. "
-        "All of it takes about an hour on two idle cores; an estimate comes first.",
+        help="measure flows with this package, with Bytewax's own recovery, and with none",
+        description="Run each job with all rivals in turn, on a Redis server started for it "
+        "(append-only file, fsync every second), check each result, and print medians, spread and "
+        "ratios with their targets. All jobs take about an hour on two idle cores; an estimate is "
+        "printed first.",
     )
     made.add_argument(
         "--job",
         action="append",
         metavar="LETTER",
         default=[],
-        help="only this job; may be given more than once; see --list",
+        help="run only this job; may be repeated; see --list",
     )
-    made.add_argument("--list", action="store_true", help="say which jobs there are, and end")
+    made.add_argument("--list", action="store_true", help="print the jobs, and run none")
     made.add_argument(
         "--pairs",
         type=int,
         metavar="N",
-        help="runs of each rival, in turn (default 5, and 3 of those that take long)",
+        help="runs of each rival, in turn (default 5, and 3 for jobs that take long)",
     )
     made.add_argument(
         "--quick",
         action="store_true",
-        help="small sizes, once each: whether it works, not how fast it is",
+        help="small sizes, one run each: shows whether it works, not how fast it is",
     )
     made.add_argument(
         "--scale", type=float, metavar="F", help="share of the full size, up to 1 (default 1)"
@@ -53,16 +54,20 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     made.add_argument(
         "--every",
         action="store_true",
-        help="also the variants that are left out by default, such as 400k keys for stock",
+        help="include the variants that are left out by default, such as 400k keys with Bytewax's "
+        "own recovery",
     )
     made.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the figures here, anew after each line"
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write the figures to this file, again after each line",
     )
     made.add_argument(
         "--into",
         type=Path,
         metavar="FILE",
-        help="merge the figures into those of earlier runs in this file",
+        help="add the figures to those of earlier runs in this file",
     )
     made.set_defaults(command=bench_jobs)
 
@@ -72,13 +77,13 @@ def bench_jobs(args: argparse.Namespace) -> int:
 
     :arg args: Its options.
     :returns: 0 or 1.
-    :raises ConfigError: If an option can't be right, or the benchmarks are not installed.
+    :raises ConfigError: If an option is wrong, or the benchmarks are not installed.
     """
     _require_sense(args)
     session, jobs = _import("benchmarks.session"), _import("benchmarks.jobs")
     unknown = set(args.job) - set(jobs.JOBS)
     if unknown:
-        raise ConfigError(f"there is no job {min(unknown)!r}", "see --list")
+        raise ConfigError(f"there is no job {min(unknown)!r}", "bench jobs --list prints all jobs")
     if args.list:
         for letter, text in jobs.JOBS.items():
             print(f"{letter}  {text}")
@@ -98,15 +103,21 @@ def _require_sense(args: argparse.Namespace) -> None:
     if args.scale is not None and not 0 < args.scale <= 1:
         raise ConfigError(f"--scale is {args.scale}", "give a share above 0, up to 1")
     if args.json and args.into:
-        raise ConfigError("--json and --into are both given", "--into FILE keeps what FILE holds")
+        raise ConfigError(
+            "--json and --into are both given",
+            "give --into FILE to add to FILE, or --json FILE to write it again",
+        )
 
 
 def _import(module: str) -> Any:
-    """Import a module of the benchmarks: shipped here, or in the checkout that this is run from."""
+    """Import a module of the benchmarks: from the bench distribution, or from a checkout."""
     here = Path(__file__).resolve()
-    for place in (here.parent / "shipped", here.parents[2]):
+    for place in (here.parent / "shipped", here.parents[3]):
         if (place / "benchmarks" / "session.py").is_file():
             if str(place) not in sys.path:
                 sys.path.insert(0, str(place))
             return importlib.import_module(module)
-    raise ConfigError("the benchmarks are not installed", "install bytewax-redis-state anew")
+    raise ConfigError(
+        "the benchmarks are not installed",
+        "pip install --force-reinstall bytewax-redis-state-bench",
+    )

@@ -14,21 +14,28 @@ __all__ = ["add_options", "print_rules"]
 def add_options(made: argparse.ArgumentParser, what: argparse._MutuallyExclusiveGroup) -> None:
     """Add the options to the command.
 
-    :arg what: Of which one has to be given.
+    :arg what: The group of options of which exactly one must be given.
     """
     what.add_argument(
         "--acl",
         choices=ROLES,
-        help="print the ACL rules of a user that runs flows, verifies them, or reads their state; "
-        "needs no Redis, but heeds what kind of server --redis names",
+        help="print the ACL rules of a Redis user that runs flows, verifies them, or reads their "
+        "state; connects to no server, but adds the rules of a cluster if --redis names one",
     )
-    made.add_argument("--flow", metavar="FLOW", help="of one flow only, with --acl")
-    made.add_argument("--user", metavar="NAME", help="name of the user, with --acl")
+    made.add_argument(
+        "--flow",
+        metavar="FLOW",
+        help="with --acl: the rules of this flow only (default: all flows)",
+    )
+    made.add_argument(
+        "--user", metavar="NAME", help="with --acl: name of the user (default: the role)"
+    )
     made.add_argument(
         "--durability",
         default="memory",
         metavar="LEVEL",
-        help="which the flows run with, with --acl: memory (default), aof or replicas:N",
+        help="with --acl: what the flows run with as --durability: memory (default), aof or "
+        "replicas:N",
     )
 
 
@@ -37,7 +44,7 @@ def print_rules(args: argparse.Namespace) -> int:
 
     :arg args: Options of the command.
     :returns: 0.
-    :raises ConfigError: If the durability is none.
+    :raises ConfigError: If the durability level or the URL is wrong.
     """
     level = Durability.parse(args.durability).level
     url = args.redis or redis_url_from_env()
