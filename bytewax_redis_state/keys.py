@@ -39,7 +39,7 @@ from bytewax_redis_state.errors import ArgumentError
 __all__ = [
     "SLOTS",
     "FlowKeys",
-    "Place",
+    "ParsedKey",
     "PrefixKeys",
     "hash_tag_of",
     "namespace_pattern",
@@ -93,7 +93,7 @@ def readable_patterns(namespace: str) -> tuple[bytes, ...]:
     return tuple(stem + b"*" + rest for rest in (b"}:manifest", b"/s*}:state:*", b"/s*}:applied:*"))
 
 
-class Place(NamedTuple):
+class ParsedKey(NamedTuple):
     """What a key of a flow is.
 
     :arg kind: As the key names it: ``manifest``, ``journal``, ``state`` and so on.
@@ -201,7 +201,7 @@ class FlowKeys:
         at = key.find(b"}:state:", len(self._stem))
         return key[: key.find(b":", at + 8) + 1] if at > 0 else b""
 
-    def parse(self, key: bytes) -> Place | None:
+    def parse(self, key: bytes) -> ParsedKey | None:
         """Tell what a key of the flow is.
 
         :arg key: A key found by one of ``patterns``.
@@ -212,7 +212,7 @@ class FlowKeys:
             match = form.fullmatch(rest)
             if match is not None:
                 parts = match.groupdict()
-                return Place(
+                return ParsedKey(
                     parts["kind"].decode(),
                     int(parts.get("number") or 0),
                     int(parts.get("generation") or 0),

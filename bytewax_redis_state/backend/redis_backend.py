@@ -32,7 +32,7 @@ from bytewax_redis_state.errors import ConfigError, ServerUnfitError
 from bytewax_redis_state.keys import PrefixKeys
 from bytewax_redis_state.server.client import Client, connect
 from bytewax_redis_state.server.probe import ServerInfo
-from bytewax_redis_state.server.translation import as_ours
+from bytewax_redis_state.server.translation import translate_error
 
 __all__ = ["RedisStateBackend"]
 
@@ -104,7 +104,7 @@ class RedisStateBackend(StateBackend):
                 refuse_overlap(self._driver, self._keys.prefix)
             self._meter.reset()
         except RoundTripError as error:
-            raise as_ours(error.cause, self.config.address) from error.cause
+            raise translate_error(error.cause, self.config.address) from error.cause
         except BaseException:
             self._pool.close()
             raise

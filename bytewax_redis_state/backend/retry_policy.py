@@ -26,7 +26,7 @@ from bytewax_redis_state.backend.transport.round_trip import RoundTripError
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ServerUnavailableError, StateError, UnknownOutcomeError
 from bytewax_redis_state.scripts.state_scripts import with_source
-from bytewax_redis_state.server.translation import as_ours
+from bytewax_redis_state.server.translation import translate_error
 
 __all__ = ["RetryPolicy"]
 
@@ -107,7 +107,7 @@ class RetryPolicy:
 
     def as_state_error(self, operation: Operation[Any], error: RoundTripError) -> StateError:
         """Make our error of a round trip that brought no replies."""
-        ours = as_ours(error.cause, self.address)
+        ours = translate_error(error.cause, self.address)
         if error.sent and not operation.idempotent:
             return UnknownOutcomeError(
                 f"{operation.kind} was sent to {self.address} and no reply came: {ours.message}",
@@ -131,7 +131,7 @@ class RetryPolicy:
             return {}
         for reply in replies:
             if isinstance(reply, Exception) and not isinstance(reply, NoScriptError):
-                ours = as_ours(reply, self.address)
+                ours = translate_error(reply, self.address)
                 raise type(ours)(f"{operation.kind}: {ours.message}", ours.hint) from reply
         unknown = (i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError))
         return {index: with_source(commands[index]) for index in unknown}

@@ -8,14 +8,14 @@ from __future__ import annotations
 import redis
 
 from bytewax_redis_state.doctor.checked_flow import CheckedFlow, Writers
-from bytewax_redis_state.keys import FlowKeys, Place
+from bytewax_redis_state.keys import FlowKeys, ParsedKey
 from bytewax_redis_state.recovery.records.cells import LOST_HINT
 
 __all__ = ["OtherKeys", "check_other_keys", "find_other_keys"]
 
 _SCAN_COUNT = 10_000
 
-OtherKeys = dict[bytes, Place | None]
+OtherKeys = dict[bytes, ParsedKey | None]
 """Key to what it is; ``None`` for a key that :mod:`bytewax_redis_state.keys` does not build."""
 
 
@@ -57,7 +57,7 @@ def check_other_keys(flow: CheckedFlow, others: OtherKeys, writers: Writers) -> 
             _check_cell(flow, name, place)
 
 
-def _check_partition(flow: CheckedFlow, name: str, place: Place, writers: Writers) -> None:
+def _check_partition(flow: CheckedFlow, name: str, place: ParsedKey, writers: Writers) -> None:
     manifest = flow.manifest
     if place.generation < manifest.generation:
         flow.findings.say(
@@ -78,7 +78,7 @@ def _check_partition(flow: CheckedFlow, name: str, place: Place, writers: Writer
         )
 
 
-def _check_cell(flow: CheckedFlow, name: str, place: Place) -> None:
+def _check_cell(flow: CheckedFlow, name: str, place: ParsedKey) -> None:
     if place.step in flow.manifest.steps and place.number < flow.manifest.shards:
         return
     flow.findings.say(

@@ -63,7 +63,7 @@ from bytewax_redis_state.server.client import connect
 from bytewax_redis_state.server.credentials import name_of
 from bytewax_redis_state.server.embedded import start_embedded
 from bytewax_redis_state.server.probe import probe_all, require_durability, require_fit
-from bytewax_redis_state.server.replicas import may_go_back
+from bytewax_redis_state.server.replicas import failover_possible
 from bytewax_redis_state.server.translation import translated
 
 __all__ = ["MARGIN_SECONDS", "Session"]
@@ -152,7 +152,7 @@ class Session:
             )
             manifest = self._resume(resume, client, steps, scratch)
             clock = FlowClock(resume.flow_time(manifest))
-            guarded = may_go_back(client)
+            guarded = failover_possible(client)
         self._shard(manifest, clock)
         self._start_replicator(
             config, scratch, manifest, resume.engine_steps(manifest), guarded=guarded

@@ -146,7 +146,7 @@ class ClusterClient(redis.Redis):
         with self._cluster_lock:
             self._table = None
 
-    def heed(self, answers: Sequence[Any]) -> None:
+    def note_moves(self, answers: Sequence[Any]) -> None:
         """Learn from refusals where slots are; a node may be the last to hear of a move."""
         for answer in answers:
             if isinstance(answer, MovedError):

@@ -25,7 +25,7 @@ from bytewax_redis_state.server.client import Client, address_of
 from bytewax_redis_state.server.cluster_client import ClusterClient, Command
 from bytewax_redis_state.server.sentinel import Primary
 
-__all__ = ["confirmed", "may_go_back", "replicas_in_step", "run_of", "server_of"]
+__all__ = ["execute_confirmed", "failover_possible", "replicas_in_step", "run_id_of", "server_of"]
 
 _PATIENCE = 30.0
 _WAIT_MILLISECONDS = 1000
@@ -61,7 +61,7 @@ def _known_to_sentinels(primary: Primary) -> int:
         return 0
 
 
-def may_go_back(client: Client) -> bool:
+def failover_possible(client: Client) -> bool:
     """Tell whether a failover may take back what a server has acknowledged.
 
     :arg client: As ``connect`` made it.
@@ -73,7 +73,7 @@ def may_go_back(client: Client) -> bool:
     return replicas_in_step(client) > 0
 
 
-def run_of(client: Client, *, guarded: bool) -> str:
+def run_id_of(client: Client, *, guarded: bool) -> str:
     """Tell which run of the server this is: one that was started anew may have lost its tail.
 
     :arg guarded: Whether a failover is possible: what counts then is on all replicas.
@@ -82,7 +82,7 @@ def run_of(client: Client, *, guarded: bool) -> str:
     return "" if guarded else str(client.info("server")["run_id"])
 
 
-def confirmed(client: Client, fill: Callable[[Any], object]) -> list[Any]:
+def execute_confirmed(client: Client, fill: Callable[[Any], object]) -> list[Any]:
     """Carry out commands, and see that all replicas in step have what they did.
 
     They are sent again where that can't be seen, or where a slot has moved; the last answers count.
@@ -120,7 +120,7 @@ def _tried(client: Client, pipe: Any) -> list[Any] | None:
             return None
         if any(isinstance(answer, _ELSEWHERE) for answer in found):
             if isinstance(client, ClusterClient):
-                client.heed(found)
+                client.note_moves(found)
             return None
         for place, answer in zip(places, found, strict=True):
             answers[place] = answer

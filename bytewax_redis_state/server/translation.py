@@ -23,7 +23,7 @@ from bytewax_redis_state.errors import (
     StateError,
 )
 
-__all__ = ["BY_CLASS", "BY_CODE", "BY_TEXT", "Rule", "as_ours", "translated"]
+__all__ = ["BY_CLASS", "BY_CODE", "BY_TEXT", "Rule", "translate_error", "translated"]
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def _rule_of_text(text: str) -> Rule | None:
     return next((rule for part, rule in BY_TEXT.items() if part in text.lower()), None)
 
 
-def as_ours(error: Exception, address: str) -> StateError:
+def translate_error(error: Exception, address: str) -> StateError:
     """Translate one error of redis-py.
 
     :arg error: What redis-py raised.
@@ -224,4 +224,4 @@ def translated(address: str) -> Iterator[None]:
     try:
         yield
     except _DRIVER_ERRORS as error:
-        raise as_ours(error, address) from error
+        raise translate_error(error, address) from error

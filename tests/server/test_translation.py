@@ -21,7 +21,7 @@ from bytewax_redis_state.errors import (
     StateError,
 )
 from bytewax_redis_state.server.client import Client, connect
-from bytewax_redis_state.server.translation import BY_CLASS, BY_CODE, as_ours, translated
+from bytewax_redis_state.server.translation import BY_CLASS, BY_CODE, translate_error, translated
 
 DRIVER_CLASSES = sorted(
     (
@@ -85,7 +85,7 @@ def test_other_errors_pass_through() -> None:
     ],
 )
 def test_a_reply_of_the_server_lands_in_its_class(reply: str, expected: type[Exception]) -> None:
-    error = as_ours(BaseParser.parse_error(reply), "redis://host:1/0")
+    error = translate_error(BaseParser.parse_error(reply), "redis://host:1/0")
     assert type(error) is expected
     assert error.message.startswith("Redis at redis://host:1/0: ")
 

@@ -25,7 +25,7 @@ from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.records.cells import Cell
 from bytewax_redis_state.recovery.records.token import Token, overtaken
 from bytewax_redis_state.scripts import Scripts
-from bytewax_redis_state.server.replicas import confirmed
+from bytewax_redis_state.server.replicas import execute_confirmed
 
 __all__ = ["Entry", "Fence", "Journal", "JournalMovedError"]
 
@@ -105,7 +105,7 @@ class Journal:
 
         :raises FencedError: If another start has made them.
         """
-        (made,) = confirmed(
+        (made,) = execute_confirmed(
             self._client,
             lambda pipe: self._scripts.create_partition(
                 self._journal, self._progress, self._incarnation, str(self._token), epoch, pipe
@@ -162,7 +162,7 @@ class Journal:
         :arg by: The start that fences.
         :returns: How far it came, ``None`` where its keys are gone or of another life.
         """
-        (answer,) = confirmed(
+        (answer,) = execute_confirmed(
             self._client,
             lambda pipe: self._scripts.fence_partition(
                 self._journal, self._progress, self._incarnation, str(self._token), str(by), pipe

@@ -12,7 +12,7 @@ from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.records.manifest import read_manifest
 from bytewax_redis_state.recovery.records.token import Token
 from bytewax_redis_state.scripts import Scripts
-from bytewax_redis_state.server.replicas import may_go_back, run_of
+from bytewax_redis_state.server.replicas import failover_possible, run_id_of
 
 __all__ = ["sweep"]
 
@@ -26,7 +26,7 @@ def sweep(client: redis.Redis, scripts: Scripts, keys: FlowKeys, token: Token) -
     :arg token: The newest start, if its manifest is still there; what is of an older one is
         nobody's then.
     """
-    run_id = run_of(client, guarded=may_go_back(client))
+    run_id = run_id_of(client, guarded=failover_possible(client))
     manifest = read_manifest(client, keys)
     if manifest is None or manifest.token != token:
         return

@@ -29,7 +29,7 @@ from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
 from bytewax_redis_state.recovery.replicator.connection import ReplicatorConnection
 from bytewax_redis_state.recovery.replicator.failover_guard import FailoverGuard
 from bytewax_redis_state.recovery.watched_thread import WatchedThread
-from bytewax_redis_state.server.replicas import run_of
+from bytewax_redis_state.server.replicas import run_id_of
 from bytewax_redis_state.server.translation import translated
 
 __all__ = ["Checkpointer"]
@@ -92,7 +92,7 @@ class Checkpointer:
 
     def _run_id(self) -> str:
         """Ask which run of the server this is; of more than one, trims come a margin later."""
-        return run_of(self._connection.client, guarded=self._guard.is_on)
+        return run_id_of(self._connection.client, guarded=self._guard.is_on)
 
     def checkpoint(self) -> bool:
         """Fold up to the least progress of all partitions, then trim the journal.

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 
 from bytewax_redis_state.server.client import Client
-from bytewax_redis_state.server.replicas import may_go_back
+from bytewax_redis_state.server.replicas import failover_possible
 
 __all__ = ["FailoverGuard"]
 
@@ -37,7 +37,7 @@ class FailoverGuard:
 
     def look(self, client: Client) -> None:
         """Ask Redis again."""
-        if self.is_on or not may_go_back(client):
+        if self.is_on or not failover_possible(client):
             return
         logger.warning("replicas were attached: only what all of them have is folded from now on")
         self.is_on = True

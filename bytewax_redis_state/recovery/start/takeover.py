@@ -47,7 +47,7 @@ from bytewax_redis_state.recovery.records.token import Token, start_id
 from bytewax_redis_state.recovery.start.plan import StartPlan
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import server_time
-from bytewax_redis_state.server.replicas import confirmed, may_go_back, run_of
+from bytewax_redis_state.server.replicas import execute_confirmed, failover_possible, run_id_of
 
 __all__ = [
     "known_or_founded",
@@ -174,7 +174,7 @@ class _Start:
         self._old = manifest
         self._token = token
         self._cells = cells_of(manifest.steps, manifest.shards)
-        self._run_id = run_of(client, guarded=may_go_back(client))
+        self._run_id = run_id_of(client, guarded=failover_possible(client))
 
     def _journal(self, token: Token, partition: int) -> Journal:
         return Journal(
@@ -183,7 +183,7 @@ class _Start:
 
     def hold_generation(self) -> None:
         """Step c, of which a failover must not give the number to another start."""
-        (held,) = confirmed(
+        (held,) = execute_confirmed(
             self._client,
             lambda pipe: self._scripts.hold_generation(
                 self._keys.generation, str(self._token), pipe
@@ -219,7 +219,7 @@ class _Start:
                 applied = self._keys.applied(cell.step, cell.shard)
                 self._scripts.fence_cell(applied, self._old.incarnation, str(self._token), pipe)
 
-        answers: list[list[bytes]] = confirmed(self._client, fence)
+        answers: list[list[bytes]] = execute_confirmed(self._client, fence)
         marks = {
             cell: CellMark.parse(
                 cell, dict(zip(flat[::2], flat[1::2], strict=True)), self._old.incarnation
@@ -316,7 +316,7 @@ class _Start:
                     folded,
                 )
 
-        answers = confirmed(self._client, settle)
+        answers = execute_confirmed(self._client, settle)
         if None in answers:
             raise FencedError("another start of the flow overtook this one", "start again")
         if -1 in answers:
@@ -337,7 +337,7 @@ class _Start:
                     pipe,
                 )
 
-        counts: list[int] = confirmed(self._client, create)
+        counts: list[int] = execute_confirmed(self._client, create)
         for cell, count in zip(cells, counts, strict=True):
             if count < 0:
                 raise FencedError("another start of the flow overtook this one", "start again")
@@ -395,7 +395,7 @@ class _Start:
             downtime=downtime,
             allowance=plan.allowance,
         )
-        (stood,) = confirmed(
+        (stood,) = execute_confirmed(
             self._client,
             lambda pipe: self._scripts.write_manifest(
                 self._keys.generation,
