@@ -51,14 +51,21 @@ class Runner:
         file: Path = FLOWS,
         flow: str = "flow",
         redis: bool = True,
+        stderr: int = subprocess.PIPE,
         **env: str,
     ) -> subprocess.Popen[str]:
         where = ("--redis", self.url) if redis else ()
         fixed = ("--scratch", str(self.folder / "scratch")) if "--scratch" not in options else ()
         command = [sys.executable, "-m", "bytewax_redis_state.run", f"{file}:{flow}"]
-        return self.spawn(*command, *where, *fixed, *options, **env)
+        return self.spawn(*command, *where, *fixed, *options, stderr=stderr, **env)
 
-    def spawn(self, *command: str, stdout: int = subprocess.PIPE, **env: str):
+    def spawn(
+        self,
+        *command: str,
+        stdout: int = subprocess.PIPE,
+        stderr: int = subprocess.PIPE,
+        **env: str,
+    ):
         """Start any command as a flow is started: it is ended with the test."""
         process = subprocess.Popen(
             command,
@@ -66,7 +73,7 @@ class Runner:
             env=environment(**env),
             stdin=subprocess.DEVNULL,
             stdout=stdout,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             start_new_session=True,
         )

@@ -12,7 +12,7 @@ from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.recovery.records.lease import Lease
 from bytewax_redis_state.server.client import connect
 
-from .conftest import Sums, expected, finished
+from .conftest import FLOWS, Sums, expected, finished
 
 ENDLESS = {"ITEMS": "1000000", "PAUSE": "0.01"}
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -137,3 +137,20 @@ def test_an_interrupt_that_the_flow_lets_nobody_see_ends_it_too(run, sums, numbe
         assert sums.state() == expected(count, 1)
     else:
         assert sums.state("in") == {}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_handler_that_the_flow_sets_at_import_is_called(
+    run, sums, two_addresses, eventually, processes
+):
+    """Stock calls it: the clean-up of many flows."""
+    file = FLOWS.with_name("on_sigterm.py")
+    cluster = [("-i", str(n), "-a", two_addresses) for n in range(2)] if processes == 2 else [()]
+    env = ENDLESS | {"PYTHONPATH": str(FLOWS.parents[2])}
+    running = [run.start("-s", "0.1", *more, file=file, **env) for more in cluster]
+    eventually(lambda: sums.manifest and sums.progress() > 3)
+    for process in running:
+        process.send_signal(signal.SIGTERM)
+    ends = [finished(process, 30) for process in running]
+    assert [end.returncode for end in ends] == [130] * processes, [end.stderr for end in ends]
+    assert [end.stdout.count("cleaned up after SIGTERM") for end in ends] == [1] * processes
