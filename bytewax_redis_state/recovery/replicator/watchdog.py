@@ -165,7 +165,8 @@ class Watchdog:
         :returns: Why that is no use, or can't be done; ``None`` where there is a replicator, or
             another try is to come.
         """
-        if self._process.poll() is None:
+        # Where the watchdog was asked to stop meanwhile, the replicator has drained and ended.
+        if self._thread.is_stopping or self._process.poll() is None:
             return None
         if self._died_at is None:
             failure = self._failure(self.status) or self._note_death()
