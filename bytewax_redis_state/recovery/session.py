@@ -9,11 +9,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -23,7 +23,6 @@ from bytewax.recovery import RecoveryConfig
 
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.config import RecoverySettings, RedisConfig
-from bytewax_redis_state.config.durability import Durability
 from bytewax_redis_state.dataflow.connectors.gate import Gate
 from bytewax_redis_state.dataflow.retention import lifetimes
 from bytewax_redis_state.dataflow.rewrite import shard_stateful_steps
@@ -31,18 +30,12 @@ from bytewax_redis_state.dataflow.shards.deadlines import FlowClock
 from bytewax_redis_state.dataflow.shards.handover import Handover
 from bytewax_redis_state.dataflow.shards.snapshot_requests import SnapshotRequests
 from bytewax_redis_state.dataflow.steps import StateStep, listed_partitions, state_steps
-from bytewax_redis_state.errors import (
-    ConfigError,
-    FencedError,
-    JoinTimeoutError,
-    StateError,
-    StateLostError,
-)
+from bytewax_redis_state.errors import ConfigError, StateError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.flow_status import FlowStatus, register
 from bytewax_redis_state.recovery.outbox.outbox import part_file, require_sqlite
 from bytewax_redis_state.recovery.outbox.scratch import Scratch, open_scratch
-from bytewax_redis_state.recovery.records.lease import Lease, LeaseHolder, claim, this_owner
+from bytewax_redis_state.recovery.records.lease import Lease, LeaseHolder
 from bytewax_redis_state.recovery.records.manifest import Manifest
 from bytewax_redis_state.recovery.replicator.backpressure import Backpressure, default_lag
 from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
@@ -50,20 +43,14 @@ from bytewax_redis_state.recovery.replicator.renewal import write_shard_count
 from bytewax_redis_state.recovery.replicator.status import Status
 from bytewax_redis_state.recovery.replicator.watchdog import Watchdog, spawn
 from bytewax_redis_state.recovery.reporter import GuardedReporter, Reporter, Resumed
-from bytewax_redis_state.recovery.start.join_barrier import (
-    ClusterShape,
-    taken_over,
-    wait_for_coordinator,
-)
-from bytewax_redis_state.recovery.start.steps import Resume
-from bytewax_redis_state.recovery.start.takeover import reached
+from bytewax_redis_state.recovery.start.join_barrier import ClusterShape
+from bytewax_redis_state.recovery.start.process_start import FlowSteps, ProcessStart, SessionParts
+from bytewax_redis_state.recovery.start.steps import start_flow
 from bytewax_redis_state.recovery.stopping import Stopping, raise_reason
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import connect
 from bytewax_redis_state.server.credentials import name_of
 from bytewax_redis_state.server.embedded import start_embedded
-from bytewax_redis_state.server.probe import probe_all, require_durability, require_fit
-from bytewax_redis_state.server.replicas import failover_possible
 from bytewax_redis_state.server.translation import translated
 
 __all__ = ["MARGIN_SECONDS", "Session"]
@@ -141,52 +128,36 @@ class Session:
         config = (self._config or start_embedded()).patient(_SCRIPT_TIMEOUT)
         client = connect(config)
         self._stack.callback(client.close)
-        with translated(config.address):
-            for info in probe_all(client):
-                for warning in require_fit(info):
-                    self._reporter.warn(warning)
-                require_durability(info, Durability.parse(self._settings.durability))
-            parts = {name: list(p) for name, p in listed_partitions(self._original).items()}
-            resume = Resume(
-                client, self._keys, self._settings, self._shape, steps, parts, kept, self._reporter
-            )
-            manifest = self._resume(resume, client, steps, scratch)
-            clock = FlowClock(resume.flow_time(manifest))
-            guarded = failover_possible(client)
-        self._shard(manifest, clock)
-        self._start_replicator(
-            config, scratch, manifest, resume.engine_steps(manifest), guarded=guarded
+        parts = {name: list(p) for name, p in listed_partitions(self._original).items()}
+        process = ProcessStart(
+            client,
+            self._keys,
+            self._settings,
+            self._shape,
+            FlowSteps(steps, parts, kept),
+            SessionParts(
+                self._reporter,
+                self._codec,
+                self._handover,
+                scratch,
+                lease_holder=partial(self._lease_holder, client),
+                spawn_replicator=partial(self._spawn_replicator, scratch),
+                require_running=self._require_running,
+                start_replicator=lambda manifest: self._launch(config, scratch, process, manifest),
+            ),
         )
+        with translated(config.address), process.naming_new_owner():
+            start_flow(process)
+        self.resumed = process.resumed
         self._recovery_config = RecoveryConfig(  # type: ignore[no-untyped-call]
             str(scratch.folder), timedelta(0)
         )
         self._stack.callback(register(self._status))
         self._reporter.resumed(self.resumed)
 
-    def _resume(
-        self,
-        resume: Resume,
-        client: redis.Redis,
-        steps: Sequence[StateStep],
-        scratch: Scratch,
-    ) -> Manifest:
-        resume.preflight()
-        started = time.monotonic()
-        lease = self._claim(client, steps, resume.parts)
-        reached("claimed")
-        # It takes as long to come up as a hundred thousand keys to read.
+    def _spawn_replicator(self, scratch: Scratch) -> None:
         self._spare = spawn(scratch.lock)
         self._stack.callback(self._end_spare)
-        try:
-            manifest = resume.start(lease)
-            self._require_own(manifest, lease)
-            keys, expired, restorer = resume.restore(manifest, self._codec, self._handover)
-        except (FencedError, StateLostError, JoinTimeoutError) as error:
-            raise taken_over(client, self._keys, lease) or error from None
-        resume.make_outbox(scratch, manifest, restorer)
-        seconds = time.monotonic() - started
-        self.resumed = Resumed(manifest.resume_epoch, keys, seconds, manifest.generation, expired)
-        return manifest
 
     def _end_spare(self) -> None:
         """End what has not become a replicator; one that has, has ended."""
@@ -194,38 +165,33 @@ class Session:
             self._spare.kill()
             self._spare.wait()
 
-    def _claim(
-        self, client: redis.Redis, steps: Sequence[StateStep], parts: Mapping[str, list[str]]
-    ) -> Lease:
-        # A fast path's shards take their items in another form.
-        how = ([step.step_id for step in steps], self._settings.fast_paths)
-        cluster = self._shape.digest(repr(how))
-        lease = this_owner(self._shape.process_id, cluster, parts)
-        say = self._reporter.say
-        if self._shape.process_id > 0:
-            wait_for_coordinator(client, self._keys, cluster, self._settings.join_timeout, say)
-        # Known before it is claimed: Ctrl-C in between would leave it to expire.
-        self._holder = LeaseHolder(client, self._keys, lease, self._stopping.fail)
+    def _lease_holder(self, client: redis.Redis, scripts: Scripts, lease: Lease) -> LeaseHolder:
+        self._holder = LeaseHolder(client, scripts, self._keys, lease, self._stopping.fail)
         self._stack.callback(self._release_lease)
-        take_over = self._settings.take_over
-        claim(Scripts(client), self._keys, lease, take_over=take_over, say=say)
-        self._holder.start()
-        return lease
+        return self._holder
+
+    def _require_running(self) -> None:
+        if self._stopping.failure is not None:
+            raise self._stopping.failure
+
+    def _launch(
+        self, config: RedisConfig, scratch: Scratch, process: ProcessStart, manifest: Manifest
+    ) -> None:
+        """Shard the flow, and start the replicator of its outbox."""
+        self._shard(manifest, FlowClock(process.flow_time(manifest)))
+        self._start_replicator(
+            config,
+            scratch,
+            manifest,
+            process.engine_steps(manifest),
+            guarded=process.failover_possible(),
+        )
 
     def _release_lease(self) -> None:
         # A second Ctrl-C must not wait for a Redis that hangs: the next start on this host sees
         # that the owner of the lease is dead.
         if self._holder is not None:
             self._holder.stop(release=not self._stopping.was_interrupted_twice)
-
-    def _require_own(self, manifest: Manifest, lease: Lease) -> None:
-        if self._stopping.failure is not None:
-            raise self._stopping.failure
-        if manifest.processes[self._shape.process_id] != lease.id:
-            raise ConfigError(
-                f"the manifest has another process {self._shape.process_id}",
-                "give each process of the cluster its own -i",
-            )
 
     def _shard(self, manifest: Manifest, clock: FlowClock) -> None:
         self._flow = shard_stateful_steps(

@@ -1,17 +1,7 @@
 """Run a flow in a process that kills or stops itself at a step of its start, or has a bug.
 
 It takes the arguments of ``python -m bytewax_redis_state.run``. ``CRASH_AT_STEP`` is ``kill:STEP``
-or ``stop:STEP``; steps are those of ``recovery/start/takeover.py``, and further phases of a start:
-
-============  =====================================================================
-phase         what has happened
-============  =====================================================================
-``waiting``   a process that does not coordinate is about to wait for the manifest
-``listed``    it has found a manifest that lists it
-``restored``  the keyed state has been read
-``outbox``    the outbox holds the restored rows
-``shipping``  the replicator works; the engine has not started
-============  =====================================================================
+or ``stop:STEP``; the steps are those of ``recovery/start/steps.py``.
 
 ``replicator:STEP`` is a step of ``replicator_pauses.py``, where the replicator stops itself.
 ``CRASH_BUG`` names a bug of ``planted_bugs.py``, planted here and in the replicator.
@@ -23,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +20,8 @@ import planted_bugs
 import replicator_pauses
 
 from bytewax_redis_state import run
-from bytewax_redis_state.recovery import session
 from bytewax_redis_state.recovery.replicator import process, watchdog
-from bytewax_redis_state.recovery.start import steps, takeover
+from bytewax_redis_state.recovery.start import steps
 
 _REPLICATOR = "bytewax_redis_state.recovery.replicator.process"
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
@@ -46,34 +34,7 @@ def doom(strike: signal.Signals, doomed_step: str) -> None:
         if step == doomed_step:
             os.kill(os.getpid(), strike)
 
-    for module in (takeover, session, steps):
-        module.reached = reached  # type: ignore[attr-defined]
-    wait_for_manifest = steps.wait_for_manifest
-
-    def wait_and_find(*args: Any) -> Any:
-        reached("waiting")
-        found = wait_for_manifest(*args)
-        reached("listed")
-        return found
-
-    steps.wait_for_manifest = wait_and_find
-    for owner, method, phase in (
-        (steps.Resume, "restore", "restored"),
-        (steps.Resume, "make_outbox", "outbox"),
-        (session.Session, "_start_replicator", "shipping"),
-    ):
-        setattr(owner, method, _then(getattr(owner, method), reached, phase))
-
-
-def _then(
-    method: Callable[..., Any], reached: Callable[[str], None], phase: str
-) -> Callable[..., Any]:
-    def wrapped(*args: Any, **named: Any) -> Any:
-        result = method(*args, **named)
-        reached(phase)
-        return result
-
-    return wrapped
+    steps.reached = reached
 
 
 class _Subprocess:

@@ -20,7 +20,9 @@ KILLED = -9
 STEPS = (
     "claimed",
     "joined",
+    "planned",
     "bumped",
+    "newest",
     "fenced",
     "cells",
     "epoch",
@@ -30,7 +32,7 @@ STEPS = (
     "written",
     "cleaned",
 )
-"""Of the coordinator, in ``recovery/start/takeover.py``; then what every process does."""
+"""Of the coordinator, in ``recovery/start/steps.py``; then those of every process."""
 PHASES = ("restored", "outbox", "shipping")
 OTHERS = ("claimed", "waiting", "listed", *PHASES)
 BEFORE_THE_MANIFEST = STEPS[: STEPS.index("written")]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
 
+from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.codec.delta import pack_delta
 from bytewax_redis_state.codec.envelope import MSGPACK, open_envelope, seal
 from bytewax_redis_state.config import RecoverySettings
@@ -17,17 +18,60 @@ from bytewax_redis_state.keys import FlowKeys, shard_of
 from bytewax_redis_state.recovery.records.cells import Cell, cells_of
 from bytewax_redis_state.recovery.records.fold import Folder
 from bytewax_redis_state.recovery.records.journal import Entry, Journal
+from bytewax_redis_state.recovery.records.lease import Lease, this_owner
 from bytewax_redis_state.recovery.records.manifest import Manifest
 from bytewax_redis_state.recovery.records.token import Token
+from bytewax_redis_state.recovery.reporter import LogReporter
+from bytewax_redis_state.recovery.start.join_barrier import ClusterShape
 from bytewax_redis_state.recovery.start.plan import StartPlan, plan_start
+from bytewax_redis_state.recovery.start.process_start import FlowSteps, ProcessStart, SessionParts
 from bytewax_redis_state.recovery.start.restore import Restorer
-from bytewax_redis_state.recovery.start.takeover import known_or_founded, take_over
+from bytewax_redis_state.recovery.start.steps import start_flow
+from bytewax_redis_state.recovery.start.takeover import known_or_founded
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import Client
 
 SHARDS = 4
 KEYED = StateStep("sum", "flow.sum.core", "flow.sum.core.shards", "keyed")
 SOURCE = StateStep("in", "flow.in", "flow.in", "source")
+SESSION = SessionParts(
+    LogReporter(),
+    Codec(),
+    Handover(),
+    scratch=None,
+    lease_holder=None,
+    spawn_replicator=None,
+    require_running=None,
+    start_replicator=None,
+)
+
+
+class Coordinator(ProcessStart):
+    """The coordinator's side of a start, without an engine; of a cluster that is there already.
+
+    The steps are those of every start, in their order. Those that are not the coordinator's alone
+    do nothing here.
+    """
+
+    members: Sequence[Lease] = ()
+
+    def require_fit(self) -> None:
+        pass
+
+    def claim_lease(self) -> None:
+        self._claimed = self.members[0]
+
+    def meet_members(self) -> list[Lease]:
+        return list(self.members)
+
+    def restore(self, _manifest: Manifest) -> None:
+        pass
+
+    def make_outbox(self, _manifest: Manifest, _restored: None) -> None:
+        pass
+
+    def start_replicator(self, _manifest: Manifest) -> None:
+        pass
 
 
 @dataclass
@@ -65,12 +109,25 @@ class FlowInRedis:
         steps: Sequence[StateStep] = (KEYED,),
         processes: int = 1,
         parts: Mapping[str, Sequence[str]] | None = None,
+        retention: timedelta | None = None,
         **settings: object,
     ) -> Manifest:
-        known = self.known()
-        plan = self.plan(known, steps, parts or {}, **settings)
-        ids = [f"id{i}" for i in range(processes)]
-        self.manifest = take_over(self.client, self.scripts, self.keys, known, plan, ids, {})
+        self.known()
+        lifetimes = {} if retention is None else {KEYED.step_id: retention}
+        start = Coordinator(
+            self.client,
+            self.keys,
+            RecoverySettings(shards=SHARDS, **settings),
+            ClusterShape(0, processes),
+            FlowSteps(steps, {}, lifetimes),
+            SESSION,
+        )
+        listed = {name: list(listed) for name, listed in (parts or {}).items()}
+        start.members = [
+            replace(this_owner(number, "", {} if number else listed), id=f"id{number}")
+            for number in range(processes)
+        ]
+        self.manifest = start_flow(start)
         self.row = dict.fromkeys(range(processes), 0)
         return self.manifest
 

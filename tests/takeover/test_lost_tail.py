@@ -17,11 +17,11 @@ from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.dataflow.steps import StateStep
 from bytewax_redis_state.errors import FencedError, ServerUnavailableError, StateLostError
 from bytewax_redis_state.recovery.records.sweep import sweep
-from bytewax_redis_state.recovery.start import takeover
+from bytewax_redis_state.recovery.start import steps
 from bytewax_redis_state.server.client import connect
 from tests.recovery.conftest import KEYED, FlowInRedis
 
-STEPS = ("bumped", "fenced", "cells", "epoch", "checked", "folded", "settled", "written")
+STEPS = ("bumped", "newest", "fenced", "cells", "epoch", "checked", "folded", "settled", "written")
 NODES: Mapping[str, Callable[[FlowInRedis, bytes], bool]] = {
     "all": lambda _flow, _key: True,
     "cells": lambda _flow, key: b"/s" in key,
@@ -59,7 +59,7 @@ def test_a_tail_lost_between_two_steps_of_a_start(flow, monkeypatch, saved, lost
             go_back(flow, node, replica[saved])
         replica[step] = flow.dump()
 
-    monkeypatch.setattr(takeover, "reached", reached)
+    monkeypatch.setattr(steps, "reached", reached)
     try:
         manifest = flow.start()
         flow.restorer().read()
@@ -103,13 +103,13 @@ def test_a_server_started_anew_in_the_midst_of_a_start_loses_nothing_that_it_has
                 client.connection_pool.disconnect()  # the next command connects without a word
 
         reached("before")
-        monkeypatch.setattr(takeover, "reached", reached)
+        monkeypatch.setattr(steps, "reached", reached)
         with suppress(FencedError, StateLostError, ServerUnavailableError):
             flow.start()
             sweep(client, flow.scripts, flow.keys, flow.manifest.token)
             flow.restorer().read()
             assert flow.state() == DELTAS[1] | DELTAS[2]
-        monkeypatch.setattr(takeover, "reached", lambda _: None)
+        monkeypatch.setattr(steps, "reached", lambda _: None)
         with suppress(FencedError):  # the cells may have the number that is given again
             flow.start()
         flow.start()
@@ -138,10 +138,10 @@ def test_a_step_that_was_dropped_on_a_server_started_anew_can_be_dropped_again(
                 server.start()
                 client.connection_pool.disconnect()  # the next command connects without a word
 
-        monkeypatch.setattr(takeover, "reached", reached)
+        monkeypatch.setattr(steps, "reached", reached)
         with suppress(FencedError, StateLostError, ServerUnavailableError):
             flow.start((kept,), drop_steps=frozenset({"sum"}))
-        monkeypatch.setattr(takeover, "reached", lambda _: None)
+        monkeypatch.setattr(steps, "reached", lambda _: None)
         for _ in range(2):  # the cells may have the number that is given again
             with suppress(FencedError):
                 manifest = flow.start((kept,), drop_steps=frozenset({"sum"}))

@@ -17,11 +17,12 @@ from bytewax_redis_state.keys import shard_of
 from bytewax_redis_state.recovery.records.cells import Cell
 from bytewax_redis_state.recovery.records.fold import _Lanes, _Round
 from bytewax_redis_state.recovery.records.journal import Entry
-from bytewax_redis_state.recovery.start import takeover
+from bytewax_redis_state.recovery.start import steps
 from tests.recovery.conftest import SHARDS, FlowInRedis
 
 STEPS = (
     "bumped",
+    "newest",
     "fenced",
     "cells",
     "epoch",
@@ -138,7 +139,7 @@ def test_a_stale_command_changes_nothing_at_any_step(flow, monkeypatch, command)
     stale, tried = Stale(flow), []
 
     def reached(step: str) -> None:
-        if STEPS.index(step) < STEPS.index(REFUSED_FROM[command]):
+        if step not in STEPS or STEPS.index(step) < STEPS.index(REFUSED_FROM[command]):
             return
         before = flow.dump()
         with pytest.raises((FencedError, StateLostError)) as refused:
@@ -149,7 +150,7 @@ def test_a_stale_command_changes_nothing_at_any_step(flow, monkeypatch, command)
             assert "generation 1 of the flow was taken over by generation 2" in str(refused.value)
         tried.append(step)
 
-    monkeypatch.setattr(takeover, "reached", reached)
+    monkeypatch.setattr(steps, "reached", reached)
     flow.start(retention=timedelta(hours=1))
     assert tried == list(STEPS[STEPS.index(REFUSED_FROM[command]) :])
     assert flow.state() == {"a": b"2"}
@@ -160,6 +161,6 @@ def test_a_stale_command_changes_nothing_at_any_step(flow, monkeypatch, command)
 def test_what_comes_before_the_fence_is_kept(flow, monkeypatch, step) -> None:
     """It was acknowledged, so the start must know of it."""
     stale = Stale(flow)
-    monkeypatch.setattr(takeover, "reached", lambda at: stale.append() if at == step else None)
+    monkeypatch.setattr(steps, "reached", lambda at: stale.append() if at == step else None)
     manifest = flow.start(retention=timedelta(hours=1))
     assert (manifest.resume_epoch, flow.state()) == (4, {"a": b"stale"})

@@ -224,6 +224,7 @@ class LeaseHolder:
     """Renews a lease in a thread, until it is told to stop or finds another owner in it.
 
     :arg client: Where the lease is.
+    :arg scripts: Registered for that client.
     :arg on_failure: Gets the error that says who holds the lease now, or why nobody renews it any
         longer; called once, in the thread.
     """
@@ -231,11 +232,12 @@ class LeaseHolder:
     def __init__(
         self,
         client: redis.Redis,
+        scripts: Scripts,
         keys: FlowKeys,
         lease: Lease,
         on_failure: Callable[[StateError], None],
     ) -> None:
-        self._scripts = Scripts(client)
+        self._scripts = scripts
         self._address = address_of(client)
         self._key = keys.lease(lease.process)
         self._lease = lease

@@ -128,7 +128,9 @@ class Replicator:
         self._checkpointer = Checkpointer(config, guard)
         lease = Lease.from_json(config.lease.encode())
         lease = replace(lease, beat=lease.beat + _BEATS_AHEAD, phase="running")
-        self._lease = LeaseHolder(connection.client, config.keys, lease, self._on_lease_error)
+        self._lease = LeaseHolder(
+            connection.client, connection.scripts, config.keys, lease, self._on_lease_error
+        )
         self._file_watch = FileWatch(Path(config.outbox).parent, parent_process)
         heartbeat.follow(lambda: self._confirmer.row)
 

@@ -29,6 +29,7 @@ _KEYS, _BYTES = 500, 1024 * 1024  # of one script
 
 def reseal_outdated(
     client: redis.Redis,
+    scripts: Scripts,
     keys: FlowKeys,
     manifest: Manifest,
     cells: Mapping[Cell, dict[str, bytes]],
@@ -43,7 +44,6 @@ def reseal_outdated(
         that the settings insist on; names step and state key.
     :raises FencedError: If another start overtook this one.
     """
-    scripts = Scripts(client)
     count = 0
     for cell, states in cells.items():
         bound = codec.bind(namespace=keys.namespace, flow_id=keys.flow_id, step=cell.step)

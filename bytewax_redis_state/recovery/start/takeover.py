@@ -1,30 +1,11 @@
-"""The start of a generation: take the flow over, in an order that no interleaving can hurt.
+"""The takeover: the steps of a start that the coordinator makes, from its number to the manifest.
 
-What is true after each step (rule 5 of the design; a process may die between any two):
-
-a. ``claimed``    no live execution holds the flow's leases
-b. ``joined``     every process of the cluster has registered its random ID
-c. ``bumped``     this start has a generation of its own, a number and an ID; older starts can't
-                  write a manifest, nor can one that Redis gave the same number before it lost that
-d. ``fenced``     no old replicator can append; how far each old partition came is known
-e. ``cells``      no old replicator can fold
-f. ``epoch``      the resume epoch E is known: the least progress of all old partitions
-g. ``checked``    no cell has applied anything at or above E, and no journal has a hole
-h. ``folded``     the keyed state is exactly the state before E; what is above is dropped
-   ``settled``    new cells, new journals and new progress exist
-i. ``written``    the manifest names the new generation
-j. ``cleaned``    the old journals and the cells of dropped steps are gone; what starts that died
-                  have left goes later, see ``records/sweep.py``
-
-What c, d, e, h and i write is on all replicas that are in step before the start relies on it, so no
-failover takes it back (server/replicas.py); a failover in between is noticed, and so is a single
-server that was started anew (i and j ask for its run): the start begins anew. a and b are in
-lease.py and cluster.py; the coordinator alone does c to j.
+The order of the steps, and what is true after each, stand in ``steps.py``. Invariant: a takeover
+writes nothing to a cell or a partition that it has not fenced or made itself.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -33,13 +14,13 @@ from typing import Any
 import redis
 
 from bytewax_redis_state.errors import (
-    FencedError,
     PartitionMissingError,
     ServerUnavailableError,
     StateLostError,
 )
 from bytewax_redis_state.keys import FlowKeys, shard_of
 from bytewax_redis_state.recovery.records.cells import LOST_HINT, Cell, CellMark, cells_of
+from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 from bytewax_redis_state.recovery.records.fold import Folder
 from bytewax_redis_state.recovery.records.journal import Fence, Journal
 from bytewax_redis_state.recovery.records.manifest import FORMAT, Manifest, read_manifest
@@ -49,21 +30,9 @@ from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import server_time
 from bytewax_redis_state.server.replicas import execute_confirmed, failover_possible, run_id_of
 
-__all__ = [
-    "known_or_founded",
-    "reached",
-    "require_partitions",
-    "take_over",
-]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Takeover", "begin_takeover", "known_or_founded", "require_partitions"]
 
 _UNLINK_BATCH = 1000
-
-
-def reached(step: str) -> None:
-    """Note that a numbered step of the start is done; the crash tests strike here."""
-    logger.debug("start step=%s", step)
 
 
 def known_or_founded(
@@ -80,6 +49,7 @@ def known_or_founded(
     for key in _flow_keys(client, keys):
         raise StateLostError(f"the flow has no manifest in Redis, but a key {key!r}", LOST_HINT)
     scripts.found_flow(keys.generation, keys.manifest, incarnation, shards, FORMAT)
+    # Another start may have founded the flow first: then its manifest counts.
     founded = read_manifest(client, keys)
     if founded is None:
         raise StateLostError("the manifest vanished as soon as it was written", LOST_HINT)
@@ -111,70 +81,64 @@ def require_partitions(client: redis.Redis, keys: FlowKeys, plan: StartPlan, sha
             )
 
 
-def take_over(
+def begin_takeover(
     client: redis.Redis,
     scripts: Scripts,
     keys: FlowKeys,
-    manifest: Manifest,
+    known: Manifest,
     plan: StartPlan,
     process_ids: Sequence[str],
     versions: Mapping[str, str],
-) -> Manifest:
-    """Start a new generation of a flow: steps c to j, the coordinator's.
+) -> Takeover:
+    """Take the next generation of a flow for this start.
 
-    :arg manifest: Of the last generation that got as far as i.
+    :arg known: The manifest that the plan was made from.
     :arg plan: What the new generation is to be made of.
     :arg process_ids: Random IDs of all processes of the cluster, in their order.
     :arg versions: Library versions, for the manifest.
-    :returns: The new manifest.
-    :raises StateLostError: If Redis lost something that it had acknowledged.
-    :raises FencedError: If another start overtook this one.
+    :returns: The steps that follow.
+    :raises FencedError: If another start has taken a generation at the same moment.
     """
     own_id = start_id()
     token = Token(scripts.bump_generation(keys.generation, own_id), own_id)
-    start = _Start(client, scripts, keys, manifest, token)
-    start.hold_generation()
-    reached("bumped")
-    start.require_newest()
-    fences = start.fence_partitions()
-    reached("fenced")
-    marks = start.fence_cells()
-    reached("cells")
-    epoch = start.resume_epoch(fences)
-    reached("epoch")
-    start.check(marks, fences, epoch)
-    reached("checked")
-    downtime = start.downtime(fences)
-    start.fold(fences, epoch, plan, downtime)
-    reached("folded")
-    require_partitions(client, keys, plan, manifest.shards)
-    start.settle(plan, epoch, fences, len(process_ids))
-    reached("settled")
-    written = start.write_manifest(plan, epoch, downtime, process_ids, versions)
-    reached("written")
-    start.clean(plan)
-    reached("cleaned")
-    return written
+    store = FencedStore(client, scripts, keys, known.incarnation, token)
+    takeover = Takeover(store, known, plan, process_ids, versions)
+    takeover.hold_generation()
+    return takeover
 
 
-class _Start:
-    """The calls of :func:`take_over`, in its order."""
+class Takeover:
+    """The steps of a start that the coordinator makes, one method each, in the order of the start.
+
+    :arg store: Written in the name of this start.
+    :arg known: The manifest that the plan was made from: of the last generation that has one.
+    :arg plan: What the new generation is to be made of.
+    :arg process_ids: Random IDs of all processes of the cluster, in their order.
+    :arg versions: Library versions, for the manifest.
+    """
 
     def __init__(
         self,
-        client: redis.Redis,
-        scripts: Scripts,
-        keys: FlowKeys,
-        manifest: Manifest,
-        token: Token,
+        store: FencedStore,
+        known: Manifest,
+        plan: StartPlan,
+        process_ids: Sequence[str],
+        versions: Mapping[str, str],
     ) -> None:
-        self._client = client
-        self._scripts = scripts
-        self._keys = keys
-        self._old = manifest
-        self._token = token
-        self._cells = cells_of(manifest.steps, manifest.shards)
-        self._run_id = run_id_of(client, guarded=failover_possible(client))
+        self._store = store
+        self._client = store.client
+        self._scripts = store.scripts
+        self._keys = store.keys
+        self._old = known
+        self._plan = plan
+        self._process_ids = tuple(process_ids)
+        self._versions = versions
+        self._downtime = known.downtime
+        self._cells = cells_of(known.steps, known.shards)
+        # A single server that is killed in the midst of a start comes back without a word, and may
+        # lack a fold or the manifest. So the manifest is written, and journals are deleted, only on
+        # the run of the server that the takeover began on.
+        self._run_id = run_id_of(store.client, guarded=failover_possible(store.client))
 
     def _journal(self, token: Token, partition: int) -> Journal:
         return Journal(
@@ -182,42 +146,53 @@ class _Start:
         )
 
     def hold_generation(self) -> None:
-        """Step c, of which a failover must not give the number to another start."""
+        """Write the counter once more, confirmed: a failover must not give its number again."""
         (held,) = execute_confirmed(
             self._client,
             lambda pipe: self._scripts.hold_generation(
-                self._keys.generation, str(self._token), pipe
+                self._keys.generation, self._store.generation, pipe
             ),
         )
-        if not held:
-            raise FencedError("another start of the flow overtook this one", "start again")
+        self._store.require_own([held], refusal=0)
 
     def require_newest(self) -> None:
-        """Read the manifest again: one written since would make this start's plan a stale one."""
+        """Check that no other start has written a manifest since this one planned.
+
+        :raises FencedError: If one has.
+        :raises StateLostError: If the counter of the generations has lost numbers.
+        """
+        # A third read: between the plan and the bump another start may have been made whole. Its
+        # manifest has a lower number than this start's token, so no compare-and-set would notice.
         now = read_manifest(self._client, self._keys)
         if now is None or now.token != self._old.token:
-            raise FencedError("another start of the flow overtook this one", "start again")
-        if self._token.generation <= self._old.generation:
+            raise self._store.overtaken()
+        if self._store.token.generation <= self._old.generation:
             raise StateLostError(
-                f"the generation counter stands at {self._token.generation}, "
+                f"the generation counter stands at {self._store.token.generation}, "
                 f"the manifest at {self._old.generation}",
                 LOST_HINT,
             )
 
     def fence_partitions(self) -> dict[int, Fence | None]:
-        """Step d."""
+        """Shut each old partition for its replicator and read how far it came, in one script."""
         return {
-            partition: self._journal(self._old.token, partition).fence(self._token)
+            partition: self._journal(self._old.token, partition).fence(self._store.token)
             for partition in range(self._old.partitions)
         }
 
     def fence_cells(self) -> dict[Cell, CellMark]:
-        """Step e; a cell that another start has taken is not this one's, nor is the flow."""
+        """Shut each cell for the old replicators, and read its fields in the same script.
+
+        :raises FencedError: If a newer start has fenced a cell: the flow is that start's then.
+        :raises StateLostError: If a cell is missing or of another life of the flow.
+        """
 
         def fence(pipe: Any) -> None:
             for cell in self._cells:
                 applied = self._keys.applied(cell.step, cell.shard)
-                self._scripts.fence_cell(applied, self._old.incarnation, str(self._token), pipe)
+                self._scripts.fence_cell(
+                    applied, self._old.incarnation, self._store.generation, pipe
+                )
 
         answers: list[list[bytes]] = execute_confirmed(self._client, fence)
         marks = {
@@ -226,12 +201,18 @@ class _Start:
             )
             for cell, flat in zip(self._cells, answers, strict=True)
         }
-        if any(mark.token != self._token for mark in marks.values()):
-            raise FencedError("another start of the flow overtook this one", "start again")
+        if any(mark.token != self._store.token for mark in marks.values()):
+            raise self._store.overtaken()
         return marks
 
     def resume_epoch(self, fences: Mapping[int, Fence | None]) -> int:
-        """Step f: a partition without valid progress counts as where its generation began."""
+        """Find the resume epoch, and for how long the flow has stood still.
+
+        A partition without valid progress counts as where its generation began.
+        """
+        committed = max([self._old.time, *(fence.time for fence in fences.values() if fence)])
+        if committed:
+            self._downtime += max(0, server_time(self._client) - committed)
         return min(
             (self._old.resume_epoch if fence is None else fence.epoch for fence in fences.values()),
             default=self._old.resume_epoch,
@@ -240,7 +221,10 @@ class _Start:
     def check(
         self, marks: Mapping[Cell, CellMark], fences: Mapping[int, Fence | None], epoch: int
     ) -> None:
-        """Step g, and both sides of each cell."""
+        """Check both sides of each cell: what it has applied, and where its journals begin.
+
+        :raises StateLostError: If Redis has lost something that it had acknowledged.
+        """
         for cell, mark in marks.items():
             where = f"shard {cell.shard} of step {cell.step!r}"
             if mark.highest >= epoch:
@@ -256,19 +240,10 @@ class _Start:
                         LOST_HINT,
                     )
 
-    def downtime(self, fences: Mapping[int, Fence | None]) -> int:
-        """Add what has passed since the last commit to the time for which the flow stood still."""
-        committed = max([self._old.time, *(fence.time for fence in fences.values() if fence)])
-        if not committed:
-            return self._old.downtime
-        return self._old.downtime + max(0, server_time(self._client) - committed)
-
-    def fold(
-        self, fences: Mapping[int, Fence | None], epoch: int, plan: StartPlan, downtime: int
-    ) -> None:
-        """Step h: what is committed goes into the keyed state, the rest is left to be dropped."""
-        # The journal may hold deadlines of a step that is to have no retention any more.
-        timed = self._old.retention.keys() | plan.retention.keys()
+    def fold(self, fences: Mapping[int, Fence | None], epoch: int) -> None:
+        """Fold what is committed into the keyed state; the rest stays behind in the journals."""
+        # The journal may hold deadlines of a step whose retention ends with this start.
+        timed = self._old.retention.keys() | self._plan.retention.keys()
         for partition, fence in fences.items():
             if fence is None:
                 continue
@@ -277,49 +252,49 @@ class _Start:
                 self._scripts,
                 self._keys,
                 self._old.incarnation,
-                self._token,
+                self._store.token,
                 partition,
                 self._cells,
                 timed=timed,
-                offset=downtime + plan.allowance,
+                offset=self._downtime + self._plan.allowance,
             )
             journal = self._journal(self._old.token, partition)
             folder.fold(journal, fence.trimmed - 1, epoch - 1)
 
-    def settle(
-        self,
-        plan: StartPlan,
-        epoch: int,
-        fences: Mapping[int, Fence | None],
-        partitions: int,
-    ) -> None:
-        """Make what the manifest will name, and unmake what it will not."""
+    def make_generation(self, fences: Mapping[int, Fence | None], epoch: int) -> None:
+        """Make what the manifest will name, and delete the state that it will not.
+
+        :raises PartitionMissingError: If a source or sink partition with state is not listed.
+        """
+        # Once more: a partition's state may have been in the journal alone until the fold.
+        require_partitions(self._client, self._keys, self._plan, self._old.shards)
         self._settle_cells(epoch, [p for p, fence in fences.items() if fence is not None])
-        for name in plan.dropped:
+        for name in self._plan.dropped:
             self._drop_step(name)
-        for step, part in plan.drop_partitions:
+        for step, part in self._plan.drop_partitions:
             shard = shard_of(part, self._old.shards)
             self._drop_keys({Cell(step, shard): [self._keys.state(step, shard, part)]})
-        self._create_cells(plan.new, epoch)
-        for partition in range(partitions):
-            self._journal(self._token, partition).create(epoch)
+        self._create_cells(self._plan.new, epoch)
+        for partition in range(len(self._process_ids)):
+            self._journal(self._store.token, partition).create(epoch)
 
     def _settle_cells(self, epoch: int, folded: Sequence[int]) -> None:
+        """Say in each cell that all its partitions are applied up to the resume epoch."""
+
         def settle(pipe: Any) -> None:
             for cell in self._cells:
                 self._scripts.settle_cell(
                     self._keys.applied(cell.step, cell.shard),
                     self._old.incarnation,
-                    str(self._token),
+                    self._store.generation,
                     epoch - 1,
                     pipe,
                     folded,
                 )
 
-        answers = execute_confirmed(self._client, settle)
-        if None in answers:
-            raise FencedError("another start of the flow overtook this one", "start again")
-        if -1 in answers:
+        counts = execute_confirmed(self._client, settle)
+        self._store.require_own(counts)
+        if -1 in counts:
             raise ServerUnavailableError(
                 "a failover of Redis has lost what this start had folded", "start again"
             )
@@ -332,15 +307,14 @@ class _Start:
                 self._scripts.create_cell(
                     self._keys.applied(cell.step, cell.shard),
                     self._old.incarnation,
-                    str(self._token),
+                    self._store.generation,
                     epoch - 1,
                     pipe,
                 )
 
         counts: list[int] = execute_confirmed(self._client, create)
+        self._store.require_own(counts, refusal=-1)
         for cell, count in zip(cells, counts, strict=True):
-            if count < 0:
-                raise FencedError("another start of the flow overtook this one", "start again")
             if count:
                 raise StateLostError(
                     f"step {cell.step!r} is new to the manifest, but shard {cell.shard} has "
@@ -366,34 +340,30 @@ class _Start:
                     self._keys.applied(cell.step, cell.shard),
                     state_keys,
                     self._old.incarnation,
-                    str(self._token),
+                    self._store.generation,
                     pipe,
                 )
-            if None in pipe.execute():
-                raise FencedError("another start of the flow overtook this one", "start again")
+            self._store.require_own(pipe.execute())
 
-    def write_manifest(
-        self,
-        plan: StartPlan,
-        epoch: int,
-        downtime: int,
-        process_ids: Sequence[str],
-        versions: Mapping[str, str],
-    ) -> Manifest:
-        """Step i."""
+    def write_manifest(self, epoch: int) -> Manifest:
+        """Write the manifest of the new generation, by compare-and-set on the counter.
+
+        :raises FencedError: If a newer start has moved the counter.
+        :raises ServerUnavailableError: If the server was started again since the takeover began.
+        """
         manifest = replace(
             self._old,
-            generation=self._token.generation,
-            start=self._token.start,
-            partitions=len(process_ids),
+            generation=self._store.token.generation,
+            start=self._store.token.start,
+            partitions=len(self._process_ids),
             resume_epoch=epoch,
-            processes=tuple(process_ids),
-            steps=plan.steps,
-            parts=plan.parts,
-            versions=versions,
-            retention=plan.retention,
-            downtime=downtime,
-            allowance=plan.allowance,
+            processes=self._process_ids,
+            steps=self._plan.steps,
+            parts=self._plan.parts,
+            versions=self._versions,
+            retention=self._plan.retention,
+            downtime=self._downtime,
+            allowance=self._plan.allowance,
         )
         (stood,) = execute_confirmed(
             self._client,
@@ -401,7 +371,7 @@ class _Start:
                 self._keys.generation,
                 self._keys.manifest,
                 manifest.incarnation,
-                str(manifest.token),
+                self._store.generation,
                 self._run_id,
                 manifest.to_fields(),
                 pipe,
@@ -412,19 +382,19 @@ class _Start:
                 "Redis was started anew while this start was under way, and may have lost its tail",
                 "start again",
             )
-        if not stood:
-            raise FencedError("another start of the flow overtook this one", "start again")
+        self._store.require_own([stood], refusal=0)
         return manifest
 
-    def clean(self, plan: StartPlan) -> None:
-        """Step j: the old generation's journals, and cells that no manifest names any more.
+    def clean(self) -> None:
+        """Delete the old generation's journals, and the cells that no manifest names any more.
 
-        A Redis that has gone back to before the manifest was written needs them again.
+        A Redis that has gone back to before the manifest was written needs them again, so only the
+        run of the server that has the manifest deletes them.
         """
         for partition in range(self._old.partitions):
-            self._journal(self._old.token, partition).delete_fenced(self._token, self._run_id)
+            self._journal(self._old.token, partition).delete_fenced(self._store.token, self._run_id)
         with self._client.pipeline(transaction=False) as pipe:
-            for cell in cells_of(plan.dropped, self._old.shards):
+            for cell in cells_of(self._plan.dropped, self._old.shards):
                 applied = self._keys.applied(cell.step, cell.shard)
-                self._scripts.delete_cell(applied, str(self._token), self._run_id, pipe)
+                self._scripts.delete_cell(applied, self._store.generation, self._run_id, pipe)
             pipe.execute()

@@ -44,7 +44,7 @@ def held(flow):
 
     def hold(lease: Lease) -> LeaseHolder:
         take(flow, lease)
-        holder = LeaseHolder(flow.client, flow.keys, lease, lost.append).start()
+        holder = LeaseHolder(flow.client, flow.scripts, flow.keys, lease, lost.append).start()
         holders.append(holder)
         return holder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -10,14 +11,26 @@ from bytewax_redis_state.dataflow.steps import StateStep
 from bytewax_redis_state.errors import FencedError, PartitionMissingError, StateLostError
 from bytewax_redis_state.keys import FlowKeys, shard_of
 from bytewax_redis_state.recovery.records.fold import _Lanes, _Round
+from bytewax_redis_state.recovery.records.lease import this_owner
 from bytewax_redis_state.recovery.records.manifest import read_manifest
 from bytewax_redis_state.recovery.records.sweep import sweep
-from bytewax_redis_state.recovery.start import takeover as module
+from bytewax_redis_state.recovery.start import steps as module
 from bytewax_redis_state.recovery.start.takeover import require_partitions
 from tests.recovery.conftest import KEYED, SHARDS, SOURCE, FlowInRedis
 
 MAX = StateStep("max", "flow.max.core", "flow.max.core.shards", "keyed")
-STEPS = ["bumped", "fenced", "cells", "epoch", "checked", "folded", "settled", "written", "cleaned"]
+STEPS = [
+    "bumped",
+    "newest",
+    "fenced",
+    "cells",
+    "epoch",
+    "checked",
+    "folded",
+    "settled",
+    "written",
+    "cleaned",
+]
 
 
 class Died(BaseException):
@@ -191,7 +204,8 @@ def test_no_manifest_beside_other_keys_is_refused_and_the_key_named(started):
 
 
 def test_a_lease_alone_is_no_trace_of_a_flow(flow):
-    flow.client.set(flow.keys.lease(0), "{}")
+    own = this_owner(0, "", {})
+    flow.client.set(flow.keys.lease(0), replace(own, id="id0").to_json())
     flow.client.set(flow.keys.lease(1), "{}")
     assert flow.start().generation == 1
 
