@@ -108,8 +108,8 @@ def test_a_person_gets_a_table_and_what_it_means(finished):
     assert ["tumble", "7", "0", "0", "7", "0", "0"] in [line[:7] for line in lines]
     assert ["all", "22", "15", "7", "7", "0", "0"] in [line[:7] for line in lines]
     assert out.splitlines()[-3:] == [
-        "resume with stock Bytewax: about 1 s with 1 worker",
-        "in Redis: 15 keys, 7 rows less; resume in about 1 s",
+        "resume with Bytewax alone: about 1 s with 1 worker",
+        "in Redis: 15 keys, 7 rows fewer; resume in about 1 s",
         "with retention: 7 idle window keys dropped, 8 left; resume in about 1 s",
     ]
 
@@ -135,7 +135,7 @@ def test_it_says_that_stock_would_refuse(finished, tmp_path):
     stock.execute(stock.part(folder, 1), "UPDATE commits SET commit_epoch = 1000")
     code, out, _err = doctor(folder)
     assert code == 0
-    assert "stock Bytewax would refuse it: partition 0, 2 is older than the others" in out
+    assert "Bytewax would refuse to resume: partition 0, 2 is older than the others" in out
 
 
 def test_a_large_store_is_about_minutes(finished, tmp_path, monkeypatch, capsys):

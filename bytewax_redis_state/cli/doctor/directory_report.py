@@ -56,12 +56,12 @@ def report_directory(args: argparse.Namespace) -> int:
 
 
 def _names(inventory: Inventory) -> dict[str, str]:
-    """Name the steps as users know them, as far as that can be told without the flow."""
+    """Name the steps as users know them, as far as step IDs tell."""
     return short_names(step.step_id for step in inventory.steps)
 
 
 def _redis(total: StepCounts) -> dict[str, Any]:
-    """Say what the same state is in Redis: without, and with retention of closed windows."""
+    """Estimate the same state in Redis: without retention, and with retention of windows."""
     kept = total.live_keys - total.idle_window_keys
     return {
         "rows": total.live_keys,
@@ -112,13 +112,13 @@ def _about(directory: Path, inventory: Inventory) -> list[str]:
     ]
     if copied:
         lines.append(
-            f"read from a temporary copy: {', '.join(copied)} (a killed run left a log, and "
-            "reading it in place would write beside it)"
+            f"read from a temporary copy: {', '.join(copied)} (a killed run left a log, and SQLite "
+            "would write files beside a log that it reads)"
         )
     if inventory.outdated_partitions:
         lines.append(
-            f"stock Bytewax would refuse it: partition {_listed(inventory.outdated_partitions)} is "
-            "older than the others"
+            "Bytewax would refuse to resume: partition "
+            f"{_listed(inventory.outdated_partitions)} is older than the others"
         )
     return lines
 
@@ -147,9 +147,9 @@ def _costs(inventory: Inventory) -> list[str]:
     stock_seconds = stock_resume_seconds(inventory.partitions, workers)
     redis = _redis(total)
     lines = [
-        f"resume with stock Bytewax: about {_time(stock_seconds)} "
+        f"resume with Bytewax alone: about {_time(stock_seconds)} "
         f"with {_plural(workers, 'worker')}",
-        f"in Redis: {_plural(redis['rows'], 'key')}, {_plural(redis['rows_saved'], 'row')} less; "
+        f"in Redis: {_plural(redis['rows'], 'key')}, {_plural(redis['rows_saved'], 'row')} fewer; "
         f"resume in about {_time(redis['resume_seconds'])}",
     ]
     if total.idle_window_keys:
@@ -161,8 +161,8 @@ def _costs(inventory: Inventory) -> list[str]:
     if total.rows_above_resume:
         lines.append(
             f"unfinished: {_plural(total.rows_above_resume, 'row')} of epochs that never "
-            "completed; stock Bytewax skips them at the next resume, but may load them after "
-            "another crash"
+            "completed; Bytewax skips them at the next resume, but may load them after another "
+            "crash"
         )
     return lines
 

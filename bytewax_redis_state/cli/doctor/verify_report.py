@@ -1,6 +1,7 @@
-"""``bytewax-redis-state doctor --verify``: check a flow in Redis, whether it runs or not.
+"""``bytewax-redis-state doctor --verify``: check a flow in Redis, whether the flow runs or not.
 
-It reads only. Exit codes: 0 if nothing is wrong, 1 if something is, 2 if Redis can't be read.
+The command only reads. Exit codes: 0 if no finding is an error, 1 if one is, 2 if Redis can't be
+read.
 """
 
 from __future__ import annotations
