@@ -1,6 +1,6 @@
 """The state backend on Redis, for coroutines: the same operations, run by another driver.
 
-Invariant: connections belong to one event loop; each loop gets its own.
+Invariant: a connection belongs to one event loop; each loop gets a pool of its own.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ _AnyPool = AsyncConnectionPool | AsyncClusterPool
 class AsyncStateBackend:
     """Keep values by key, as coroutines; ``RedisStateBackend.aio`` is one.
 
-    Each method is that of ``StateBackend`` with the same name and arguments. Statistics are those
-    of the backend it belongs to. Safe to share between the tasks of a loop, and between loops.
+    Each method does the same as the one of ``StateBackend`` with its name and arguments. The
+    statistics are shared with the blocking backend. Safe to share between the tasks of a loop, and
+    between loops.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class AsyncStateBackend:
         await self._driver.run(self._operations.put(key, value, ttl))
 
     async def put_with_ttl(self, key: Key, value: Any, ttl: timedelta) -> None:
-        """Write a value that goes after a time."""
+        """Write a value that expires."""
         await self.put(key, value, ttl)
 
     async def delete(self, key: Key) -> bool:
@@ -137,15 +138,15 @@ class AsyncStateBackend:
         return await self._driver.run(self._operations.clear(prefix))
 
     async def ttl(self, key: Key) -> timedelta | None:
-        """Tell the time that a value has left."""
+        """Tell the time until a value expires."""
         return await self._driver.run(self._operations.ttl(key))
 
     async def expire(self, key: Key, ttl: timedelta) -> bool:
-        """Let a value go after a time."""
+        """Let a value expire after a time."""
         return await self._driver.run(self._operations.expire(key, ttl))
 
     async def persist(self, key: Key) -> bool:
-        """Let a value stay for ever."""
+        """Let a value never expire."""
         return await self._driver.run(self._operations.persist(key))
 
     async def batch_get(self, keys: Iterable[Key]) -> dict[Key, Any]:
@@ -167,11 +168,11 @@ class AsyncStateBackend:
     async def get_and_put(
         self, key: Key, value: Any, ttl: timedelta | None = None, default: Any = None
     ) -> Any:
-        """Write a value and return the one it took the place of."""
+        """Write a value and return the value before."""
         return await self._driver.run(self._operations.get_and_put(key, value, ttl, default))
 
     async def set_if_not_exists(self, key: Key, value: Any, ttl: timedelta | None = None) -> bool:
-        """Write a value where none is."""
+        """Write a value if there is none."""
         return await self._driver.run(self._operations.set_if_not_exists(key, value, ttl))
 
     async def get_with_version(self, key: Key, default: Any = None) -> Versioned:
@@ -181,7 +182,7 @@ class AsyncStateBackend:
     async def compare_and_put(
         self, key: Key, value: Any, expected_version: str | None, ttl: timedelta | None = None
     ) -> str | None:
-        """Write a value if nobody changed it since it was read."""
+        """Write a value if it has not changed since it was read."""
         return await self._driver.run(
             self._operations.compare_and_put(key, value, expected_version, ttl)
         )
@@ -213,7 +214,7 @@ class AsyncStateBackend:
         tag: str | None = None,
         retry: int = 3,
     ) -> _Result:
-        """Run a coroutine function in a transaction, and again where another one was faster."""
+        """Run a coroutine function in a transaction, and again after a conflict."""
         while True:
             try:
                 async with self.transaction(tag) as tx:
@@ -224,11 +225,11 @@ class AsyncStateBackend:
                 retry -= 1
 
     def stats(self) -> RedisStats:
-        """Tell what this backend has done, blocking operations included."""
+        """Give the counts of what this backend has done, including blocking operations."""
         return self._meter.stats()
 
     def reset_stats(self) -> None:
-        """Begin counting anew."""
+        """Set all counts to zero."""
         self._meter.reset()
 
     async def health(self) -> Health:
@@ -240,11 +241,11 @@ class AsyncStateBackend:
         return await self.health()
 
     async def memory_usage(self, samples: int = 200) -> MemoryUsage:
-        """Estimate what this backend's keys take of the server's memory."""
+        """Estimate how much of the server's memory this backend's keys take."""
         return await self._driver.run(self._health.memory_usage(samples))
 
     async def server_info(self) -> ServerInfo:
-        """Tell what the server is."""
+        """Tell the server's flavour, version, role and settings."""
         return await self._driver.run(self._health.server_info())
 
     async def checkpoint(
@@ -255,7 +256,7 @@ class AsyncStateBackend:
         merge: bool = False,
         progress: OnProgress | bool = False,
     ) -> CheckpointInfo:
-        """Write all keys; in a thread, which goes on if the task is cancelled."""
+        """Take a checkpoint; in a thread, which goes on if the task is cancelled."""
         take = self._checkpoints.checkpoint
         return await asyncio.to_thread(take, to, replace=replace, merge=merge, progress=progress)
 
@@ -268,7 +269,7 @@ class AsyncStateBackend:
         deadlines: bool = False,
         progress: OnProgress | bool = False,
     ) -> Restored:
-        """Write what a checkpoint holds; in a thread, which goes on if the task is cancelled."""
+        """Restore a checkpoint; in a thread, which goes on if the task is cancelled."""
         return await asyncio.to_thread(
             self._checkpoints.restore,
             from_,

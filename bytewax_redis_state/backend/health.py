@@ -1,6 +1,6 @@
-"""How a server is, and what a backend's keys take of its memory.
+"""How a server is, and how much of its memory a backend's keys take.
 
-Invariant: nothing is asked but ``PING``, ``INFO``, ``SCAN`` and ``MEMORY USAGE``: managed servers
+Invariant: only ``PING``, ``INFO``, ``SCAN`` and ``MEMORY USAGE`` are sent, because managed servers
 allow these.
 """
 
@@ -24,17 +24,17 @@ class Health:
 
     :arg healthy: Whether it takes writes: it is a primary, has loaded, and its last write of an
         append-only file or a snapshot did not fail.
-    :arg ping: How long it takes to answer.
+    :arg ping: How long the server takes to answer.
     :arg role: ``master`` or ``slave``, in the server's words.
     :arg version: Flavour and version.
     :arg used_memory: Bytes in use.
     :arg max_memory: Bytes; 0 is no limit.
-    :arg eviction_policy: What it does when memory is full.
-    :arg append_only: Whether it writes an append-only file.
-    :arg persistence_ok: Whether its last write of a file went well.
+    :arg eviction_policy: What the server does when its memory is full.
+    :arg append_only: Whether the server writes an append-only file.
+    :arg persistence_ok: Whether its last write of an append-only file or snapshot went well.
     :arg changes_since_save: Writes since its last snapshot.
-    :arg replicas: How many it has.
-    :arg replication_lag: Bytes that the farthest replica is behind; ``None`` without replicas.
+    :arg replicas: How many replicas the server has.
+    :arg replication_lag: Bytes that the slowest replica is behind; ``None`` without replicas.
     """
 
     healthy: bool
@@ -53,15 +53,15 @@ class Health:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryUsage:
-    """What a backend's keys take of the server's memory.
+    """How much of the server's memory a backend's keys take.
 
-    :arg keys: How many there are.
+    :arg keys: The number of keys.
     :arg sampled: How many of them were measured.
-    :arg namespace_bytes: What all take, by those that were measured.
-    :arg server_bytes: What the server uses in all.
-    :arg server_peak_bytes: The most it ever used.
-    :arg server_max_bytes: What it may use; 0 is no limit.
-    :arg fragmentation: Memory taken from the system over memory in use.
+    :arg namespace_bytes: An estimate for all keys, from those that were measured.
+    :arg server_bytes: The memory that the server uses.
+    :arg server_peak_bytes: The most that the server ever used.
+    :arg server_max_bytes: The most that the server may use; 0 is no limit.
+    :arg fragmentation: Memory taken from the operating system, divided by memory in use.
     """
 
     keys: int
@@ -74,9 +74,9 @@ class MemoryUsage:
 
 
 class HealthOperations:
-    """Describe what a backend asks of its server.
+    """Describe the operations that ask how a server is.
 
-    :arg operations: Of the backend.
+    :arg operations: The other operations of the backend.
     :arg address: Where the server is, without secrets.
     """
 
@@ -145,7 +145,7 @@ class HealthOperations:
 
 
 def parse_info(text: bytes) -> dict[str, int | str]:
-    """Read what ``INFO`` answers, integers as such."""
+    """Parse the reply to ``INFO``; integers become ``int``."""
     info: dict[str, int | str] = {}
     for line in text.decode(errors="replace").splitlines():
         name, colon, value = line.partition(":")
@@ -155,7 +155,7 @@ def parse_info(text: bytes) -> dict[str, int | str]:
 
 
 def _lag(info: dict[str, int | str]) -> int | None:
-    """Tell how many bytes the farthest replica is behind."""
+    """Tell how many bytes the slowest replica is behind; ``None`` without replicas."""
     here = int(info.get("master_repl_offset", 0))
     there = []
     for number in range(int(info.get("connected_slaves", 0))):

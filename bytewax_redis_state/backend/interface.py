@@ -1,10 +1,10 @@
-"""What a state backend is, whatever keeps its keys; the contract is in the docstrings.
+"""The contract of a state backend, on a server or in memory; the docstrings say it.
 
 Keys are text or bytes; text stands for its UTF-8, and a key that is UTF-8 comes back as text.
-Values are whatever the codec takes, and come back equal and of the same types.
+Values are of any type that the codec takes, and come back equal and of the same type.
 
-Invariant: an operation on one key is carried out once and completely or not at all; where that
-can't be told, ``UnknownOutcomeError`` says so.
+Invariant: an operation on one key is carried out once and completely, or not at all. If a backend
+can't know which, it raises ``UnknownOutcomeError``.
 """
 
 from __future__ import annotations
@@ -37,40 +37,42 @@ _Self = TypeVar("_Self", bound="StateBackend")
 class StateBackend(Dumpable):
     """Keep values by key. Safe to share between threads.
 
-    Every operation that takes a key raises ``ArgumentError`` for one that is empty, too long or
-    reserved; one that takes ``ttl`` for zero, less, or no timedelta. One that writes a value
-    raises ``EncodeError``, one that reads one ``DecodeError``. On a server, every operation raises
-    ``ServerError`` and its kinds; where it has no word on it here, a retry does no harm.
+    Every operation that takes a key raises ``ArgumentError`` for a key that is empty, too long or
+    reserved. Every operation that takes ``ttl`` raises it for zero, a negative time, or a value
+    that is no timedelta. Writing a value may raise ``EncodeError``, reading one ``DecodeError``.
+    On a server, every operation may raise ``ServerError`` and its subclasses; the operation may
+    then be called again unless its docstring names ``UnknownOutcomeError``.
     """
 
     @abstractmethod
     def get(self, key: Key, default: Any = None) -> Any:
         """Read a value.
 
-        :arg key: Whose value.
-        :arg default: What to return where there is none.
+        :arg key: The key of the value.
+        :arg default: The result where there is no value.
         :returns: The value.
         """
 
     @abstractmethod
     def put(self, key: Key, value: Any, ttl: timedelta | None = None) -> None:
-        """Write a value, in place of whatever was there.
+        """Write a value, in place of an older one.
 
-        :arg key: Whose value.
-        :arg value: What the codec takes.
-        :arg ttl: When it is to go; ``None`` for the backend's default.
+        :arg key: The key of the value.
+        :arg value: Of a type that the codec takes.
+        :arg ttl: After which time the value goes; ``None`` for the backend's default.
         """
 
     def put_with_ttl(self, key: Key, value: Any, ttl: timedelta) -> None:
-        """Write a value that goes after a time; as :meth:`put`."""
+        """Write a value that expires; as :meth:`put`."""
         self.put(key, value, ttl)
 
     @abstractmethod
     def delete(self, key: Key) -> bool:
         """Delete a value.
 
-        :arg key: Whose value.
-        :returns: Whether there was one; after a retry it may say no of one it deleted.
+        :arg key: The key of the value.
+        :returns: Whether there was a value. A retry inside may have deleted it the first time, and
+            the result is then false.
         """
 
     @abstractmethod
@@ -81,10 +83,10 @@ class StateBackend(Dumpable):
     def list_keys(self, prefix: Key = "", *, unique: bool = False) -> Iterator[Key]:
         """List keys, in no order, without holding them.
 
-        A key that is there all the while is listed. One that comes or goes meanwhile may be. The
-        server may name a key twice while its table grows or shrinks.
+        A key that exists from beginning to end is listed. A key that is created or deleted
+        meanwhile may be. The server may name a key twice while its table grows or shrinks.
 
-        :arg prefix: What they start with; none of its characters is special.
+        :arg prefix: What the keys start with; none of its characters is special.
         :arg unique: Whether to name each key once, for which those seen are held in memory.
         :returns: The keys.
         """
@@ -119,69 +121,70 @@ class StateBackend(Dumpable):
 
     @abstractmethod
     def clear(self, prefix: Key = "") -> int:
-        """Delete keys, in steps. Locks are no keys in this sense, and stay.
+        """Delete keys, in steps. Locks stay.
 
-        :arg prefix: What they start with; none of its characters is special.
-        :returns: How many there were.
+        :arg prefix: What the keys start with; none of its characters is special.
+        :returns: How many keys were deleted.
         """
 
     @abstractmethod
     def ttl(self, key: Key) -> timedelta | None:
-        """Tell the time that a value has left; ``None`` where it has no end, or is not there."""
+        """Tell the time until a value expires; ``None`` if it never does, or there is no value."""
 
     @abstractmethod
     def expire(self, key: Key, ttl: timedelta) -> bool:
-        """Let a value go after a time; returns whether there is one."""
+        """Let a value expire after a time; returns whether there is a value."""
 
     @abstractmethod
     def persist(self, key: Key) -> bool:
-        """Let a value stay for ever; returns whether there is one that would have gone."""
+        """Let a value never expire; returns whether there is a value that would have expired."""
 
     @abstractmethod
     def batch_get(self, keys: Iterable[Key]) -> dict[Key, Any]:
-        """Read many values, in few trips.
+        """Read many values, in few round trips.
 
-        :arg keys: Whose values.
-        :returns: The values of those that are there: a missing key is missing here too.
+        :arg keys: The keys of the values.
+        :returns: The values by key; a key without a value is left out.
         """
 
     @abstractmethod
     def batch_put(self, items: Mapping[Key, Any], ttl: timedelta | None = None) -> None:
-        """Write many values, in few trips.
+        """Write many values, in few round trips.
 
-        All are encoded before the first is sent. Up to ``pipeline_batch_size`` keys are written
-        at once; an error may leave the first of these written and the others not.
+        All values are encoded before the first is sent. Up to ``pipeline_batch_size`` keys are
+        written atomically; after an error the first of these groups may be written and the others
+        not.
 
         :arg items: The values by key.
-        :arg ttl: When they are to go; ``None`` for the backend's default.
+        :arg ttl: After which time the values go; ``None`` for the backend's default.
         """
 
     @abstractmethod
     def batch_delete(self, keys: Iterable[Key]) -> int:
-        """Delete many values, in few trips; returns how many there were."""
+        """Delete many values, in few round trips; returns how many there were."""
 
     @abstractmethod
     def get_and_delete(self, key: Key, default: Any = None) -> Any:
-        """Read a value and delete it: of several callers, one gets it.
+        """Read a value and delete it; only one of several callers gets it.
 
-        :raises UnknownOutcomeError: If it may have been deleted, and no answer came.
+        :raises UnknownOutcomeError: If the value may have been deleted, and no reply came.
         """
 
     @abstractmethod
     def get_and_put(
         self, key: Key, value: Any, ttl: timedelta | None = None, default: Any = None
     ) -> Any:
-        """Write a value and return the one it took the place of.
+        """Write a value and return the value before.
 
-        :raises UnknownOutcomeError: If it may have been written, and no answer came.
+        :raises UnknownOutcomeError: If the value may have been written, and no reply came.
         """
 
     @abstractmethod
     def set_if_not_exists(self, key: Key, value: Any, ttl: timedelta | None = None) -> bool:
-        """Write a value where none is: of several callers, one does.
+        """Write a value if there is none; only one of several callers does.
 
-        :returns: Whether it was written.
-        :raises UnknownOutcomeError: If it may have been written, and no answer came.
+        :returns: Whether the value was written.
+        :raises UnknownOutcomeError: If the value may have been written, and no reply came.
         """
 
     @abstractmethod
@@ -192,30 +195,30 @@ class StateBackend(Dumpable):
     def compare_and_put(
         self, key: Key, value: Any, expected_version: str | None, ttl: timedelta | None = None
     ) -> str | None:
-        """Write a value if nobody changed it since it was read.
+        """Write a value if it has not changed since it was read.
 
-        :arg key: Whose value.
-        :arg value: The new one.
-        :arg expected_version: From :meth:`get_with_version`; ``None`` for nothing there.
-        :arg ttl: When it is to go; ``None`` for the backend's default.
-        :returns: The new version; ``None`` if another version was there and nothing was written.
-        :raises UnknownOutcomeError: If it may have been written, and no answer came.
+        :arg key: The key of the value.
+        :arg value: The new value.
+        :arg expected_version: From :meth:`get_with_version`; ``None`` if there was no value.
+        :arg ttl: After which time the value goes; ``None`` for the backend's default.
+        :returns: The new version; ``None`` if there was another version and nothing was written.
+        :raises UnknownOutcomeError: If the value may have been written, and no reply came.
         """
 
     @abstractmethod
     def increment(self, key: Key, by: int = 1, ttl: timedelta | None = None) -> int:
-        """Add to an integer, which is 0 where there is none.
+        """Add to an integer; a key without a value counts as 0.
 
-        An ``int`` of 64 bits that was put is one, and :meth:`get` reads it as one.
+        A counter is an ``int`` of 64 bits: :meth:`put` can set it and :meth:`get` reads it.
 
-        :arg key: Whose.
-        :arg by: What to add; negative to take away.
-        :arg ttl: When a key that this makes is to go, ``None`` for the backend's default; one that
-            is there keeps its time.
+        :arg key: The key of the counter.
+        :arg by: The number to add; may be negative.
+        :arg ttl: After which time a new counter goes, ``None`` for the backend's default. A counter
+            that exists keeps its TTL.
         :returns: The sum.
-        :raises NotACounterError: If it holds another value, the sum would leave 64 bits, or the
-            codec encrypts or signs: the server has to add, and to see what.
-        :raises UnknownOutcomeError: If it may have been added, and no answer came.
+        :raises NotACounterError: If the key holds another value, the sum does not fit into 64 bits,
+            or the codec encrypts or signs, so that the server could not add.
+        :raises UnknownOutcomeError: If the number may have been added, and no reply came.
         """
 
     @abstractmethod
@@ -229,45 +232,45 @@ class StateBackend(Dumpable):
     ) -> Lock:
         """Make a lock, to be held by a ``with`` block; see :class:`~.lock.Lock`.
 
-        :arg name: Which; names of locks and keys are apart.
-        :arg ttl: After which time it is free again if its owner dies.
-        :arg wait: How long to wait for it; ``None`` for ever, zero not at all.
-        :arg renew: Whether it is kept while the block runs, also beyond ``ttl``.
+        :arg name: The name of the lock; a key may have the same name.
+        :arg ttl: After which time the lock is free again if its holder dies.
+        :arg wait: How long to wait for the lock; ``None`` for ever, zero not at all.
+        :arg renew: Whether the lock is renewed while the block runs, also beyond ``ttl``.
         """
 
     @abstractmethod
     def transaction(self, tag: str | None = None) -> AbstractContextManager[Transaction]:
         """Begin a transaction, committed at the end of a ``with`` block.
 
-        What the block reads is checked again at the end, in one step with its writes: if any of
-        it has changed, nothing is written. If the block raises, nothing is written.
+        At the end the values that the block read are compared with the stored ones, in one step
+        with its writes. If a value has changed, or the block raises, nothing is written.
 
         :arg tag: What every key must have as its ``{tag}``; ``None`` for any keys, which a Redis
             Cluster takes only if they share one slot.
-        :raises ConflictError: At the end, if what was read has changed.
-        :raises UnknownOutcomeError: If it may have been committed, and no answer came.
+        :raises ConflictError: At the end, if a value that was read has changed.
+        :raises UnknownOutcomeError: If the writes may have been carried out, and no reply came.
         """
 
     def transact(
         self, work: Callable[[Transaction], _Result], *, tag: str | None = None, retry: int = 3
     ) -> _Result:
-        """Run a function in a transaction, and again where another one was faster.
+        """Run a function in a transaction, and again after a conflict.
 
         :arg work: Reads and writes; may run several times, so it must do nothing else.
         :arg tag: As :meth:`transaction`.
         :arg retry: How often to try again.
-        :returns: What it returned.
-        :raises ConflictError: If another one was faster every time.
+        :returns: The function's result.
+        :raises ConflictError: If every try met a conflict.
         """
         return transact(self, work, tag, retry)
 
     @abstractmethod
     def stats(self) -> RedisStats:
-        """Tell what this backend has done."""
+        """Give the counts of what this backend has done."""
 
     @abstractmethod
     def reset_stats(self) -> None:
-        """Begin counting anew."""
+        """Set all counts to zero."""
 
     @abstractmethod
     def health(self) -> Health:
@@ -279,14 +282,14 @@ class StateBackend(Dumpable):
 
     @abstractmethod
     def memory_usage(self, samples: int = 200) -> MemoryUsage:
-        """Estimate what this backend's keys take of the server's memory.
+        """Estimate how much of the server's memory this backend's keys take.
 
-        :arg samples: How many keys to measure; all are counted.
+        :arg samples: How many keys to measure; all keys are counted.
         """
 
     @abstractmethod
     def server_info(self) -> ServerInfo:
-        """Tell what the server is."""
+        """Tell the server's flavour, version, role and settings."""
 
     @abstractmethod
     def close(self) -> None:
@@ -307,7 +310,7 @@ class StateBackend(Dumpable):
 def transact(
     backend: StateBackend, work: Callable[[Transaction], _Result], tag: str | None, retry: int
 ) -> _Result:
-    """Run a function in transactions until one is committed."""
+    """Run a function in one transaction after the other until one is committed."""
     while True:
         try:
             with backend.transaction(tag) as tx:

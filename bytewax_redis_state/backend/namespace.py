@@ -1,8 +1,8 @@
-"""Namespaces: prefixes that must not be prefixes of each other.
+"""Namespaces: the prefixes of live backends, none of which may begin with another one.
 
 A key is the prefix and then the user's key, so the backend of ``app:`` can't tell its own key
-``x:1`` from the key ``1`` of the backend of ``app:x:``. Connections carry their prefix in their
-name, so that a backend sees the others that are alive on its server.
+``x:1`` from the key ``1`` of the backend of ``app:x:``. The name of a connection holds the prefix
+of its backend, so a new backend finds the others on its server by ``CLIENT LIST``.
 
 Invariant: of two live backends on one server whose prefixes overlap, the later one is refused.
 """
@@ -22,36 +22,37 @@ from bytewax_redis_state.server.client import CLIENT_NAME
 
 __all__ = ["connection_name", "refuse_overlap"]
 
-_SETTLE = 0.05  # seconds until a server has noticed a closed connection
+_CLOSE_SECONDS = 0.05  # until a server has noticed a closed connection
 _STEM = f"{CLIENT_NAME}/"
 
 
 def connection_name(prefix: bytes) -> str:
-    """Name the connections of a backend: what ``CLIENT LIST`` shows."""
+    """Make the name of a backend's connections, as ``CLIENT LIST`` shows it."""
     return _STEM + quote_from_bytes(prefix, safe=":.-_")
 
 
 def refuse_overlap(driver: Driver, prefix: bytes) -> None:
     """Refuse a prefix that overlaps with that of another live backend.
 
-    Where the user may not list clients, nothing is refused.
+    A user who may not run ``CLIENT LIST`` is not refused: the check is a help, not a guarantee.
 
-    :arg driver: Of the backend, connected.
-    :arg prefix: Its prefix.
+    :arg driver: Runs operations on the server.
+    :arg prefix: The prefix of the new backend.
     :raises ConfigError: If one of the two is a prefix of the other, and they are not equal.
     """
     other = _overlapping(driver, prefix)
     if other is not None:
-        # A backend that was dropped without close() keeps its connections until it is collected.
+        # A backend of this process that was dropped without close() has its connections until it
+        # is collected, and may look like a live one.
         gc.collect()
-        time.sleep(_SETTLE)
+        time.sleep(_CLOSE_SECONDS)
         other = _overlapping(driver, prefix)
     if other is not None:
         shown = other.decode(errors="replace")
         raise ConfigError(
             f"key_prefix {prefix.decode()!r} overlaps with {shown!r}, which another backend on "
             "this server uses: each would see keys of the other",
-            "choose prefixes of which none begins like the other, such as 'a:' and 'b:'",
+            "choose prefixes of which neither begins with the other, such as 'a:' and 'b:'",
         )
 
 

@@ -1,6 +1,6 @@
-"""The operations of a state backend on Redis, each described once.
+"""The operations of a state backend on Redis, each described once as a generator.
 
-Invariant: nothing here sends anything, waits, or knows whether its driver blocks.
+Invariant: no operation sends anything or waits by itself, or knows whether its driver blocks.
 """
 
 from __future__ import annotations
@@ -21,22 +21,20 @@ from bytewax_redis_state.scripts import StateScripts
 
 __all__ = ["Operations", "Versioned", "milliseconds", "version_of"]
 
-TRIP_KEYS = 1000
-"""Most keys in one trip of a batch."""
-TRIP_BYTES = 4 * 1024 * 1024
-"""Most bytes of values in one trip of a batch; a single value may be larger."""
+ROUND_TRIP_KEYS = 1000
+"""Most keys in one round trip of a batch."""
+ROUND_TRIP_BYTES = 4 * 1024 * 1024
+"""Most bytes of values in one round trip of a batch; a single value may be larger."""
 PAGE = 1000
-"""How many keys the server looks at in one step of a listing."""
-
-_ENDLESS = timedelta.max
+"""Keys that the server looks at in one step of a listing, and that ``items`` reads at once."""
 
 
 class Versioned(NamedTuple):
-    """A value and which one it is.
+    """A value and its version.
 
     :arg value: The value, or the default.
-    :arg version: For ``compare_and_put``; ``None`` where there is nothing. Equal bytes are one
-        version: a value that changed and changed back counts as unchanged.
+    :arg version: For ``compare_and_put``; ``None`` where there is no value. Equal bytes are
+        one version: a value that changed and changed back counts as unchanged.
     """
 
     value: Any
@@ -44,15 +42,15 @@ class Versioned(NamedTuple):
 
 
 def version_of(data: bytes) -> str:
-    """Tell the version of what is stored."""
+    """Compute the version of a stored value, as the Lua scripts do."""
     return hashlib.sha1(data).hexdigest()
 
 
 def milliseconds(ttl: timedelta) -> int:
-    """Check a time to live.
+    """Check a time to live, and convert it.
 
     :arg ttl: Above zero.
-    :returns: It, in milliseconds, at least one.
+    :returns: The milliseconds, at least one.
     :raises ArgumentError: If it is zero, negative, or no timedelta.
     """
     if not isinstance(ttl, timedelta):
@@ -67,9 +65,9 @@ class Operations:
 
     :arg keys: Its keys.
     :arg values: Its values.
-    :arg meter: Counts what goes through.
-    :arg default_ttl: For what is put without one.
-    :arg refresh_on_read: Whether reading a key that expires starts the default TTL anew.
+    :arg meter: Counts keys and bytes.
+    :arg default_ttl: For values that are put without a TTL.
+    :arg refresh_on_read: Whether reading a key that expires starts the default TTL again.
     :arg command_keys: Most keys in one command of a batch.
     :arg is_cluster: Whether keys of one command must share a slot.
     """
@@ -94,17 +92,17 @@ class Operations:
         self.is_cluster = is_cluster
 
     def ttl_of(self, ttl: timedelta | None) -> int | None:
-        """Tell the milliseconds that a put gets, ``None`` for no end."""
+        """Tell the TTL of a put in milliseconds, ``None`` for no end."""
         return self._default_ttl if ttl is None else milliseconds(ttl)
 
     def encoded(self, key: Key, value: Any) -> bytes:
-        """Encode a value that is about to be sent."""
+        """Encode a value that is about to be sent, and count its bytes."""
         data = self.values.dump(key, value)
         self.meter.wrote(len(data))
         return data
 
     def decoded(self, key: Key, data: bytes | None, default: Any) -> Any:
-        """Decode what was read."""
+        """Decode a value that was read, and count it as a hit or a miss."""
         if data is None:
             self.meter.read(0, 1, 0)
             return default
@@ -145,7 +143,7 @@ class Operations:
 
     @operation("contains", idempotent=True)
     def contains(self, key: Key) -> CommandGenerator[bool]:
-        """Look whether it is there."""
+        """Tell whether there is a value."""
         (there,) = yield [("EXISTS", self.keys.full(key))]
         return bool(there)
 
@@ -163,7 +161,7 @@ class Operations:
 
     @operation("persist", idempotent=True)
     def persist(self, key: Key) -> CommandGenerator[bool]:
-        """Take the end away."""
+        """Remove the TTL."""
         (done,) = yield [("PERSIST", self.keys.full(key))]
         return bool(done)
 
@@ -179,7 +177,7 @@ class Operations:
     def get_and_put(
         self, key: Key, value: Any, ttl: timedelta | None = None, default: Any = None
     ) -> CommandGenerator[Any]:
-        """Replace, and read what was there."""
+        """Replace, and read the value before."""
         full, left = self.keys.full(key), self.ttl_of(ttl)
         (data,) = yield [StateScripts.get_and_put(full, self.encoded(key, value), left)]
         return self.decoded(key, data, default)
@@ -188,7 +186,7 @@ class Operations:
     def set_if_not_exists(
         self, key: Key, value: Any, ttl: timedelta | None = None
     ) -> CommandGenerator[bool]:
-        """Write where nothing is."""
+        """Write if there is no value."""
         full, left = self.keys.full(key), self.ttl_of(ttl)
         (done,) = yield [StateScripts.set_if_not_exists(full, self.encoded(key, value), left)]
         return bool(done)
@@ -197,7 +195,7 @@ class Operations:
     def compare_and_put(
         self, key: Key, value: Any, expected_version: str | None, ttl: timedelta | None = None
     ) -> CommandGenerator[str | None]:
-        """Write over a version."""
+        """Write if the version is still the expected one."""
         full, left = self.keys.full(key), self.ttl_of(ttl)
         data = self.encoded(key, value)
         (done,) = yield [StateScripts.compare_and_put(full, expected_version or "", data, left)]
@@ -223,33 +221,36 @@ class Operations:
         wanted = list(dict.fromkeys(keys))
         full = self.keys.full_all(wanted)
         found: dict[Key, Any] = {}
-        for trip in self._trips(full, None):
-            replies = yield [self._read_many(_picked(full, part)) for part in trip]
+        for round_trip in self._round_trips(full, None):
+            replies = yield [self._read_many(_picked(full, part)) for part in round_trip]
             self.meter.batch()
-            at = list(chain.from_iterable(trip))
+            indexes = list(chain.from_iterable(round_trip))
             data = list(chain.from_iterable(replies))
             misses = 0
             if None in data:
-                yield from self._look_again(full, at, data)
-                at = [i for i, one in zip(at, data, strict=True) if one is not None]
-                misses = len(data) - len(at)
+                yield from self._raise_for_other_types(full, indexes, data)
+                indexes = [i for i, one in zip(indexes, data, strict=True) if one is not None]
+                misses = len(data) - len(indexes)
                 data = [one for one in data if one is not None]
-            self.meter.read(len(at), misses, sum(map(len, data)))
-            here = [wanted[i] for i in at]
+            self.meter.read(len(indexes), misses, sum(map(len, data)))
+            here = [wanted[i] for i in indexes]
             found.update(zip(here, self.values.load_all(here, data), strict=True))
         return found
 
-    def _look_again(
-        self, full: Sequence[bytes], at: Sequence[int], data: list[bytes | None]
+    def _raise_for_other_types(
+        self, full: Sequence[bytes], indexes: Sequence[int], data: list[bytes | None]
     ) -> CommandGenerator[None]:
-        """Meet keys of another type, which MGET passes over: GET raises for them."""
-        missing = [place for place, one in enumerate(data) if one is None]
-        keys = [full[at[place]] for place in missing]
+        """Ask again for keys that seem to be missing.
+
+        MGET answers nil for a key that holds no string. GET raises for it, as a single get does.
+        """
+        missing = [i for i, one in enumerate(data) if one is None]
+        keys = [full[indexes[i]] for i in missing]
         there = yield [("EXISTS", *_picked(keys, part)) for part in self._parts(keys)]
         if any(there):
             again = yield [("GET", key) for key in keys]
-            for place, one in zip(missing, again, strict=True):
-                data[place] = one
+            for i, one in zip(missing, again, strict=True):
+                data[i] = one
 
     def _read_many(self, full: Sequence[bytes]) -> Command:
         if self._refresh is None:
@@ -266,8 +267,8 @@ class Operations:
         full = self.keys.full_all(keys)
         data = self.values.dump_all(keys, list(items.values()))
         self.meter.wrote(sum(map(len, data)))
-        for trip in self._trips(full, data):
-            yield [_write_many(_picked(full, p), _picked(data, p), left) for p in trip]
+        for round_trip in self._round_trips(full, data):
+            yield [_write_many(_picked(full, p), _picked(data, p), left) for p in round_trip]
             self.meter.batch()
 
     @operation("batch_delete", idempotent=True)
@@ -275,41 +276,43 @@ class Operations:
         """Delete many."""
         full = list(dict.fromkeys(self.keys.full_all(list(keys))))
         gone = 0
-        for trip in self._trips(full, None):
-            replies = yield [("UNLINK", *_picked(full, part)) for part in trip]
+        for round_trip in self._round_trips(full, None):
+            replies = yield [("UNLINK", *_picked(full, part)) for part in round_trip]
             self.meter.batch()
             gone += sum(replies)
         return gone
 
-    def _trips(
+    def _round_trips(
         self, full: Sequence[bytes], data: Sequence[bytes] | None
     ) -> Iterator[list[Sequence[int]]]:
-        """Split a batch into trips of commands of keys, each key by its place."""
-        trip: list[Sequence[int]] = []
+        """Split a batch into round trips of commands; a command is the indexes of its keys."""
+        round_trip: list[Sequence[int]] = []
         keys = size = 0
         for part in self._parts(full):
             weight = 0 if data is None else sum(map(len, _picked(data, part)))
-            if trip and (keys + len(part) > TRIP_KEYS or size + weight > TRIP_BYTES):
-                yield trip
-                trip, keys, size = [], 0, 0
-            trip.append(part)
+            if round_trip and (
+                keys + len(part) > ROUND_TRIP_KEYS or size + weight > ROUND_TRIP_BYTES
+            ):
+                yield round_trip
+                round_trip, keys, size = [], 0, 0
+            round_trip.append(part)
             keys += len(part)
             size += weight
-        if trip:
-            yield trip
+        if round_trip:
+            yield round_trip
 
     def _parts(self, full: Sequence[bytes]) -> Iterator[Sequence[int]]:
-        most = min(self._command_keys, TRIP_KEYS)
-        for group in self._of_one_slot(full):
+        most = min(self._command_keys, ROUND_TRIP_KEYS)
+        for group in self._by_slot(full):
             for start in range(0, len(group), most):
                 yield group[start : start + most]
 
-    def _of_one_slot(self, full: Sequence[bytes]) -> Iterable[Sequence[int]]:
+    def _by_slot(self, full: Sequence[bytes]) -> Iterable[Sequence[int]]:
         if not self.is_cluster:
             return (range(len(full)),)
         groups: dict[int, list[int]] = {}
-        for place, key in enumerate(full):
-            groups.setdefault(slot_of(key), []).append(place)
+        for index, key in enumerate(full):
+            groups.setdefault(slot_of(key), []).append(index)
         return groups.values()
 
     # --- all keys -------------------------------------------------------------------------------
@@ -324,7 +327,7 @@ class Operations:
         return int(answer[0]), [key for key in answer[1] if not self.keys.is_own(key)]
 
     def named(self, found: list[bytes], seen: set[bytes] | None) -> Iterator[Key]:
-        """Name the keys of a page as the user does; those seen before are left out."""
+        """Give the user's keys of a page; those seen before are left out."""
         if seen is not None:
             found = [key for key in dict.fromkeys(found) if key not in seen]
             seen.update(found)
@@ -349,15 +352,15 @@ class Operations:
         while cursor:
             cursor, found = yield from self._page(max(cursor, 0), pattern)
             if found:
-                groups = self._of_one_slot(found)
+                groups = self._by_slot(found)
                 gone += sum((yield [("UNLINK", *[found[i] for i in group]) for group in groups]))
         return gone
 
 
-def _picked(things: Sequence[bytes], places: Sequence[int]) -> Sequence[bytes]:
-    if isinstance(places, range):
-        return things[places.start : places.stop]
-    return [things[place] for place in places]
+def _picked(things: Sequence[bytes], indexes: Sequence[int]) -> Sequence[bytes]:
+    if isinstance(indexes, range):  # outside a cluster; a slice costs a fraction of the loop
+        return things[indexes.start : indexes.stop]
+    return [things[index] for index in indexes]
 
 
 def _write_many(full: Sequence[bytes], data: Sequence[bytes], ttl: int | None) -> Command:
@@ -367,26 +370,26 @@ def _write_many(full: Sequence[bytes], data: Sequence[bytes], ttl: int | None) -
 
 
 def check_increment(by: int, values: Values) -> None:
-    """Check what is to be added, and that this backend can count.
+    """Check that a number can be added, and that this backend has counters.
 
-    :raises ArgumentError: If it is no integer of 64 bits.
+    :raises ArgumentError: If the number is no integer of 64 bits.
     :raises NotACounterError: If the codec encrypts or signs.
     """
-    if not values.counts:
+    if not values.has_counters:
         raise NotACounterError(
-            "counters are plain integers, and this backend's codec encrypts or signs",
-            "use a backend of its own, without encryption and signing, for counters",
+            "this backend's codec encrypts or signs, and the server can only add to plain integers",
+            "keep counters in another backend, with its own prefix and a codec that does neither",
         )
     if type(by) is not int or not SMALLEST <= by <= LARGEST:
-        raise ArgumentError(f"by is {by!r}", "give an integer of 64 bits")
+        raise ArgumentError(f"increment by {by!r}: that is no integer of 64 bits", "give one")
 
 
 def not_a_counter(key: Key, said: str) -> NotACounterError:
-    """Make the error for a key that can't be counted up, from what the server said."""
+    """Make the error for a key that can't be incremented, from the server's error text."""
     if "overflow" in said:
         return NotACounterError(
-            f"key {key!r}: the sum would leave 64 bits", "put a smaller integer first"
+            f"key {key!r}: the sum does not fit into 64 bits", "put a smaller integer first"
         )
     return NotACounterError(
-        f"key {key!r} holds no integer that can be counted up", "delete it, or use another key"
+        f"key {key!r} holds a value that is no integer", "delete the key, or use another one"
     )

@@ -1,6 +1,6 @@
 """The state backend on Redis, for blocking code.
 
-Invariant: this class holds no logic of an operation; ``operations`` does, for coroutines too.
+Invariant: no operation's logic is in this class. It is in ``operations``, for coroutines too.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ _PLAIN = Codec()
 class RedisStateBackend(StateBackend):
     """Keep values in Redis, under the config's prefix. Safe to share between threads.
 
-    Another live backend whose prefix is a prefix of this one, or the other way round, is refused:
-    each would list, count and clear keys of the other.
+    A backend is refused if its prefix begins with that of another live backend, or the other way
+    round: each would list, count and clear keys of the other.
 
-    :arg config: Where Redis is, and how to deal with it.
-    :arg codec: Makes bytes of values; ``None`` where values are bytes and are stored as they are.
-    :arg refresh_on_read: Whether reading a value that has an end starts the default TTL anew.
+    :arg config: Where Redis is, with timeouts, retries and the prefix.
+    :arg codec: Encodes values; ``None`` if all values are bytes, to be stored as they are.
+    :arg refresh_on_read: Whether reading a value that has a TTL starts the default TTL again.
     :arg slow: An operation that takes longer is logged.
-    :arg allow_overlap: Whether a prefix may overlap with another backend's, for tools that look
-        after several.
+    :arg allow_overlap: Whether the prefix may overlap with another backend's, for tools that work
+        on several backends.
     :raises ConfigError: If settings contradict each other, or the prefix overlaps with another.
     :raises ServerError: If the server can't be used.
     """
@@ -70,8 +70,8 @@ class RedisStateBackend(StateBackend):
         self.config = config = config or RedisConfig()
         if refresh_on_read and config.default_ttl is None:
             raise ConfigError(
-                "refresh_on_read is True and default_ttl is None",
-                "say by default_ttl what reading starts anew",
+                "refresh_on_read is True and default_ttl is None: there is no TTL to start again",
+                "set default_ttl, or leave refresh_on_read out",
             )
         self._keys = PrefixKeys(config.key_prefix.encode())
         self._values = Values(codec, config.key_prefix)
@@ -140,7 +140,7 @@ class RedisStateBackend(StateBackend):
 
     @cached_property
     def client(self) -> Client:
-        """A redis-py client of the same server, for what this class doesn't offer."""
+        """A redis-py client of the same server, for commands that this class doesn't offer."""
         return connect(self.config)
 
     def __repr__(self) -> str:
@@ -255,9 +255,9 @@ class RedisStateBackend(StateBackend):
         """
         if self.config.cluster_mode:
             raise ServerUnfitError(
-                f"checkpoints of a state backend on a cluster ({self.config.address}) are not "
-                "supported yet",
-                "keep what is to be checkpointed on a single server, or behind Sentinels",
+                f"{self.config.address} is a Redis Cluster: a state backend can't take or restore "
+                "checkpoints there",
+                "keep these keys on a single server, or behind Sentinels",
             )
         client = connect(self.config)
         try:

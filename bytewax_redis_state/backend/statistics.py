@@ -1,6 +1,6 @@
-"""What a backend has done: counted as it goes, read at any time.
+"""What a backend has done: operations, errors, hits, bytes and latency, counted as they happen.
 
-Invariant: a count costs a fraction of a microsecond and never fails, so it is always on.
+Invariant: a count costs a fraction of a microsecond and never fails, so counting is always on.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from types import MappingProxyType
 __all__ = ["WINDOW", "Latency", "Meter", "RedisStats"]
 
 WINDOW = 4096
-"""Of how many operations, the last ones, the latency is told."""
+"""How many of the last operations the latency is computed from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
     """How long the last operations took, encoding and retries included.
 
-    :arg window: How many operations these figures are of.
+    :arg window: How many operations these figures are computed from.
     """
 
     window: int = 0
@@ -40,14 +40,14 @@ class RedisStats:
 
     :arg operations: How many of each kind ended well.
     :arg errors: How many ended with each class of error.
-    :arg hits: Keys that were read and there.
-    :arg misses: Keys that were read and not there.
-    :arg bytes_in: Of values, as read from the server.
-    :arg bytes_out: Of values, as sent to the server.
-    :arg batches: Trips of batch operations.
-    :arg pipelines: Trips with more than one command.
-    :arg retries: Trips that were made again.
-    :arg latency: Of the last operations.
+    :arg hits: Keys that were read and had a value.
+    :arg misses: Keys that were read and had none.
+    :arg bytes_in: Bytes of values that were read from the server.
+    :arg bytes_out: Bytes of values that were sent to the server.
+    :arg batches: Round trips of batch operations.
+    :arg pipelines: Round trips with more than one command.
+    :arg retries: Round trips that were made again.
+    :arg latency: How long the last operations took.
     """
 
     operations: Mapping[str, int] = field(default_factory=dict)
@@ -63,23 +63,23 @@ class RedisStats:
 
     @property
     def total(self) -> int:
-        """Operations, those that failed included."""
+        """Number of operations, including those that failed."""
         return sum(self.operations.values()) + self.failed
 
     @property
     def failed(self) -> int:
-        """Operations that ended with an error."""
+        """Number of operations that ended with an error."""
         return sum(self.errors.values())
 
     @property
     def hit_rate(self) -> float:
-        """Share of the keys read that were there; 0 where none was read."""
+        """Share of the keys read that had a value; 0 where no key was read."""
         read = self.hits + self.misses
         return self.hits / read if read else 0.0
 
     @property
     def error_rate(self) -> float:
-        """Share of the operations that ended with an error; 0 where there was none."""
+        """Share of the operations that ended with an error; 0 where there was no operation."""
         return self.failed / self.total if self.total else 0.0
 
 
@@ -91,7 +91,7 @@ class Meter:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Set all counts to zero."""
         with self._lock:
             self._operations: Counter[str] = Counter()
             self._errors: Counter[str] = Counter()
@@ -127,22 +127,22 @@ class Meter:
             self._bytes_out += size
 
     def batch(self) -> None:
-        """Count a trip of a batch operation."""
+        """Count a round trip of a batch operation."""
         with self._lock:
             self._batches += 1
 
     def pipeline(self) -> None:
-        """Count a trip with more than one command."""
+        """Count a round trip with more than one command."""
         with self._lock:
             self._pipelines += 1
 
     def retry(self) -> None:
-        """Count a trip that is made again."""
+        """Count a round trip that is made again."""
         with self._lock:
             self._retries += 1
 
     def stats(self) -> RedisStats:
-        """Tell what was counted."""
+        """Give the counts."""
         with self._lock:
             seconds = self._seconds[: min(self._timed, WINDOW)]
             return RedisStats(

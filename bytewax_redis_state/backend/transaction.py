@@ -1,7 +1,8 @@
 """Transactions: reads and writes that are carried out together, or not at all.
 
-A draft remembers what was read and what is to be written. The commit is one script, which looks
-again at all that was read. It compares what is stored, not how often it changed.
+A transaction keeps its read set and its write set on the client. The commit is one script, which
+reads the read set again and writes only if every value is the same. Values are compared, not
+version counters: a value that changed and changed back does not conflict.
 
 Invariant: until the commit, nothing is written.
 """
@@ -34,20 +35,20 @@ _Change = tuple[bytes, int | None] | str
 
 
 class TransactionOperations:
-    """What a transaction has read and is to write.
+    """The read set and the write set of a transaction, and the operations on them.
 
-    :arg operations: Of the backend.
+    :arg operations: The other operations of the backend.
     :arg tag: What every key must have as its ``{tag}``; ``None`` for any.
     """
 
     def __init__(self, operations: Operations, tag: str | None) -> None:
         self._operations = operations
         self._tag = None if tag is None else tag.encode()
-        self._seen: dict[bytes, bytes | None] = {}
-        self._changes: dict[bytes, _Change] = {}
+        self._reads: dict[bytes, bytes | None] = {}
+        self._writes: dict[bytes, _Change] = {}
 
     def full(self, key: Key) -> bytes:
-        """Make the Redis key, and see that it belongs.
+        """Make the Redis key, and check that it may be part of the transaction.
 
         :raises ArgumentError: If it has another tag than the transaction, or another slot in a
             cluster.
@@ -55,14 +56,14 @@ class TransactionOperations:
         full = self._operations.keys.full(key)
         if self._tag is not None and hash_tag_of(full) != self._tag:
             raise ArgumentError(
-                f"the key {key!r} has not the tag {self._tag.decode()!r} of its transaction",
+                f"the key {key!r} does not have the tag {self._tag.decode()!r} of its transaction",
                 f"put {{{self._tag.decode()}}} into the key",
             )
         if self._operations.is_cluster:
-            for other in (*self._seen, *self._changes):
+            for other in (*self._reads, *self._writes):
                 if slot_of(other) != slot_of(full):
                     raise ArgumentError(
-                        f"the key {key!r} lies in another slot than {other!r}",
+                        f"the key {key!r} is in another slot of the cluster than {other!r}",
                         "give the keys of a transaction a common {tag}",
                     )
                 break
@@ -70,31 +71,31 @@ class TransactionOperations:
 
     @operation("tx_get", idempotent=True)
     def get(self, key: Key, default: Any) -> CommandGenerator[Any]:
-        """Read: what this transaction wrote, what it read before, or what is there."""
+        """Read the value that this transaction wrote or read before, else the stored one."""
         full = self.full(key)
-        change = self._changes.get(full)
+        change = self._writes.get(full)
         if change is not None:
             return self._load(key, None if isinstance(change, str) else change[0], default)
-        if full not in self._seen:
-            (self._seen[full],) = yield [("GET", full)]
-        return self._load(key, self._seen[full], default)
+        if full not in self._reads:
+            (self._reads[full],) = yield [("GET", full)]
+        return self._load(key, self._reads[full], default)
 
     def _load(self, key: Key, data: bytes | None, default: Any) -> Any:
         return self._operations.decoded(key, data, default)
 
     def put(self, key: Key, value: Any, ttl: timedelta | None) -> None:
-        """Remember to write."""
+        """Add a value to the write set."""
         left = self._operations.ttl_of(ttl)
-        self._changes[self.full(key)] = (self._operations.encoded(key, value), left)
+        self._writes[self.full(key)] = (self._operations.encoded(key, value), left)
 
     def delete(self, key: Key) -> None:
-        """Remember to delete."""
-        self._changes[self.full(key)] = _DELETE
+        """Add a deletion to the write set."""
+        self._writes[self.full(key)] = _DELETE
 
     @operation("commit", idempotent=False)
     def commit(self) -> CommandGenerator[None]:
-        """Write, if what was read is still there."""
-        keys = list(self._seen | dict.fromkeys(self._changes))
+        """Write the write set if the read set is unchanged."""
+        keys = list(self._reads | dict.fromkeys(self._writes))
         if not keys:
             return
         arguments: list[bytes | str | int] = []
@@ -109,13 +110,13 @@ class TransactionOperations:
             )
 
     def _expected(self, key: bytes) -> str:
-        if key not in self._seen:
+        if key not in self._reads:
             return ""
-        data = self._seen[key]
+        data = self._reads[key]
         return "-" if data is None else version_of(data)
 
     def _change(self, key: bytes) -> tuple[str | int, bytes]:
-        change = self._changes.get(key)
+        change = self._writes.get(key)
         if change is None:
             return "keep", b""
         if isinstance(change, str):
@@ -128,11 +129,11 @@ class Transaction:
     """Read and write in a transaction; made by ``StateBackend.transaction``."""
 
     def get(self, key: Key, default: Any = None) -> Any:
-        """Read a value: the one that this transaction wrote, else the one that is there."""
+        """Read a value: the one that this transaction wrote, else the stored one."""
         raise NotImplementedError
 
     def put(self, key: Key, value: Any, ttl: timedelta | None = None) -> None:
-        """Write a value at the end; its ``ttl`` counts from there."""
+        """Write a value at the end; its ``ttl`` starts then."""
         raise NotImplementedError
 
     def delete(self, key: Key) -> None:
@@ -148,21 +149,21 @@ class Transaction:
 class RedisTransaction(Transaction, AbstractContextManager["RedisTransaction"]):
     """A transaction of blocking code."""
 
-    def __init__(self, driver: Driver, draft: TransactionOperations) -> None:
+    def __init__(self, driver: Driver, operations: TransactionOperations) -> None:
         self._driver = driver
-        self._draft = draft
+        self._operations = operations
 
     def get(self, key: Key, default: Any = None) -> Any:
         """Read a value."""
-        return self._driver.run(self._draft.get(key, default))
+        return self._driver.run(self._operations.get(key, default))
 
     def put(self, key: Key, value: Any, ttl: timedelta | None = None) -> None:
         """Write a value at the end."""
-        self._draft.put(key, value, ttl)
+        self._operations.put(key, value, ttl)
 
     def delete(self, key: Key) -> None:
         """Delete a value at the end."""
-        self._draft.delete(key)
+        self._operations.delete(key)
 
     def __exit__(
         self,
@@ -171,19 +172,19 @@ class RedisTransaction(Transaction, AbstractContextManager["RedisTransaction"]):
         trace: TracebackType | None,
     ) -> None:
         if kind is None:
-            self._driver.run(self._draft.commit())
+            self._driver.run(self._operations.commit())
 
 
 class AsyncTransaction(AbstractAsyncContextManager["AsyncTransaction"]):
     """A transaction of coroutines."""
 
-    def __init__(self, driver: AsyncDriver, draft: TransactionOperations) -> None:
+    def __init__(self, driver: AsyncDriver, operations: TransactionOperations) -> None:
         self._driver = driver
-        self._draft = draft
+        self._operations = operations
 
     async def get(self, key: Key, default: Any = None) -> Any:
         """Read a value."""
-        return await self._driver.run(self._draft.get(key, default))
+        return await self._driver.run(self._operations.get(key, default))
 
     async def contains(self, key: Key) -> bool:
         """Tell whether there is a value; counts as reading it."""
@@ -192,11 +193,11 @@ class AsyncTransaction(AbstractAsyncContextManager["AsyncTransaction"]):
 
     def put(self, key: Key, value: Any, ttl: timedelta | None = None) -> None:
         """Write a value at the end; nothing is sent yet, so nothing is awaited."""
-        self._draft.put(key, value, ttl)
+        self._operations.put(key, value, ttl)
 
     def delete(self, key: Key) -> None:
         """Delete a value at the end; nothing is sent yet, so nothing is awaited."""
-        self._draft.delete(key)
+        self._operations.delete(key)
 
     async def __aexit__(
         self,
@@ -205,4 +206,4 @@ class AsyncTransaction(AbstractAsyncContextManager["AsyncTransaction"]):
         trace: TracebackType | None,
     ) -> None:
         if kind is None:
-            await self._driver.run(self._draft.commit())
+            await self._driver.run(self._operations.commit())

@@ -1,9 +1,9 @@
-"""Values as the bytes that a state backend stores, and back.
+"""Values of the user as the bytes that a state backend stores, and back.
 
-An ``int`` of 64 bits is stored as plain digits, which the server can add to, unless the codec
+An ``int`` of 64 bits is stored as plain digits, so that the server can add to it, unless the codec
 encrypts or signs. An envelope never begins with a digit or a minus, so the two can't be mixed up.
 
-Invariant: what was put comes back equal and of the same type, or there is an error.
+Invariant: a value that was put comes back equal and of the same type, or there is an error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Values:
     """Encode and decode the values of one backend; any number of threads may share one.
 
     :arg codec: Makes bytes of values; ``None`` where values are bytes and are stored as they are.
-    :arg prefix: Of the backend's keys.
+    :arg prefix: What the backend's keys start with.
     """
 
     def __init__(self, codec: Codec | None, prefix: str) -> None:
@@ -37,16 +37,16 @@ class Values:
         self._decode: Callable[[Key, bytes], Any] = _as_is
         if self.bound is not None:
             self._encode, self._decode = self.bound.encode, self.bound.decode
-        self.counts = codec is None or not codec.protects
-        """Whether there are counters: the server can't encrypt or sign what it adds up."""
+        self.has_counters = codec is None or not codec.protects
+        """Whether integers are stored plain; the server could not encrypt or sign a sum."""
         self._reads_plain = codec is None or _reads_plain(codec)
 
     def dump(self, key: Key, value: Any) -> bytes:
         """Encode a value.
 
-        :raises EncodeError: If it can't be encoded; names key, type and the path inside.
+        :raises EncodeError: If the value can't be encoded; names key, type and the path inside.
         """
-        if type(value) is int and self.counts and SMALLEST <= value <= LARGEST:
+        if type(value) is int and self.has_counters and SMALLEST <= value <= LARGEST:
             return b"%d" % value
         return self._encode(key, value)
 
@@ -63,10 +63,11 @@ class Values:
         """Encode many values; as :meth:`dump`."""
         if self.bound is None and _BYTES.issuperset(map(type, values)):
             return list(values)
-        if not self.counts:
+        if not self.has_counters:
             return list(map(self._encode, keys, values))
         encode = self._encode
-        # dump(), without a call per value.
+        # The body of dump(): a batch holds many values, and a call for each would cost more than
+        # the check.
         return [
             b"%d" % value
             if type(value) is int and SMALLEST <= value <= LARGEST
@@ -79,20 +80,20 @@ class Values:
         if self.bound is None:
             return list(data)
         decode, load = self._decode, self._load_integer
-        # load(), without a call per value.
+        # The body of load(), for the same reason.
         return [
             load(key, one) if one[:1] in _DIGITS else decode(key, one)
             for key, one in zip(keys, data, strict=True)
         ]
 
     def reseal(self, key: Key, data: bytes, into: Values) -> bytes:
-        """Encode again what this backend has stored, for another one.
+        """Encode a stored value again, for another backend.
 
-        :arg key: Whose value.
-        :arg data: As stored.
-        :arg into: Of the other one.
-        :returns: What the other one takes with the same key.
-        :raises DecodeError: If it can't be read.
+        :arg key: The value's key.
+        :arg data: The value as this backend stores it.
+        :arg into: The other backend's values.
+        :returns: The value as the other backend stores it under the same key.
+        :raises DecodeError: If the value can't be read.
         """
         if self.bound is None or into.bound is None or data[:1] in _DIGITS:
             return into.dump(key, self.load(key, data))
@@ -105,13 +106,13 @@ class Values:
             value = LARGEST + 1
         if b"%d" % value != data or not SMALLEST <= value <= LARGEST:
             raise DecodeError(
-                f"key {key!r}: its value starts like an integer and is none",
-                "it is damaged, or something else wrote to this key",
+                f"key {key!r}: the stored value starts with a digit and is no integer of 64 bits",
+                "it is damaged, or another program wrote it: put the value again",
             )
         if not self._reads_plain:
             raise DecodeError(
-                f"key {key!r}: its value is a plain integer, which nobody encrypted or signed",
-                "read it with a backend whose codec doesn't",
+                f"key {key!r}: the stored value is a plain integer, neither encrypted nor signed",
+                "read it with a codec that accepts values without protection, and put it again",
             )
         return value
 
@@ -125,7 +126,7 @@ def _raw(key: Key, value: Any) -> bytes:
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     raise EncodeError(
-        f"key {key!r}: value of type {type(value).__qualname__} is no bytes",
+        f"key {key!r}: the value is of type {type(value).__qualname__}, and codec=None takes bytes",
         "give the backend a codec to store other types",
     )
 

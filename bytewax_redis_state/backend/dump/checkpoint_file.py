@@ -22,11 +22,11 @@ Redis held them, and per key the milliseconds it had left, -1 for no end; ``ttls
 no key has one.
 
 ``E``, msgpack: ``records``, ``expiring`` (how many of them have a TTL), ``vanished`` (keys that
-were listed and gone when read), ``size`` (bytes of keys and values), ``digest`` (SHA-256 of all
-bytes before this frame).
+were listed and had no value when they were read), ``size`` (bytes of keys and values), ``digest``
+(SHA-256 of all bytes before this frame).
 
-Invariant: a reader hands out no record of a block whose check sum disagrees, and does not end
-well unless the last frame is there and agrees with all that came before it.
+Invariant: a reader gives no record of a block whose check sum disagrees, and raises unless the last
+frame is there and agrees with all frames before it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _HEADER, _BLOCK, _END = b"HBE"
 _LARGEST = 2**31 - 1
 _SLICE = 1 << 20
 _LEVEL = 1
-_AGAIN = "take the checkpoint again, or use another copy of the file"
+_HINT = "take the checkpoint again, or use another copy of the file"
 
 
 class Page(NamedTuple):
@@ -86,12 +86,12 @@ class Page(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a checkpoint says of itself at its start.
+    """The first frame of a checkpoint.
 
     :arg compression: ``zstd`` or ``zlib``.
-    :arg prefix: Of the namespace that it was taken of.
-    :arg created: Milliseconds since 1970, by the clock of that server.
-    :arg server: Flavour and version of that server.
+    :arg prefix: What the keys started with.
+    :arg created: When it was taken, milliseconds since 1970, by the server's clock.
+    :arg server: Flavour and version of the server.
     :arg writer: The version of this package that wrote it.
     """
 
@@ -104,12 +104,12 @@ class Header:
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What a checkpoint holds.
+    """The counts of a checkpoint.
 
-    :arg records: A key that was listed twice while the server shrank its table is two records,
-        of which the later one counts; so this can be above the number of keys, never below.
+    :arg records: A server that shrinks its table may list a key twice. That key is two records, of
+        which the later one counts, so this number can be above that of the keys, never below.
     :arg expiring: How many of the records have a TTL.
-    :arg vanished: Keys that were listed and had expired or been deleted when they were read.
+    :arg vanished: How many keys were listed and had expired or been deleted when they were read.
     :arg size: Bytes of keys and values, before compression.
     """
 
@@ -129,10 +129,10 @@ class Counts:
 
 
 class CheckpointInfo(NamedTuple):
-    """A whole checkpoint file in two words.
+    """Header and counts of a whole checkpoint file.
 
-    :arg header: What it is a checkpoint of.
-    :arg counts: What it holds.
+    :arg header: Its first frame.
+    :arg counts: The counts in its last frame.
     """
 
     header: Header
@@ -193,7 +193,7 @@ class CheckpointWriter:
     """Write a checkpoint, front to back; the file need not be seekable.
 
     :arg to: Open for writing bytes; left open.
-    :arg header: What the checkpoint is of.
+    :arg header: The first frame.
     """
 
     def __init__(self, to: BinaryIO, header: Header) -> None:
@@ -224,7 +224,7 @@ class CheckpointWriter:
     def _put(self, data: bytes) -> None:
         self._digest.update(data)
         left = memoryview(data)
-        while left:  # a raw file may take a part only
+        while left:  # an unbuffered file may write a part only
             left = left[self._to.write(left) or 0 :]
         self.written += len(data)
 
@@ -237,7 +237,7 @@ class CheckpointReader:
     """Read a checkpoint, front to back; the file need not be seekable.
 
     :arg from_: Open for reading bytes, at the checkpoint's start; left open.
-    :arg name: What errors call it.
+    :arg name: The file's name in errors.
     :raises CheckpointDamagedError: If the start is not that of a checkpoint, or is damaged.
     :raises CheckpointError: If a newer version wrote it, or its compression is not installed.
     """
@@ -291,20 +291,23 @@ class CheckpointReader:
         start = self._at
         head = self._take(_HEAD.size)
         if len(head) < _HEAD.size:
-            raise self._cut(start)
+            raise self._cut_off(start)
         kind, length, stored = _HEAD.unpack(head)
         if length > _LARGEST:
             raise self._damaged(f"has a damaged length in frame {self._frames}, at byte {start}")
         payload = self._take(length)
         if len(payload) < length:
-            raise self._cut(start)
+            raise self._cut_off(start)
         self._sum = _sum_of(kind, payload, self._sum)
         if self._sum != stored:
             raise self._damaged(f"fails its check sum in frame {self._frames}, at byte {start}")
         return kind, payload
 
     def _take(self, size: int) -> bytes:
-        """Read so many bytes, fewer at the end; in slices, lest a damaged length takes memory."""
+        """Read so many bytes, fewer at the end of the file.
+
+        In slices, so that a damaged length can't ask for gigabytes at once.
+        """
         slices = []
         while size and (data := self._from.read(min(size, _SLICE))):
             slices.append(data)
@@ -334,7 +337,8 @@ class CheckpointReader:
                 raise ValueError("other numbers")  # noqa: TRY301
             _check_page(page)
         except Exception as error:
-            # The check sum agreed, so this was written so; each compression has its own errors.
+            # A broad except, because each compression raises errors of its own. The check sum
+            # agreed, so the writer wrote the block like this.
             raise self._damaged(
                 f"holds a block that can't be read, frame {self._frames}"
             ) from error
@@ -362,12 +366,12 @@ class CheckpointReader:
             raise self._damaged(f"goes on after its end, at byte {self._at}")
         self.counts = counts
 
-    def _cut(self, start: int) -> CheckpointDamagedError:
+    def _cut_off(self, start: int) -> CheckpointDamagedError:
         what = f"is cut off: frame {self._frames}, at byte {start}, ends at byte {self._at}"
         return self._damaged(what)
 
     def _damaged(self, what: str) -> CheckpointDamagedError:
-        return CheckpointDamagedError(f"the checkpoint {self._name} {what}", _AGAIN)
+        return CheckpointDamagedError(f"the checkpoint {self._name} {what}", _HINT)
 
 
 _HEADER_TYPES = (str, bytes, int, str, str)
@@ -390,8 +394,8 @@ def read_info(from_: BinaryIO, name: str) -> CheckpointInfo:
     """Read a checkpoint to its end and check all of it.
 
     :arg from_: Open for reading bytes, at the checkpoint's start.
-    :arg name: What errors call it.
-    :returns: What it is and holds.
+    :arg name: The file's name in errors.
+    :returns: Its header and its counts.
     :raises CheckpointDamagedError: If any byte is missing, altered or too many.
     """
     reader = CheckpointReader(from_, name)

@@ -1,6 +1,6 @@
-"""What a state backend offers of checkpoints, whatever keeps its keys.
+"""The methods of a state backend that take, restore and verify checkpoints.
 
-A file that one kind of backend wrote, every other one reads.
+Every kind of backend reads the file of every other kind.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Dumpable(ABC):
 
     @abstractmethod
     def key_range(self) -> AbstractContextManager[KeyRange]:
-        """Open all keys of this backend, as a checkpoint sees them."""
+        """Open all keys of this backend, as a dump reads them and a restore writes them."""
 
     def checkpoint(
         self,
@@ -39,30 +39,33 @@ class Dumpable(ABC):
         merge: bool = False,
         progress: OnProgress | bool = False,
     ) -> CheckpointInfo:
-        """Write all keys, with their values as stored and the time they have left.
+        """Write all keys, with their values as stored and the TTL that each has left.
 
-        It is no snapshot of one moment: each key is as it was when it was read. What was there from
-        beginning to end is in it; what is written meanwhile may be. Locks are not.
+        A checkpoint is no snapshot of one moment: each key is as it was when it was read. A key
+        that exists from beginning to end is in it; a key that is written meanwhile may be. Locks
+        are not.
 
-        :arg to: A path, where it shows when it is complete, in place of what was there; a file open
-            for writing bytes; or another backend, into whose namespace the keys are copied.
-        :arg replace: For another backend: whether to delete what it holds first.
-        :arg merge: For another backend: whether to keep it; what is copied wins.
+        :arg to: A path, where the file appears when it is complete, in place of an older one; a
+            file open for writing bytes; or another backend, into whose namespace keys are copied.
+        :arg replace: For another backend: whether to delete its keys first.
+        :arg merge: For another backend: whether to keep its keys; where both have a key, the copy
+            wins.
         :arg progress: Gets keys done and an estimate of all; ``True`` shows a bar on a terminal.
-        :returns: What it is and holds; for a file the same as :meth:`verify` says.
-        :raises CheckpointError: If it can't be written, a key of this prefix is another program's,
-            or one of the two prefixes is a part of the other.
+        :returns: Header and counts; for a file the same as :meth:`verify` gives.
+        :raises CheckpointError: If the file can't be written, another program wrote a key of this
+            prefix, or one of the two prefixes is a part of the other.
         :raises RestoreUnfinishedError: If a restore into this backend, or into the other one, has
             not been finished.
-        :raises NamespaceNotEmptyError: If the other backend holds keys, and neither is said.
-        :raises DecodeError: If a value can't be made readable for the other backend.
+        :raises NamespaceNotEmptyError: If the other backend holds keys, and neither ``replace`` nor
+            ``merge`` is given.
+        :raises DecodeError: If a value can't be encoded for the other backend.
         """
         if isinstance(to, Dumpable):
-            return to._take_over(self, replace=replace, merge=merge, progress=progress).info
+            return to._copy_from(self, replace=replace, merge=merge, progress=progress).info
         if replace or merge:
             raise ConfigError(
-                "replace or merge is True and the checkpoint goes to a file",
-                "leave them out: a file is replaced when the new one is complete",
+                "replace or merge is True, and the checkpoint goes to a file",
+                "leave them out: the file takes the place of an older one when it is complete",
             )
         with self.key_range() as key_range:
             return save.save(key_range, to, progress=progress)
@@ -76,31 +79,33 @@ class Dumpable(ABC):
         deadlines: bool = False,
         progress: OnProgress | bool = False,
     ) -> Restored:
-        """Write what a checkpoint holds into this backend.
+        """Write the keys of a checkpoint into this backend.
 
-        A file is read to its end and checked before anything is written. While keys are written a
-        marker says so, and an interrupted restore leaves it: see :meth:`unfinished_restore`.
+        A file is read to its end and checked before anything is written. A marker in Redis shows
+        that a restore runs, and an interrupted one leaves it: see :meth:`unfinished_restore`.
 
-        Values that are encrypted or signed belong to their prefix. They are encoded anew for
-        another one, for which this backend's codec needs the old keys.
+        Values that are encrypted or signed belong to their prefix. For another prefix they are
+        encoded again, and this backend's codec needs their old encryption and signing keys.
 
-        :arg from_: A path, a file open for reading bytes (a pipe goes through a scratch file), or
+        :arg from_: A path, a file open for reading bytes (a pipe goes through a temporary file), or
             another backend, whose keys are copied.
-        :arg replace: Whether to delete what this backend holds first; finishes an interrupted one.
-        :arg merge: Whether to keep it; the checkpoint wins where both have a key.
-        :arg deadlines: For a file: whether times to live went on while it lay about; else the time
-            that a key had left at the checkpoint counts from now.
+        :arg replace: Whether to delete this backend's keys first. This also clears the rest of an
+            interrupted restore.
+        :arg merge: Whether to keep this backend's keys; the checkpoint wins where both have a key.
+        :arg deadlines: For a file: whether the time since the checkpoint was taken counts against
+            TTLs. If not, the TTL that a key had left then starts again now.
         :arg progress: Gets keys done and their number; ``True`` shows a bar on a terminal.
-        :returns: What it did.
+        :returns: The counts.
         :raises CheckpointDamagedError: If the file is cut off or altered; nothing was written.
-        :raises CheckpointError: If it can't be read.
-        :raises NamespaceNotEmptyError: If this backend holds keys, and neither is said.
-        :raises RestoreUnfinishedError: If another restore runs, or was interrupted and neither is
-            said.
-        :raises DecodeError: If a value can't be made readable here; nothing was written.
+        :raises CheckpointError: If the file can't be read.
+        :raises NamespaceNotEmptyError: If this backend holds keys, and neither ``replace`` nor
+            ``merge`` is given.
+        :raises RestoreUnfinishedError: If another restore runs, or was interrupted and neither
+            ``replace`` nor ``merge`` is given.
+        :raises DecodeError: If a value can't be encoded for this backend; nothing was written.
         """
         if isinstance(from_, Dumpable):
-            return self._take_over(from_, replace=replace, merge=merge, progress=progress)
+            return self._copy_from(from_, replace=replace, merge=merge, progress=progress)
         with self.key_range() as key_range:
             return restoration.restore(
                 key_range,
@@ -117,21 +122,21 @@ class Dumpable(ABC):
         """Read a checkpoint to its end and check every byte of it; needs no server.
 
         :arg from_: A path, or a file open for reading bytes.
-        :returns: What it is and holds.
+        :returns: Its header and its counts.
         :raises CheckpointDamagedError: If any byte is missing, altered or too many.
-        :raises CheckpointError: If it can't be read.
+        :raises CheckpointError: If the file can't be read.
         """
         return save.verify(from_)
 
     def unfinished_restore(self) -> UnfinishedRestore | None:
-        """Tell whether a restore was begun and not finished, so that keys may be missing.
+        """Find a restore that was begun and not finished, so that keys may be missing.
 
-        :returns: What it was; ``None`` where all is well.
+        :returns: The restore; ``None`` if there is none.
         """
         with self.key_range() as key_range:
             return restoration.unfinished(key_range)
 
-    def _take_over(
+    def _copy_from(
         self, source: Dumpable, *, replace: bool, merge: bool, progress: OnProgress | bool
     ) -> Restored:
         with source.key_range() as there, self.key_range() as here:
@@ -148,9 +153,9 @@ class Dumpable(ABC):
 
 
 def _recode(source: Values, into: Values) -> Recode | None:
-    """Make what carries values over: only those that are encrypted or signed need it."""
+    """Make the recoding of values; only encrypted and signed ones need it."""
     if source.bound is None or into.bound is None:
-        return None  # bytes as the user gave them, on one side at least
+        return None  # codec=None on one side: values are carried over as they are
 
     def recode(key: bytes, data: bytes) -> bytes:
         return source.reseal(key, data, into) if is_protected(data) else data

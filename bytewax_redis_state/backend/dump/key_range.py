@@ -1,11 +1,11 @@
-"""A key range: all keys of one prefix, as a checkpoint reads them and a restore writes them.
+"""A key range: all keys of one prefix, as a dump reads them and a restore writes them.
 
-While a restore is under way a marker says so. It lives among the backend's own keys, which no
-listing shows and no checkpoint holds, and a restore that was interrupted leaves it behind. Locks
-live there too: they are neither copied nor cleared.
+A restore keeps a marker in Redis while it runs, and an interrupted restore leaves the marker
+behind. The marker is one of the backend's own keys, as locks are: no listing shows them, no dump
+reads them, and ``clear`` leaves them.
 
-Invariant: what is held in memory is one page; a page ends after :data:`PAGE_KEYS` keys, or with
-the value that takes it over :data:`PAGE_BYTES`.
+Invariant: one page is held in memory. A page ends after :data:`PAGE_KEYS` keys, or with the value
+that takes it over :data:`PAGE_BYTES`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from bytewax_redis_state.server.translation import translated
 __all__ = ["PAGE_BYTES", "PAGE_KEYS", "KeyRange", "PageRead", "RedisKeyRange"]
 
 PAGE_KEYS = 1000
-"""Keys that are listed, read or written in one trip."""
+"""Keys that are listed, read or written in one round trip."""
 
 PAGE_BYTES = 8 << 20
 """Bytes of values after which a page ends."""
@@ -41,11 +41,11 @@ Receive = Callable[[], Any]
 
 
 class PageRead(NamedTuple):
-    """A page as it was read.
+    """A page, and how far the reading is.
 
     :arg page: The records.
-    :arg vanished: Keys that were listed and were gone when they were read.
-    :arg total: How many keys the key range has, guessed from how far the listing is.
+    :arg vanished: How many keys were listed and had no value when they were read.
+    :arg total: An estimate of all keys, from how far the listing is.
     """
 
     page: Page
@@ -60,13 +60,13 @@ class KeyRange(Protocol):
     address: str
 
     def identity(self) -> str:
-        """Tell which key space this is a part of: equal for two key ranges of one database."""
+        """Name the database of the keys; equal for two key ranges of one database."""
 
     def server(self) -> str:
-        """Tell what keeps the key range: flavour and version."""
+        """Name the server's flavour and version."""
 
     def clock(self) -> int:
-        """Tell the time of what keeps the key range, milliseconds since 1970."""
+        """Tell the server's time, milliseconds since 1970."""
 
     def is_empty(self) -> bool:
         """Tell whether there is no key."""
@@ -74,11 +74,11 @@ class KeyRange(Protocol):
     def read(self) -> Iterator[PageRead]:
         """Read all records that are there from beginning to end of the reading.
 
-        What is written meanwhile may or may not be seen; a key may come twice.
+        A record that is written meanwhile may or may not be read; a key may come twice.
         """
 
     def write(self, page: Page) -> int:
-        """Write the records, in place of what their keys held; gives how many were there."""
+        """Write the records in place of older ones; gives the number of older ones."""
 
     def clear(self) -> None:
         """Delete all keys."""
@@ -87,14 +87,14 @@ class KeyRange(Protocol):
         """Read the marker of a restore, empty for none."""
 
     def mark(self, seen: bytes, value: bytes) -> bool:
-        """Replace the marker, if it still is what was seen; empty stands for none."""
+        """Replace the marker if it is still the one that was seen; empty stands for none."""
 
 
 class RedisKeyRange:
     """All keys of one prefix on a Redis server, over one connection.
 
-    :arg client: Replies in bytes; nobody else should use it meanwhile.
-    :arg prefix: Of the keys; taken literally.
+    :arg client: Replies in bytes; no other code may use it meanwhile.
+    :arg prefix: What the keys start with; taken literally.
     """
 
     def __init__(self, client: Client, prefix: bytes) -> None:
@@ -104,14 +104,14 @@ class RedisKeyRange:
         self._keys = PrefixKeys(prefix)
 
     def identity(self) -> str:
-        """Tell which key space this is a part of: equal for two key ranges of one database."""
+        """Name the database of the keys; equal for two key ranges of one database."""
         with translated(self.address):
             server = self._client.info("server")
         database = self._client.connection_pool.connection_kwargs.get("db") or 0
         return f"{server['run_id']}/{database}"
 
     def server(self) -> str:
-        """Tell what keeps the key range: flavour and version."""
+        """Name the server's flavour and version."""
         return probe(self._client).name
 
     def clock(self) -> int:
@@ -121,43 +121,44 @@ class RedisKeyRange:
         return int(seconds) * 1000 + int(micros) // 1000
 
     def is_empty(self) -> bool:
-        """Tell whether there is no key; goes through the whole database if there is none."""
+        """Tell whether there is no key; lists the whole database if there is none."""
         return next((keys for keys in self._listing() if keys), None) is None
 
     def read(self) -> Iterator[PageRead]:
-        """Read all records; what is written meanwhile may or may not be seen.
+        """Read all records; a record that is written meanwhile may or may not be read.
 
-        A listing can't go on on another server, or on this one after a restart; it ends with an
-        error there, because it has one connection.
+        The cursor of a SCAN is worth nothing on another server, or on this one after a restart. So
+        the reading uses one connection, and ends with an error when that breaks.
 
-        :raises CheckpointError: If a key is no string.
+        :raises CheckpointError: If a key holds no string.
         :raises ServerError: If the server goes away or refuses.
         """
-        with pipelined(self._client, self.address) as (send, receive):
+        with pipelined_connection(self._client, self.address) as (send, receive):
             yield from self._read(send, receive)
 
     def _read(self, send: Send, receive: Receive) -> Iterator[PageRead]:
         """Keep two pages and a listing under way, so that the server never waits for us."""
-        flight: deque[list[bytes] | None] = deque()  # keys that are read, None for a listing
+        # Requests without a reply yet: the keys of a page, None for a listing.
+        in_flight: deque[list[bytes] | None] = deque()
         cursor, listed, total = -1, 0, 0
         keys: list[bytes] = []
         ready: PageRead | None = None
         while True:
             full = len(keys) >= PAGE_KEYS or not cursor
-            part = keys[:PAGE_KEYS] if full and len(flight) - flight.count(None) < 2 else []
+            part = keys[:PAGE_KEYS] if full and len(in_flight) - in_flight.count(None) < 2 else []
             keys = keys[len(part) :]
-            if cursor and None not in flight and len(keys) < PAGE_KEYS:
+            if cursor and None not in in_flight and len(keys) < PAGE_KEYS:
                 send(*self._scan(cursor))
-                flight.append(None)
+                in_flight.append(None)
             if part:
                 send(*with_source(StateScripts.read_page(part, PAGE_BYTES)))
-                flight.append(part)
-            if ready and not (flight and flight[0] is None):
+                in_flight.append(part)
+            if ready and not (in_flight and in_flight[0] is None):
                 yield ready
                 ready = None
-            if not flight:
+            if not in_flight:
                 return
-            asked = flight.popleft()
+            asked = in_flight.popleft()
             if asked is None:
                 answer, found = receive()
                 cursor = int(answer)
@@ -170,7 +171,7 @@ class RedisKeyRange:
                 keys = asked[len(values) :] + keys
 
     def write(self, page: Page) -> int:
-        """Write the records, in place of what their keys held; gives how many were there."""
+        """Write the records in place of older ones; gives the number of older ones."""
         there = 0
         for start in range(0, len(page.keys), PAGE_KEYS):
             part = slice(start, start + PAGE_KEYS)
@@ -191,7 +192,7 @@ class RedisKeyRange:
             return self._client.get(self._keys.restore) or b""
 
     def mark(self, seen: bytes, value: bytes) -> bool:
-        """Replace the marker, if it still is what was seen; empty stands for none."""
+        """Replace the marker if it is still the one that was seen; empty stands for none."""
         return bool(self._run(StateScripts.mark_restore(self._keys.restore, seen, value)))
 
     def _run(self, command: Command) -> int:
@@ -203,7 +204,7 @@ class RedisKeyRange:
 
     def _listing(self) -> Iterator[list[bytes]]:
         cursor = -1
-        with pipelined(self._client, self.address) as (send, receive):
+        with pipelined_connection(self._client, self.address) as (send, receive):
             while cursor:
                 send(*self._scan(cursor))
                 answer, found = receive()
@@ -228,8 +229,8 @@ class RedisKeyRange:
         for key, value in zip(keys, values, strict=False):
             if value == 1:
                 raise CheckpointError(
-                    f"key {key!r} at {self.address} is no string: another program wrote it",
-                    "use a prefix of your own, or delete the key",
+                    f"key {key!r} at {self.address} holds no string, so no state backend wrote it",
+                    "delete the key, or use a prefix that no other program uses",
                 )
         left = [index for index, value in enumerate(values) if value is not None]
         page = Page(
@@ -242,44 +243,44 @@ class RedisKeyRange:
 
 
 def _share(cursor: int) -> float:
-    """Tell how far a SCAN is: it counts its cursor from the highest bit of the table down."""
+    """Tell how far a SCAN is, from 0 to 1: a cursor counts with its bits reversed."""
     if cursor == 0:
         return 1.0
     return int(f"{cursor:b}"[::-1], 2) / (1 << cursor.bit_length())
 
 
 @contextmanager
-def pipelined(client: Client, address: str) -> Iterator[tuple[Send, Receive]]:
-    """Take a connection for requests that are sent before the last one is answered.
+def pipelined_connection(client: Client, address: str) -> Iterator[tuple[Send, Receive]]:
+    """Take a connection on which requests are sent before earlier ones are answered.
 
-    :arg client: Whose connection.
-    :arg address: What errors call the server.
-    :returns: What sends a command, and what receives the next reply.
+    :arg client: The client whose connection is taken.
+    :arg address: The server's name in errors.
+    :returns: A function that sends a command, and one that receives the next reply.
     """
     with translated(address):
         connection: Any = client.connection_pool.get_connection()
-    owed = 0
+    unread = 0
 
     def send(*command: Any) -> None:
-        nonlocal owed
+        nonlocal unread
         with translated(address):
             connection.send_command(*command, check_health=False)
-        owed += 1
+        unread += 1
 
     def receive() -> Any:
-        nonlocal owed
+        nonlocal unread
         with translated(address):
             try:
                 reply = connection.read_response()
             except ResponseError:
-                owed -= 1
+                unread -= 1
                 raise
-        owed -= 1
+        unread -= 1
         return reply
 
     try:
         yield send, receive
     finally:
-        if owed:
+        if unread:
             connection.disconnect()
         client.connection_pool.release(connection)

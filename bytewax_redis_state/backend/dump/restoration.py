@@ -1,16 +1,16 @@
-"""Restores: what a checkpoint holds into a key range, in steps, after each of which this is true.
+"""Restores: a checkpoint file into a key range. After each step the text behind it is true.
 
-1. read the whole source once (a pipe goes to a scratch file first): it is sound to its last byte
-2. look at the key range: it is empty, or the user said ``replace`` or ``merge``
+1. read the whole file once (a pipe goes to a temporary file first): it is sound to its last byte
+2. look at the key range: it is empty, or the user gave ``replace`` or ``merge``
 3. set the marker: any other restore is refused, and an interruption will show
 4. with ``replace``, clear the key range: it is empty
-5. write page by page: the key range holds what the source holds
-6. take the marker away: the restore is finished
+5. write page by page: the key range holds every record of the file
+6. remove the marker: the restore is finished
 
-Times to live are stored as what was left when the key was read, and counted from the restore on:
-time between checkpoint and restore expires nothing, unless ``deadlines=True`` asks for that.
+A checkpoint holds the TTL that a key had left when it was read. The TTL starts again at the
+restore, so the time in between expires nothing, unless ``deadlines=True`` asks for that.
 
-Invariant: a key range without a marker holds no half of a checkpoint.
+Invariant: a key range without a marker does not hold half of a checkpoint.
 """
 
 from __future__ import annotations
@@ -55,22 +55,24 @@ __all__ = [
 ]
 
 Recode: TypeAlias = Callable[[bytes, bytes], bytes]
-"""A key and its stored value to the value as another key range stores it."""
+"""From a key and its stored value to the value as another key range stores it."""
 
 RecodeFrom: TypeAlias = Callable[[bytes], Recode | None]
-"""The prefix that values come from to what recodes them; ``None`` where they fit as they are."""
+"""From the prefix of a checkpoint to its recoding; ``None`` if values fit as they are."""
 
-_TOUCH = 1.0  # seconds between two signs of life in a marker
-_SILENT = 10_000  # milliseconds without one after which a restore counts as interrupted
+_HEARTBEAT_SECONDS = 1.0
+"""How often a running restore writes the time into its marker."""
+_SILENT = 10_000
+"""Milliseconds without such a write after which a restore counts as interrupted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Restored:
-    """What a restore did.
+    """The counts of a finished restore.
 
-    :arg info: What it was made from.
-    :arg keys: How many keys it wrote; a key that the checkpoint holds twice counts once.
-    :arg replaced: How many of them were there before; only a merge can find some.
+    :arg info: The checkpoint that was restored.
+    :arg keys: How many keys were written; a key that the checkpoint holds twice counts once.
+    :arg replaced: How many of these keys had a value before; only a merge can find some.
     :arg expired: Records left out because their deadline has passed; only with ``deadlines``.
     """
 
@@ -84,9 +86,9 @@ class Restored:
 class UnfinishedRestore:
     """A restore that was begun and has not been finished.
 
-    :arg source: What it was made from.
-    :arg begun: When, by the server's clock.
-    :arg running: Whether it gave a sign of life in the last ten seconds.
+    :arg source: The name of the file or prefix that it reads.
+    :arg begun: When it was begun, by the server's clock.
+    :arg running: Whether it wrote to its marker in the last ten seconds.
     """
 
     source: str
@@ -106,18 +108,19 @@ class _Marker:
 
 
 def unfinished(key_range: KeyRange) -> UnfinishedRestore | None:
-    """Tell whether a restore into the key range was begun and not finished.
+    """Find a restore into the key range that was begun and not finished.
 
     :arg key_range: Where to look.
-    :returns: What its marker says; ``None`` where all is well.
+    :returns: What the restore's marker says; ``None`` if there is no marker.
     """
     data = key_range.marker()
     if not data:
         return None
     try:
         marker = _Marker(**json.loads(data))
-    except (ValueError, TypeError):  # another version's: it is there, and that is what counts
-        marker = _Marker(owner="", source="something unknown", begun=0, touched=0)
+    except (ValueError, TypeError):
+        # Another version wrote the marker. Half a restore is half a restore, whoever made it.
+        marker = _Marker(owner="", source="an unknown source", begun=0, touched=0)
     return UnfinishedRestore(
         source=marker.source,
         begun=datetime.fromtimestamp(marker.begun / 1000, timezone.utc),
@@ -135,20 +138,22 @@ def restore(
     recode_from: RecodeFrom | None = None,
     progress: OnProgress | bool = False,
 ) -> Restored:
-    """Write what a checkpoint holds into a key range; for the steps see the module.
+    """Restore a checkpoint file into a key range; the steps are in the module's docstring.
 
-    :arg key_range: Where to.
-    :arg from_: A path, or a file open for reading bytes. All of it is checked before anything is
-        written; one that can't be rewound goes through a scratch file.
-    :arg replace: Whether to delete what the key range holds first.
-    :arg merge: Whether to keep it; the checkpoint wins where both have a key.
-    :arg deadlines: Whether times to live go on while the checkpoint lies about.
-    :arg recode_from: Tells for a prefix how its values are made fit for the key range.
+    :arg key_range: Where to write.
+    :arg from_: A path, or a file open for reading bytes. The whole file is checked before anything
+        is written; a file that can't be rewound goes through a temporary file.
+    :arg replace: Whether to delete the keys of the key range first.
+    :arg merge: Whether to keep them; the checkpoint wins where both have a key.
+    :arg deadlines: Whether the time since the checkpoint was taken counts against TTLs.
+    :arg recode_from: Gives the recoding of the values of a prefix.
     :arg progress: Gets records done and their number; ``True`` shows a bar on a terminal.
-    :returns: What it did.
+    :returns: The counts.
     :raises CheckpointDamagedError: If the checkpoint is cut off or altered.
-    :raises NamespaceNotEmptyError: If the key range holds keys, and neither is said.
-    :raises RestoreUnfinishedError: If another restore runs, or was interrupted and neither is said.
+    :raises NamespaceNotEmptyError: If the key range holds keys, and neither ``replace`` nor
+        ``merge`` is given.
+    :raises RestoreUnfinishedError: If another restore runs, or was interrupted and neither
+        ``replace`` nor ``merge`` is given.
     """
     refuse_both(replace=replace, merge=merge)
     with open_for_reading(from_) as (file, name), rewindable(file, name) as (sound, start):
@@ -163,7 +168,7 @@ def restore(
 def _read_through(
     file: BinaryIO, name: str, recode_from: RecodeFrom | None
 ) -> tuple[CheckpointInfo, Recode | None]:
-    """Read all, and see that all can be made fit, before anything is written."""
+    """Check the file, and that every value can be recoded, before anything is written."""
     reader = CheckpointReader(file, name)
     recode = recode_from(reader.header.prefix) if recode_from else None
     for page in reader:
@@ -174,9 +179,12 @@ def _read_through(
 
 
 def refuse_both(*, replace: bool, merge: bool) -> None:
-    """Refuse two wishes that contradict each other."""
+    """Refuse ``replace`` and ``merge`` together: they contradict each other."""
     if replace and merge:
-        raise ConfigError("replace and merge are both True", "say which of them")
+        raise ConfigError(
+            "replace and merge are both True",
+            "replace deletes the keys that are there, merge keeps them: give one of the two",
+        )
 
 
 def refuse_unfinished(key_range: KeyRange, hint: str) -> None:
@@ -197,9 +205,9 @@ def _unfinished_text(key_range: KeyRange, found: UnfinishedRestore) -> str:
 class Restoration:
     """One restore into one key range, from any source of pages.
 
-    :arg key_range: Where to.
-    :arg source: What markers and errors call the source.
-    :arg info: What is restored; may become known on the way.
+    :arg key_range: Where to write.
+    :arg source: The name of the source in markers and errors.
+    :arg info: The checkpoint that is restored; of a copy it becomes known on the way.
     :arg deadlines: As for :func:`restore`, and so on.
     """
 
@@ -218,7 +226,7 @@ class Restoration:
         self._deadlines = deadlines
         self._recode = recode
         self._seen = b""
-        self._touched = 0.0
+        self._last_heartbeat = 0.0
         self._owner = uuid4().hex
         self._begun = 0
 
@@ -226,7 +234,7 @@ class Restoration:
         self, pages: Iterable[Page], report: OnProgress, *, replace: bool, merge: bool
     ) -> Restored:
         """Take the steps 2 to 6."""
-        self._look(free=replace or merge)
+        self._check(may_hold_keys=replace or merge)
         self._begin()
         try:
             if replace:
@@ -238,40 +246,44 @@ class Restoration:
         self._mark(b"")
         return Restored(info=self.info, keys=keys, replaced=replaced, expired=expired)
 
-    def _look(self, *, free: bool) -> None:
+    def _check(self, *, may_hold_keys: bool) -> None:
         key_range = self._key_range
         self._seen = key_range.marker()
         found = unfinished(key_range) if self._seen else None
-        if found is not None and (found.running or not free):
-            hint = "wait for it" if found.running else "restore again with replace=True"
+        if found is not None and (found.running or not may_hold_keys):
+            hint = (
+                "wait until it is finished" if found.running else "restore again with replace=True"
+            )
             raise RestoreUnfinishedError(_unfinished_text(key_range, found), hint)
-        if not free and not key_range.is_empty():
+        if not may_hold_keys and not key_range.is_empty():
             raise NamespaceNotEmptyError(
                 f"prefix {key_range.prefix!r} at {key_range.address} holds keys",
-                "say replace=True to delete them, or merge=True to keep what is not overwritten",
+                "give replace=True to delete them first, or merge=True to keep those that the "
+                "checkpoint does not hold",
             )
 
     def _begin(self) -> None:
         self._begun = self._key_range.clock()
-        self._touch(self._begun)
+        self._heartbeat(self._begun)
 
     def _write(
         self, pages: Iterable[Page], report: OnProgress, *, merge: bool
     ) -> tuple[int, int, int]:
-        """Write all pages; gives keys, those that were there, and those left out."""
+        """Write all pages; gives the numbers of keys written, replaced and left out."""
         done = written = there = 0
         now = self._key_range.clock() if self._deadlines else 0
         for page in pages:
-            fit = self._fit(page, now)
+            fit = self._fitted(page, now)
             there += self._key_range.write(fit) if fit.keys else 0
             done, written = done + len(page.keys), written + len(fit.keys)
             report(done, self.info.counts.records)
-            if time.monotonic() - self._touched > _TOUCH:
-                self._touch(self._key_range.clock())
-        # What is there in a key range that began empty was written by this restore.
+            if time.monotonic() - self._last_heartbeat > _HEARTBEAT_SECONDS:
+                self._heartbeat(self._key_range.clock())
+        # The key range began empty unless this is a merge, so a key that has a value was written by
+        # this restore: the checkpoint holds it twice.
         return (written, there, done - written) if merge else (written - there, 0, done - written)
 
-    def _fit(self, page: Page, now: int) -> Page:
+    def _fitted(self, page: Page, now: int) -> Page:
         if self._deadlines and page.ttls:
             page = _aged(page, now - page.at)
         if self._recode is None:
@@ -279,10 +291,10 @@ class Restoration:
         values = [self._recode(k, v) for k, v in zip(page.keys, page.values, strict=True)]
         return page._replace(values=values)
 
-    def _touch(self, now: int) -> None:
+    def _heartbeat(self, now: int) -> None:
         marker = _Marker(owner=self._owner, source=self._source, begun=self._begun, touched=now)
         self._mark(marker.to_bytes())
-        self._touched = time.monotonic()
+        self._last_heartbeat = time.monotonic()
 
     def _mark(self, value: bytes) -> None:
         if not self._key_range.mark(self._seen, value):
@@ -294,16 +306,16 @@ class Restoration:
         self._seen = value
 
     def _interrupt(self) -> None:
-        """Say in the marker that nobody works on it any more; without that, time will tell."""
+        """Write into the marker that the restore no longer runs: nobody has to wait for silence."""
         marker = _Marker(owner=self._owner, source=self._source, begun=self._begun, touched=0)
         try:
             self._mark(marker.to_bytes())
         except StateError:
-            return  # the error that led here is the one to tell
+            return  # the error that ended the restore is the one to raise
 
 
 def _aged(page: Page, passed: int) -> Page:
-    """Take time off what is left, and leave out what is over."""
+    """Take the time that has passed off each TTL, and leave out records that have expired."""
     ttls = [ttl if ttl == -1 else ttl - passed for ttl in page.ttls]
     left = [index for index, ttl in enumerate(ttls) if ttl > 0 or page.ttls[index] == -1]
     return Page(

@@ -67,11 +67,12 @@ def _counted(method: _Method[_Args, _Result]) -> _Method[_Args, _Result]:
 class MemoryStateBackend(StateBackend):
     """Keep values in this process. Safe to share between threads.
 
-    :arg config: What is said of keys and values; where Redis is doesn't matter.
-    :arg codec: As ``RedisStateBackend`` has it; the others too.
-    :arg refresh_on_read: Whether reading a value that has an end starts the default TTL anew.
-    :arg clock: Seconds; for tests that don't want to wait.
-    :arg beside: Another one, to share its keys as two backends on one server do; its clock counts.
+    :arg config: Prefix and default TTL; the other settings are not used.
+    :arg codec: As for ``RedisStateBackend``.
+    :arg refresh_on_read: As for ``RedisStateBackend``.
+    :arg clock: Gives seconds, for tests that don't want to wait.
+    :arg beside: Another memory backend, to share its store and clock as two backends on one server
+        do.
     """
 
     def __init__(
@@ -86,8 +87,8 @@ class MemoryStateBackend(StateBackend):
         self.config = config = config or RedisConfig()
         if refresh_on_read and config.default_ttl is None:
             raise ConfigError(
-                "refresh_on_read is True and default_ttl is None",
-                "say by default_ttl what reading starts anew",
+                "refresh_on_read is True and default_ttl is None: there is no TTL to start again",
+                "set default_ttl, or leave refresh_on_read out",
             )
         self._refreshes = refresh_on_read
         self._keys = PrefixKeys(config.key_prefix.encode())

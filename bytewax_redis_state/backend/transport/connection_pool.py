@@ -1,7 +1,7 @@
-"""One trip to a single server: commands out, replies in; blocking and for asyncio.
+"""The connections to one server: each carries one round trip at a time; blocking and for asyncio.
 
-redis-py's own client doesn't tell whether a command was sent when a connection broke, which
-decides whether it may be sent again. So connections are its, and the pool is ours.
+The connections are redis-py's. The pool is ours, because redis-py's client doesn't tell whether a
+command was sent before the connection broke, and that decides whether it may be sent again.
 
 Invariant: a connection goes back to the pool with no reply left unread, or disconnected.
 """
@@ -66,11 +66,11 @@ def _pack(connection: Any, commands: Sequence[Command]) -> Any:
 
 
 class ConnectionPool:
-    """Carry trips for blocking code; any number of threads may share one, also after a fork.
+    """Carry round trips for blocking code; any number of threads may share one, also after a fork.
 
     :arg config: Where Redis is.
     :arg name: What ``CLIENT LIST`` shows.
-    :arg host: Which node of a cluster; ``None`` for a single server.
+    :arg host: A node of a cluster; ``None`` for a single server.
     """
 
     def __init__(self, config: RedisConfig, name: str, host: Host | None = None) -> None:
@@ -88,9 +88,9 @@ class ConnectionPool:
         self._changed = threading.Condition()
 
     def open_minimum(self) -> None:
-        """Open the connections that there are to be at least.
+        """Open ``pool_min`` connections, at least one.
 
-        :raises RoundTripError: If one can't be opened.
+        :raises RoundTripError: If a connection can't be opened.
         """
         opened: list[Any] = []
         try:
@@ -101,19 +101,19 @@ class ConnectionPool:
                 self._give_back(connection)
 
     def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """Make one trip.
+        """Make one round trip.
 
         :arg commands: At least one.
-        :returns: One reply each; where the server refused one, its error.
+        :returns: One reply per command; an error where the server refused the command.
         :raises RoundTripError: If there is no full set of replies.
         """
         return self.finish(self.begin(commands), len(commands))
 
     def begin(self, commands: Sequence[Command]) -> Any:
-        """Send what goes out in a trip.
+        """Send the commands of a round trip.
 
-        :returns: For :meth:`finish`, which must follow.
-        :raises RoundTripError: If it can't be sent.
+        :returns: The connection, for :meth:`finish`, which must follow.
+        :raises RoundTripError: If the commands can't be sent.
         """
         connection = self._take()
         try:
@@ -127,7 +127,7 @@ class ConnectionPool:
         return connection
 
     def finish(self, connection: Any, count: int) -> list[Any]:
-        """Receive the replies of a trip; as :meth:`exchange`."""
+        """Receive the replies of a round trip; as :meth:`exchange`."""
         try:
             return [self._read(connection) for _ in range(count)]
         except BusyLoadingError as error:
@@ -151,7 +151,8 @@ class ConnectionPool:
 
     def _take(self) -> Any:
         if self._pid != os.getpid():
-            self._reset()  # The parent's connections; both would read from them.
+            # After a fork the child has the parent's sockets, and both would read from them.
+            self._reset()
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -184,7 +185,7 @@ class ConnectionPool:
                         return self._make()
                     if time.monotonic() > end:
                         raise _full_pool(self._config)
-                    # _give_back() looks at _waiting without the lock: don't sleep for ever.
+                    # Bounded, because _give_back() reads _waiting without the lock and may miss us.
                     self._changed.wait(0.05)
             finally:
                 self._waiting -= 1
@@ -196,7 +197,7 @@ class ConnectionPool:
                 self._changed.notify()
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the connections that are not in use."""
         with self._changed:
             while self._idle:
                 self._idle.pop().disconnect()
@@ -204,7 +205,7 @@ class ConnectionPool:
 
 
 def _is_stale(connection: Any) -> bool:
-    """Tell whether the server closed a connection, or a reply was left on it."""
+    """Tell whether the server closed the connection, or a reply was left unread on it."""
     try:
         return bool(connection.can_read())
     except _FAILURES:
@@ -212,11 +213,11 @@ def _is_stale(connection: Any) -> bool:
 
 
 class AsyncConnectionPool:
-    """Carry trips for the coroutines of one event loop.
+    """Carry round trips for the coroutines of one event loop.
 
     :arg config: Where Redis is.
     :arg name: What ``CLIENT LIST`` shows.
-    :arg host: Which node of a cluster; ``None`` for a single server.
+    :arg host: A node of a cluster; ``None`` for a single server.
     """
 
     def __init__(self, config: RedisConfig, name: str, host: Host | None = None) -> None:
@@ -235,7 +236,7 @@ class AsyncConnectionPool:
         self._room = asyncio.Semaphore(config.pool_max)
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """Make one trip; as :meth:`ConnectionPool.exchange`."""
+        """Make one round trip; as :meth:`ConnectionPool.exchange`."""
         await self._enter()
         connection = self._idle.pop() if self._idle else self._make()
         sent = False
@@ -283,6 +284,6 @@ class AsyncConnectionPool:
             return error
 
     async def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the connections that are not in use."""
         while self._idle:
             await self._idle.pop().disconnect()
