@@ -414,7 +414,7 @@ def test_a_restore_that_was_taken_over_stops(client, state, tmp_path, monkeypatc
             state, path, replace=True,
             progress=lambda *_: client.set(b"state:__bytewax__:restore", b"{}"),
         )  # fmt: skip
-    assert unfinished(state).source == "something unknown"
+    assert unfinished(state).source == "an unknown source"
 
 
 def test_a_server_that_dies_meanwhile_ends_it(start_redis, tmp_path):
