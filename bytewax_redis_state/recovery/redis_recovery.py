@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from typing import Literal, TypedDict
 
 from bytewax._bytewax import cli_main
 from bytewax.dataflow import Dataflow
+from typing_extensions import Unpack
 
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.config import (
     RecoverySettings,
     RedisConfig,
+    Secrets,
     credentials_from_env,
     redis_url_from_env,
 )
@@ -23,9 +26,35 @@ from bytewax_redis_state.recovery.session import Session
 from bytewax_redis_state.recovery.start.join_barrier import ClusterShape
 from bytewax_redis_state.server.credentials import name_of
 
-__all__ = ["RedisRecovery"]
+__all__ = ["RecoveryKeywords", "RedisRecovery"]
 
 _EPOCH_INTERVAL = timedelta(seconds=10)  # Bytewax's own default
+
+
+class RecoveryKeywords(TypedDict, total=False):
+    """The fields of :class:`RecoverySettings`, as keywords: a type checker finds a wrong one."""
+
+    namespace: str
+    checkpoint_interval: timedelta
+    scratch: Path
+    shards: int
+    allow_pickle: bool
+    allow_imports: frozenset[str]
+    compression: Literal["zstd", "zlib"] | None
+    secrets: Secrets
+    take_over: bool
+    drop_steps: frozenset[str]
+    rename_steps: Mapping[str, str]
+    drop_partitions: frozenset[str]
+    join_timeout: timedelta
+    drain_timeout: timedelta
+    retention: Mapping[str, timedelta | None]
+    window_grace: timedelta
+    downtime_allowance: timedelta
+    on_expired: Literal["continue", "fail"]
+    durability: str
+    max_lag: int | None
+    fast_paths: bool
 
 
 @dataclass(frozen=True)
@@ -49,7 +78,7 @@ class RedisRecovery:
         redis: str | RedisConfig | None = None,
         *,
         reporter: Reporter | None = None,
-        **settings: Any,
+        **settings: Unpack[RecoveryKeywords],
     ) -> None:
         url = redis or redis_url_from_env()
         if isinstance(url, str):
