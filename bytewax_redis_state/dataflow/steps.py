@@ -155,13 +155,27 @@ def listed_partitions(flow: Dataflow) -> dict[str, list[str]]:
 
     :arg flow: Not yet rewritten.
     :returns: Short step name to what ``list_parts`` returned in this process.
+    :raises ConfigError: If the name of a partition is no string.
     """
     connectors = {step.step_id: _connector(step, kind) for step, kind in _bearers(flow.substeps)}
-    return {
-        step.name: list(connectors[step.step_id].list_parts())
+    listed = {
+        step: list(connectors[step.step_id].list_parts())
         for step in state_steps(flow)
         if step.kind != "keyed"
     }
+    for step, parts in listed.items():
+        _require_names(step, parts)
+    return {step.name: parts for step, parts in listed.items()}
+
+
+def _require_names(step: StateStep, parts: Sequence[Any]) -> None:
+    for part in parts:
+        if not isinstance(part, str):
+            raise ConfigError(
+                f"the step {step.step_id!r} lists a partition {part!r} of type "
+                f"{type(part).__name__}, and the name of a partition is a str",
+                f"return a list of str from list_parts of this {step.kind}",
+            )
 
 
 def _connector(step: Any, kind: str) -> Any:

@@ -222,6 +222,19 @@ def test_an_unknown_setting_is_refused():
         RedisRecovery("redis://localhost", nonsense=1)
 
 
+@pytest.mark.parametrize("part", [1, b"a", None])
+def test_a_partition_whose_name_is_no_string_is_refused(recovery, client, part):
+    """Its step and its type are named, as in stock."""
+    source = Ticks(lambda _number: True)
+    source.list_parts = lambda: ["a", part]
+    with pytest.raises(ConfigError) as caught, recovery.session(sums(source, [])):
+        raise AssertionError("it must not start")
+    assert f"the step 'sums.in' lists a partition {part!r} of type {type(part).__name__}" in str(
+        caught.value
+    )
+    assert client.dbsize() == 0
+
+
 # --- killing and stopping the replicator ---------------------------------------------------------
 
 
