@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
-from benchmarks.results import Figure, Line, Run
+from benchmarks.results import ContestResult, Figure, Run
 
 BOUND_SECONDS = 300.0
 PAIRS = 5
@@ -80,7 +80,7 @@ class Contest:
         return (runs + self.prepare_seconds) * self.scale
 
 
-class Witness(Protocol):
+class ContestListener(Protocol):
     """Is told how a contest goes."""
 
     def begun(self, contest: Contest, turns: int) -> None:
@@ -93,7 +93,7 @@ class Witness(Protocol):
         """A run has ended."""
 
 
-def hold(contest: Contest, pairs: int | None, witness: Witness) -> Line:
+def hold(contest: Contest, pairs: int | None, listener: ContestListener) -> ContestResult:
     """Let the contenders run in turn.
 
     :arg pairs: Runs of each; ``None`` for each contender's default.
@@ -101,7 +101,7 @@ def hold(contest: Contest, pairs: int | None, witness: Witness) -> Line:
     """
     load, started = os.getloadavg()[0], datetime.now(timezone.utc)
     counts = {name: pairs or runs for name, (_, runs) in contest.plan.items()}
-    witness.begun(contest, sum(counts.values()))
+    listener.begun(contest, sum(counts.values()))
     runs: dict[str, list[Run]] = {name: [] for name in counts}
     notes = list(contest.notes)
     with contest.contenders() as contenders:
@@ -109,12 +109,12 @@ def hold(contest: Contest, pairs: int | None, witness: Witness) -> Line:
             done = runs[contender.name]
             if done and done[-1].value is None:
                 continue
-            witness.turn(contender.name, number + 1, counts[contender.name])
+            listener.turn(contender.name, number + 1, counts[contender.name])
             run = _run(contender, notes)
             done.append(run)
-            witness.ran(contender.name, run)
+            listener.ran(contender.name, run)
         points = {contender.name: dict(contender.point) for contender in contenders}
-    return Line(
+    return ContestResult(
         contest.job, contest.name, contest.title, contest.unit, runs,
         [make(runs) for make in contest.figures], points, notes, contest.scale,
         started.isoformat(timespec="seconds"), round(load, 2),

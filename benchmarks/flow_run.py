@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -29,10 +29,12 @@ from bytewax._bytewax import cli_main
 from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig, init_db_dir
 
+from benchmarks import event_time, joining
 from benchmarks.contest import FailedRunError, TooSlowError
 from benchmarks.flows import Load, Tally, check_sums, sums
 from benchmarks.results import Run
 from benchmarks.scales import Scales
+from benchmarks.single_changes import single_changes
 from benchmarks.stored import require_stored_sums
 from bytewax_redis_state import RedisRecovery
 from bytewax_redis_state.chaos.network.ports import free_addresses
@@ -41,22 +43,15 @@ NONE, STOCK, SLOW, OURS = "no recovery", "stock recovery", "ours, no fast paths"
 RIVALS = (NONE, STOCK, SLOW, OURS)
 ROOT = Path(__file__).resolve().parents[1]
 
-Built = Callable[[Load, Tally], Dataflow]
-Checked = Callable[[Load, Tally], None]
-
-
-def _flows() -> dict[str, tuple[Built, Checked]]:
-    """Give the flows by name; here, because some are described by modules that run them."""
-    from benchmarks import epochs, event_time, joining
-
-    return {
-        "sums": (sums, check_sums),
-        "epochs": (epochs.single_changes, check_sums),
-        "count": (event_time.count, event_time.check_counts),
-        "fold": (event_time.fold, event_time.check_counts),
-        "sessions": (event_time.sessions, event_time.check_counts),
-        "join": (joining.join, joining.check_joined),
-    }
+_FLOWS: Mapping[str, tuple[Callable[[Load, Tally], Dataflow], Callable[[Load, Tally], None]]] = {
+    "sums": (sums, check_sums),
+    "epochs": (single_changes, check_sums),
+    "count": (event_time.count, event_time.check_counts),
+    "fold": (event_time.fold, event_time.check_counts),
+    "sessions": (event_time.sessions, event_time.check_counts),
+    "join": (joining.join, joining.check_joined),
+}
+"""Name of a flow to the function that builds it, and the function that checks its output."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +168,7 @@ def measure(run: FlowRun, *, whole: bool) -> dict[str, Any]:
     begun: list[float] = []
     first_out: list[float] = []
     tally = Tally(first_out.append)
-    build, check = _flows().get(run.flow, (None, None))
+    build, check = _FLOWS.get(run.flow, (None, None))
     flow = _load_file(run.flow) if build is None else build(run.load, tally)
     _watch_sources(flow.substeps, begun)
     lines, scales = _Lines(), Scales()

@@ -69,7 +69,7 @@ class Tally:
             raise WrongResultError(f"{what}: {found:,} came out, {wanted:,} went in")
 
 
-class _Part(StatefulSourcePartition[Any, int]):
+class _BatchesPartition(StatefulSourcePartition[Any, int]):
     """Every so-manieth batch of a stream; the state is where the next one begins."""
 
     def __init__(self, source: Batches, at: int) -> None:
@@ -101,8 +101,12 @@ class Batches(FixedPartitionedSource[Any, int]):
     def list_parts(self) -> list[str]:
         return [str(part) for part in range(self.parts)]
 
-    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _Part:
-        return _Part(self, int(for_part) * BATCH if resume_state is None else resume_state)
+    def build_part(
+        self, step_id: str, for_part: str, resume_state: int | None
+    ) -> _BatchesPartition:
+        return _BatchesPartition(
+            self, int(for_part) * BATCH if resume_state is None else resume_state
+        )
 
 
 class _Taken(StatelessSinkPartition[Any]):

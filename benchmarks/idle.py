@@ -50,7 +50,7 @@ class Idle:
     replicator: float
 
 
-class _Resting(StatefulSourcePartition):
+class _RestingPartition(StatefulSourcePartition):
     def __init__(self, keys: int) -> None:
         self._left = [(f"key-{number}", 1) for number in range(keys)]
         self._awake: datetime | None = None
@@ -68,21 +68,21 @@ class _Resting(StatefulSourcePartition):
         return None
 
 
-class _Source(FixedPartitionedSource):
+class _RestingSource(FixedPartitionedSource):
     def __init__(self, keys: int) -> None:
         self._keys = keys
 
     def list_parts(self) -> list[str]:
         return ["items"]
 
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Resting:
-        return _Resting(self._keys)
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _RestingPartition:
+        return _RestingPartition(self._keys)
 
 
 def waiting(keys: int) -> Dataflow:
     """Build a flow with an open window of a past date for each key."""
     flow = Dataflow("waiting")
-    items = op.map_value("at", op.input("items", flow, _Source(keys)), lambda _n: PAST)
+    items = op.map_value("at", op.input("items", flow, _RestingSource(keys)), lambda _n: PAST)
     # The watermark, which moves with the wall's clock, gets nowhere near a window's end.
     clock: win.EventClock[datetime] = win.EventClock(lambda at: at, timedelta(minutes=10))
     windower = win.TumblingWindower(timedelta(minutes=1), PAST)
@@ -96,7 +96,7 @@ def waiting(keys: int) -> Dataflow:
 def resting(keys: int) -> Dataflow:
     """Build a flow of running sums that has nothing to do once each key has come."""
     flow = Dataflow("resting")
-    items = op.input("items", flow, _Source(keys))
+    items = op.input("items", flow, _RestingSource(keys))
     totals = op.stateful_map("sum", items, lambda total, n: ((total or 0) + n,) * 2)
     op.output("out", totals, TestingSink([]))
     return flow

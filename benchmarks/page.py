@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.jobs import JOBS
 from benchmarks.plots import PLOTS
-from benchmarks.results import Line, Results
+from benchmarks.results import ContestResult, Results
 from benchmarks.rows import HEAD, rows, title_of
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -52,7 +52,7 @@ def _plots(results: Results, images: str) -> Iterator[str]:
             yield f"![{plot.title}]({images}/{name}.svg)"
 
 
-def _line(line: Line) -> Iterator[str]:
+def _line(line: ContestResult) -> Iterator[str]:
     yield f"**{title_of(line).partition(') ')[2]}**"
     head = [f"| {' | '.join(HEAD)} |", f"| {' | '.join('---' for _ in HEAD)} |"]
     cells = (row.cells for row in rows(line))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Line, Results
+from benchmarks.results import ContestResult, Results
 
 # Colours that people with any colour vision tell apart (Okabe and Ito's), and marks.
 _STYLES = {
@@ -113,7 +113,7 @@ def _draw_epochs(results: Results, figure: Any, title: str) -> None:
     _draw_curves(curves(results, "h"), figure, title, "milliseconds an epoch")
 
 
-def _rates(line: Line) -> dict[str, float]:
+def _rates(line: ContestResult) -> dict[str, float]:
     """Give each rival's thousands of events a second."""
     rates = {}
     for contender, point in line.points.items():
@@ -123,7 +123,7 @@ def _rates(line: Line) -> dict[str, float]:
     return rates
 
 
-def _rated(results: Results) -> list[tuple[Line, dict[str, float]]]:
+def _rated(results: Results) -> list[tuple[ContestResult, dict[str, float]]]:
     found = [(line, _rates(line)) for line in results.lines if line.job in _THROUGHPUT_JOBS]
     return [(line, rates) for line, rates in found if rates]
 

@@ -54,7 +54,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Line:
+class ContestResult:
     """What one contest found.
 
     :arg job: Letter of the job.
@@ -92,7 +92,7 @@ class Line:
         return statistics.median(values) if values else None
 
     @classmethod
-    def from_dict(cls, stored: Mapping[str, Any]) -> Line:
+    def from_dict(cls, stored: Mapping[str, Any]) -> ContestResult:
         """Read what ``asdict`` made."""
         runs = {name: [Run(**run) for run in runs] for name, runs in stored["runs"].items()}
         figures = [Figure(**figure) for figure in stored["figures"]]
@@ -110,7 +110,7 @@ class Results:
 
     machine: dict[str, Any] = field(default_factory=dict)
     invocations: list[dict[str, Any]] = field(default_factory=list)
-    lines: list[Line] = field(default_factory=list)
+    lines: list[ContestResult] = field(default_factory=list)
 
     @classmethod
     def read(cls, path: Path) -> Results:
@@ -121,10 +121,10 @@ class Results:
         stored = json.loads(path.read_text())
         if not isinstance(stored, dict) or stored.get("format") != FORMAT:
             raise ValueError(f"{path} does not hold benchmark results of format {FORMAT}")
-        lines = [Line.from_dict(line) for line in stored["lines"]]
+        lines = [ContestResult.from_dict(line) for line in stored["lines"]]
         return cls(stored["machine"], stored["invocations"], lines)
 
-    def put(self, line: Line) -> None:
+    def put(self, line: ContestResult) -> None:
         """Add a line, in the place of one of the same job and name."""
         for at, old in enumerate(self.lines):
             if (old.job, old.name) == (line.job, line.name):

@@ -47,7 +47,7 @@ HOUR = timedelta(hours=1)
 EXPECTED = 0.95
 
 
-class _Events(StatefulSourcePartition):
+class _EventsPartition(StatefulSourcePartition):
     def __init__(self, events: int, at: int) -> None:
         self._events = events
         self._at = at
@@ -63,21 +63,21 @@ class _Events(StatefulSourcePartition):
         return self._at
 
 
-class _Source(FixedPartitionedSource):
+class _EventsSource(FixedPartitionedSource):
     def __init__(self, events: int) -> None:
         self._events = events
 
     def list_parts(self) -> list[str]:
         return ["events"]
 
-    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _Events:
-        return _Events(self._events, resume_state or 0)
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _EventsPartition:
+        return _EventsPartition(self._events, resume_state or 0)
 
 
 def windows(events: int) -> Dataflow:
     """Build the window job: a clock that stands still, so that no run sees another time."""
     flow = Dataflow("windows")
-    came = op.input("in", flow, _Source(events))
+    came = op.input("in", flow, _EventsSource(events))
     clock = win.EventClock(
         lambda at: at, timedelta(0), now_getter=lambda: START, to_system_utc=lambda _at: None
     )

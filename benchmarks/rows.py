@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.results import Figure, Line
+from benchmarks.results import ContestResult, Figure
 
 HEAD = ("rival", "median", "spread", "n", "ratios and targets")
 
@@ -35,7 +35,7 @@ class Row:
         return self.name, self.median, self.spread, self.count, self.figures
 
 
-def rows(line: Line) -> Iterator[Row]:
+def rows(line: ContestResult) -> Iterator[Row]:
     """Give a row for each contender."""
     for name, runs in line.runs.items():
         values, figures = line.values(name), [f for f in line.figures if f.of == name]
@@ -50,7 +50,7 @@ def rows(line: Line) -> Iterator[Row]:
         )
 
 
-def title_of(line: Line) -> str:
+def title_of(line: ContestResult) -> str:
     """Say what was done, and where it was made smaller."""
     smaller = "" if line.scale == 1 else f" — at {line.scale:.2%} of that size"
     return f"({line.job}) {line.title}{smaller}"

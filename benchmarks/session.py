@@ -17,7 +17,7 @@ from benchmarks.contest import Contest, FailedRunError, hold
 from benchmarks.flows import WrongResultError
 from benchmarks.jobs import JOBS, Extent
 from benchmarks.machine import describe
-from benchmarks.results import Line, Results, Run
+from benchmarks.results import ContestResult, Results, Run
 from benchmarks.rows import HEAD, number, rows, title_of
 from bytewax_redis_state.errors import StateError
 
@@ -65,7 +65,7 @@ class Account:
         self.console.print(f"no figures: {error}", style="bold red", markup=False)
 
 
-def table(line: Line) -> Table:
+def table(line: ContestResult) -> Table:
     """Render a line."""
     made = Table(*HEAD, title=escape(title_of(line)), title_justify="left")
     for row in rows(line):

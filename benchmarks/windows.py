@@ -70,7 +70,7 @@ class _Visits(StatefulSourcePartition):
         return self._at
 
 
-class _Source(FixedPartitionedSource):
+class _VisitsSource(FixedPartitionedSource):
     def __init__(self, keys: int, settle: float, folder: Path) -> None:
         self._given = (keys, settle, folder)
 
@@ -104,7 +104,7 @@ def windows(keys: int, settle: float, folder: str) -> Dataflow:
     :arg folder: For the files.
     """
     flow = Dataflow("visits")
-    visits = op.input("in", flow, _Source(keys, settle, Path(folder)))
+    visits = op.input("in", flow, _VisitsSource(keys, settle, Path(folder)))
     clock = win.EventClock(lambda at: at, timedelta(0))
     length = timedelta(seconds=WINDOW_SECONDS)
     count = _counter(Path(folder) / "first")

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import page
 from benchmarks.plots import curves, render
-from benchmarks.results import Figure, Line, Results, Run
+from benchmarks.results import ContestResult, Figure, Results, Run
 from benchmarks.rows import rows
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ def line(job, name, values, figures=(), points=None, **changed):
         "figures": list(figures), "points": points or {rival: {} for rival in values},
         "notes": [], "scale": 1.0, "started": "2026-01-02T03:04:05+00:00", "load": 0.4,
     }  # fmt: skip
-    return Line(**{**given, **changed})
+    return ContestResult(**{**given, **changed})
 
 
 @pytest.fixture
