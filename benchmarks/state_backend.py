@@ -95,12 +95,12 @@ def batches(
     for what, (ours, bare) in calls.items():
         mine, theirs = turns(ours, bare, n)
         if size < PAGE:
-            yield Comparison(f"{what} of {size}, {name}, p50", mine * 1e3, theirs * 1e3, "ms", "≤ 0.5 ms",
-                       mine <= 0.5e-3)  # fmt: skip
+            yield Comparison(f"{what} of {size}, {name}, p50", mine * 1e3, theirs * 1e3, "ms",
+                             "≤ 0.5 ms", mine <= 0.5e-3)  # fmt: skip
         else:
             floor = 300_000 if "TTL" in what else 500_000
             yield Comparison(f"{what} of {size:,}, {name}", size / mine, size / theirs, "keys/s",
-                       f"≥ {floor:,}/s", size / mine >= floor)  # fmt: skip
+                             f"≥ {floor:,}/s", size / mine >= floor)  # fmt: skip
 
 
 def expiring(client: Client, items: dict[str, bytes]) -> None:

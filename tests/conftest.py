@@ -24,6 +24,7 @@ import pytest
 from bytewax_redis_state.chaos.servers.cluster_group import ClusterGroup
 from bytewax_redis_state.chaos.servers.node import HOST, ServerNode
 from bytewax_redis_state.chaos.servers.sentinel_group import SentinelGroup
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import ConfigError, ServerUnavailableError
 from bytewax_redis_state.server.binary import find_server_binary
@@ -45,10 +46,12 @@ PERSISTENT = ("--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
 
 
 class Wait(Protocol):
-    def __call__(self, condition: Callable[[], object], *, seconds: float = 60) -> None: ...
+    def __call__(
+        self, condition: Callable[[], object], *, seconds: float = BOUND_SECONDS
+    ) -> None: ...
 
 
-def wait_until(condition: Callable[[], object], *, seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], object], *, seconds: float = BOUND_SECONDS) -> None:
     """Wait until a condition holds; fail the test where it does not within the time."""
     end = time.monotonic() + seconds
     while not condition():
@@ -226,7 +229,7 @@ def container_redis_url() -> Iterator[str]:
     with testcontainers.DockerContainer(image).with_exposed_ports(6379) as container:
         host, port = container.get_container_host_ip(), container.get_exposed_port(6379)
         url = f"redis://{host}:{port}/0"
-        wait_until(lambda: _answers(url), seconds=60)
+        wait_until(lambda: _answers(url))
         yield url
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
     path for path in ROOT.rglob("*.md") if not any(part.startswith(".") for part in path.parts)
@@ -28,7 +30,7 @@ def run(command: list[str], folder: Path, **environment: str) -> subprocess.Comp
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=BOUND_SECONDS,
     )
 
 

@@ -1,4 +1,4 @@
-"""A campaign: all trials of a schedule, some at a time, and what came of them as plain data."""
+"""A campaign: all trials of a schedule, some at a time, and its report as plain data."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ RunTrial = Callable[[Plan, Path, threading.Event], Outcome]
 def usable_faults(
     wanted: Sequence[str], *, stock: bool = False
 ) -> tuple[dict[str, Fault], dict[str, str]]:
-    """Choose the kinds of faults that can be had here.
+    """Choose the kinds of faults that can be injected on this machine.
 
     :arg wanted: Names; none means all.
-    :arg stock: Stock recovery is struck.
-    :returns: Those that can be had, and why the others can't.
+    :arg stock: Whether stock recovery is struck.
+    :returns: The kinds that can be injected, and for each other one the reason.
     """
     usable, left_out = {}, {}
     for name in wanted or FAULTS:
@@ -46,11 +46,11 @@ def usable_faults(
 
 @dataclass
 class FaultSummary:
-    """What one kind of fault came to on one topology.
+    """The counts of one kind of fault on one topology.
 
     :arg runs: Trials that had it.
     :arg faults: How often it struck.
-    :arg bad: Trials that had it and were not right: what was wrong may be another fault's doing.
+    :arg bad: Trials that had it and were not right, perhaps because of another fault.
     """
 
     runs: int = 0
@@ -60,10 +60,10 @@ class FaultSummary:
 
 @dataclass
 class CampaignReport:
-    """What a campaign found.
+    """The outcomes of a campaign.
 
-    :arg rival: Whose recovery was struck: ``ours`` or ``stock``.
-    :arg left_out: Kinds of faults that could not be had, and why.
+    :arg rival: The recovery that was struck: ``ours`` or ``stock``.
+    :arg left_out: Kinds of faults that could not be injected, and why.
     """
 
     schedule: Schedule
@@ -79,11 +79,11 @@ class CampaignReport:
 
     @property
     def bad(self) -> list[Outcome]:
-        """Trials that were not right."""
+        """The outcomes that were not right."""
         return [outcome for outcome in self.outcomes if not outcome.ok]
 
     def totals(self) -> dict[str, int]:
-        """Count what was struck, and what was wrong."""
+        """Count the faults and the outcomes that were not right."""
         struck = [each for outcome in self.outcomes for each in outcome.struck]
         return {
             "runs": len(self.outcomes),
@@ -98,7 +98,7 @@ class CampaignReport:
         }
 
     def recovery(self) -> dict[str, float]:
-        """Tell how long it took from a strike until the flow committed again, in seconds."""
+        """Give the seconds from a fault until the flow committed again: median and most."""
         found = [
             each.recovery
             for outcome in self.outcomes
@@ -108,7 +108,7 @@ class CampaignReport:
         return {"median": median(found), "most": max(found)} if found else {}
 
     def table(self) -> dict[str, dict[str, FaultSummary]]:
-        """Give kind of fault to topology to what it came to."""
+        """Give the counts, by kind of fault and topology."""
         cells: dict[str, dict[str, FaultSummary]] = {}
         for outcome in self.outcomes:
             kinds = [each.kind for each in outcome.struck]
@@ -120,7 +120,7 @@ class CampaignReport:
         return dict(sorted(cells.items()))
 
     def to_json(self) -> dict[str, Any]:
-        """Give all of it as plain data."""
+        """Give the report as plain data."""
         return {
             "seed": self.schedule.seed,
             "rival": self.rival,
@@ -141,12 +141,12 @@ class CampaignReport:
 
 
 class Campaign:
-    """Run the trials of a schedule.
+    """Runs the trials of a schedule.
 
-    :arg folder: For their files, which are kept of trials that were not right.
+    :arg folder: For the files of trials; those of a trial that was not right are kept.
     :arg run_trial: Runs one.
-    :arg jobs: How many at a time.
-    :arg seen: Gets each outcome as it comes.
+    :arg jobs: Trials at a time.
+    :arg seen: Gets each outcome as soon as it is there.
     """
 
     def __init__(
@@ -159,9 +159,9 @@ class Campaign:
         self.given_up = threading.Event()
 
     def run(self, report: CampaignReport, only: int | None = None) -> None:
-        """Run all of a report's schedule, and put the outcomes into the report.
+        """Run the schedule of a report, and add the outcomes to the report.
 
-        :arg only: Number of the one trial to run.
+        :arg only: Number of the only trial to run; ``None`` for all.
         """
         began = time.monotonic()
         plans = [p for p in report.schedule.plans if only is None or p.number == only]
@@ -173,7 +173,7 @@ class Campaign:
                     report.seconds = time.monotonic() - began
                     self._seen(report.outcomes[-1])
             finally:
-                self.given_up.set()  # trials that still run end at once
+                self.given_up.set()  # trials that are still running end at once
                 pool.shutdown(wait=True, cancel_futures=True)
 
     def _run(self, plan: Plan) -> Outcome:

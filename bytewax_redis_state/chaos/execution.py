@@ -1,4 +1,4 @@
-"""All processes of one start of a dataflow."""
+"""One start of a dataflow on all its processes: an execution, as Bytewax calls it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ __all__ = ["Execution"]
 
 
 class Execution:
-    """All processes of one start."""
+    """The processes of one start, in the order of their numbers."""
 
     def __init__(self) -> None:
         self.processes: list[FlowProcess] = []
         self._again: list[Callable[[], FlowProcess]] = []
 
     def add(self, make: Callable[..., FlowProcess], folder: Path, at_step: str) -> None:
-        """Start one more process; ``make`` takes a folder and ``at_step``."""
+        """Start one more process.
+
+        :arg make: Starts it, also again; takes ``folder`` and ``at_step``.
+        :arg at_step: The step at which it kills or stops itself; empty for none.
+        """
         self.processes.append(make(folder=folder, at_step=at_step))
         times = count(1)
         self._again.append(
@@ -41,23 +45,23 @@ class Execution:
 
     @property
     def said(self) -> str:
-        """What all of them have said on standard error."""
+        """The standard error of all processes so far."""
         return "\n".join(f"-- process {i}\n{m.err}" for i, m in enumerate(self.processes))
 
     @property
     def alive(self) -> bool:
-        """Whether all of them live."""
+        """Whether all processes live."""
         return all(process.alive for process in self.processes)
 
     @property
     def has_resumed(self) -> bool:
-        """Whether the engines of all are about to start, or have started."""
+        """Whether the engines of all processes are about to start, or have started."""
         return all(process.resumed for process in self.processes)
 
     def wait_resumed(self) -> ResumeMessage:
         """Wait until every process is about to start its engine.
 
-        :returns: What they said; the keys are of all together.
+        :returns: Their message; its keys are the sum over all processes.
         """
         wait_until(lambda: self.has_resumed or not self.alive, "all processes resume")
         found = [process.resumed for process in self.processes]
@@ -73,14 +77,14 @@ class Execution:
         return ResumeMessage(first.epoch, first.generation, keys)
 
     def kill(self) -> None:
-        """SIGKILL every dataflow, and no replicator."""
+        """SIGKILL every dataflow, but no replicator."""
         for process in self.processes:
             process.popen.send_signal(signal.SIGKILL)
         for process in self.processes:
             process.wait()
 
     def kill_groups(self) -> None:
-        """SIGKILL everything."""
+        """SIGKILL every dataflow and every replicator."""
         for process in self.processes:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -88,7 +92,7 @@ class Execution:
             process.wait()
 
     def wait(self, seconds: float = BOUND_SECONDS) -> list[int]:
-        """Wait for the end of all.
+        """Wait for the end of all dataflows.
 
         :returns: Their exit codes.
         """
@@ -96,6 +100,6 @@ class Execution:
         return [process.wait(max(deadline - time.monotonic(), 0.1)) for process in self.processes]
 
     def lose_scratch(self) -> None:
-        """Delete every file of this start, as a machine that is gone would."""
+        """Delete every scratch file of this start, as the loss of its machine would."""
         for process in self.processes:
             shutil.rmtree(process.scratch, ignore_errors=True)

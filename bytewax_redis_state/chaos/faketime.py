@@ -1,9 +1,9 @@
 """The clock of one process, shifted by Debian's libfaketime; monotonic clocks stay true.
 
-libfaketime 0.9.10 can't do both: with true monotonic clocks it refuses the call that Python's sleep
-makes. So a shifted process sleeps by another call, which libfaketime leaves alone. Its variant for
-programs with threads takes a lock whenever somebody looks at a clock, and an engine looks all the
-time; the plain one is used, whose threads all get the same shift.
+With true monotonic clocks, libfaketime 0.9.10 refuses the system call of Python's ``time.sleep``.
+So a shifted process sleeps by ``select``, which libfaketime leaves alone. The library's variant for
+programs with threads takes a lock at each look at a clock, and the engine looks all the time. The
+plain variant is used here: all threads of a process get the same shift.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def faketime_library() -> Path | None:
 
 
 def clock_environ(clock: Path) -> Mapping[str, str]:
-    """Give what a process has to be started with, so that its clock can be set.
+    """Give the environment variables for a process whose clock will be shifted.
 
     :arg clock: File for :func:`set_clock`.
     """
@@ -51,9 +51,9 @@ def clock_environ(clock: Path) -> Mapping[str, str]:
 
 
 def set_clock(clock: Path, seconds: int) -> None:
-    """Shift a clock against the true one, within a second.
+    """Shift a clock against the true one; the process sees it within a second.
 
-    :arg clock: The file that the process reads.
+    :arg clock: The file in which the process looks up the shift.
     """
     hidden = clock.with_suffix(".new")
     hidden.write_text(f"{seconds:+d}\n")

@@ -5,7 +5,7 @@ step         state
 ===========  ============================================================================
 `entries`    source: number of the next entry of each partition
 `payments`   source: number of the next payment of each partition; another order than entries
-`notes`      source that is idle most of the time: number of its next item
+`notes`      source that is mostly idle: number of its next item
 `balance`    running sum of each account: an int
 `paid`       join of an order and its payment; deleted when both have come
 `minutes`    tumbling windows of each account
@@ -14,7 +14,7 @@ step         state
 ===========  ============================================================================
 
 Settings, from the environment: CHAOS_LIMIT names a file with the number below which events may be
-read, and `final` after it once no more will come; CHAOS_OUT is a folder of the process's own.
+read, followed by `final` once it is final; CHAOS_OUT is the output folder of this process alone.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _POLL = timedelta(milliseconds=20)
 
 
 def read_limit(path: Path) -> tuple[int, bool]:
-    """Read below which number events may be read, and whether that is the last word."""
+    """Read the number below which events may be read, and whether it is final."""
     number, _, final = path.read_text().partition(" ")
     return int(number), bool(final)
 
 
 def save_limit(path: Path, number: int, *, final: bool) -> None:
-    """Say below which number events may be read."""
+    """Write the number below which events may be read."""
     hidden = path.with_suffix(".new")
     hidden.write_text(f"{number} final" if final else f"{number}")
     hidden.replace(path)
@@ -60,7 +60,7 @@ def save_limit(path: Path, number: int, *, final: bool) -> None:
 
 
 class _NumbersPartition(StatefulSourcePartition[Any, int]):
-    """Every so many numbers below the limit; the state is the next one."""
+    """Every ``by``-th number below the limit; the state is the next number."""
 
     def __init__(self, make: Callable[[int], Any], number: int, by: int, scale: int) -> None:
         self._make = make
@@ -108,7 +108,7 @@ class _NumbersSource(FixedPartitionedSource[Any, int]):
 
 
 class _LinesPartition(StatefulSinkPartition[str, tuple[int, int]]):
-    """Appends to a file of its own; the state says which lines were put out and committed."""
+    """Appends to a file of its own; the state is the count of lines and the sum of their hashes."""
 
     def __init__(self, path: Path, count: int, digest: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -187,7 +187,7 @@ def _windows(
 
 
 def build_flow() -> Dataflow:
-    """Make the flow."""
+    """Build the dataflow."""
     flow = Dataflow(FLOW_ID)
     entries = op.input("entries", flow, _NumbersSource(input_events.entry, input_events.PARTS))
     payments = op.input("payments", flow, _NumbersSource(input_events.payment, input_events.PARTS))

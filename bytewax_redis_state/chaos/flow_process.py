@@ -1,6 +1,7 @@
 """One process of a dataflow, started and killed for real, in a process group of its own.
 
-The replicator beside it is in the same group. Everything here waits for conditions, with a bound.
+Its replicator is in the same process group, so that one signal reaches both. Every wait here is for
+a condition and has a bound.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _RESUMED = re.compile(
 
 @dataclass(frozen=True)
 class ResumeMessage:
-    """What a process said when its engine was about to start.
+    """The message of a process whose engine is about to start.
 
     :arg keys: State keys restored, by short step name.
     """
@@ -65,8 +66,8 @@ class FlowProcess:
 
     :arg command: What to run.
     :arg environ: Whole environment.
-    :arg folder: Gets what it says; one for each process.
-    :arg scratch: Where its outbox goes.
+    :arg folder: For the files with its output; one for each process.
+    :arg scratch: Directory of its outbox.
     """
 
     def __init__(
@@ -88,12 +89,12 @@ class FlowProcess:
 
     @property
     def out(self) -> str:
-        """What it has said on standard output."""
+        """Its standard output so far."""
         return self._out.read_text()
 
     @property
     def err(self) -> str:
-        """What it and its replicator have said on standard error."""
+        """Standard error of it and its replicator so far."""
         return self._err.read_text(errors="replace")
 
     @property
@@ -108,7 +109,7 @@ class FlowProcess:
 
     @property
     def resumed(self) -> ResumeMessage | None:
-        """What it said when its engine was about to start."""
+        """Its message that the engine is about to start; ``None`` before that."""
         match = _RESUMED.search(self.err)
         if match is None:
             return None
@@ -116,7 +117,7 @@ class FlowProcess:
         return ResumeMessage(int(match[1]), int(match[2]), {name: int(n) for n, name in counts})
 
     def group(self) -> list[int]:
-        """Give all that lives of the process group, also without its leader."""
+        """Give the living processes of its group: the replicator may outlive the dataflow."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -132,7 +133,7 @@ class FlowProcess:
 
     @property
     def status(self) -> Status | None:
-        """What its replicator shows, ``None`` where there is none yet."""
+        """The status that its replicator publishes; ``None`` where there is none yet."""
         for path in self.scratch.glob("*/status"):
             with suppress(OSError, ValueError):
                 board = StatusBoard(path)
@@ -160,16 +161,14 @@ class FlowProcess:
         self.popen.wait(BOUND_SECONDS)
 
     def send(self, a_signal: signal.Signals, *, to: int | None = None) -> None:
-        """Send a signal to the dataflow, or to another process."""
+        """Send a signal to the dataflow.
+
+        :arg to: Process ID of another process, in its place.
+        """
         os.kill(self.pid if to is None else to, a_signal)
 
-    def send_group(self, a_signal: signal.Signals) -> None:
-        """Send a signal to the dataflow and its replicator, where they live."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, a_signal)
-
     def wait(self, seconds: float = BOUND_SECONDS) -> int:
-        """Wait for the dataflow's end.
+        """Wait for the end of the dataflow.
 
         :returns: Its exit code.
         :raises TimeoutError: If it does not end in time.
@@ -180,5 +179,5 @@ class FlowProcess:
             raise TimeoutError(f"still running after {seconds} s:\n{self.err}") from None
 
     def wait_for_group(self) -> None:
-        """Wait until the replicator has gone too."""
-        wait_until(lambda: not self.group(), "the process group is gone")
+        """Wait until the replicator has ended, too."""
+        wait_until(lambda: not self.group(), "the process group ends")

@@ -1,4 +1,7 @@
-"""What the harness's flow must leave, worked out without Bytewax, and the comparison with it."""
+"""State and output of the harness's flow: the expected ones, and the comparison with them.
+
+The expected result is worked out without Bytewax, so that no bug of either can hide in it.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,10 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class FlowResult:
-    """What is left when all input has been read.
+    """State and output of a flow that has read all its input.
 
-    :arg state: Of every key.
-    :arg lines: All that was put out: each sum, each join, each closed window.
+    :arg state: The state of every key, by step.
+    :arg lines: The lines of its output: each sum, each join, each closed window.
     """
 
     state: State
@@ -32,14 +35,14 @@ class FlowResult:
 
     @property
     def values(self) -> int:
-        """How many values there are to compare."""
+        """The number of values to compare."""
         return sum(map(len, self.state.values())) + len(self.lines)
 
 
 def expected_result(limit: int) -> FlowResult:
-    """Work out what the flow must leave.
+    """Work out the result of an uninterrupted run.
 
-    :arg limit: Below which number its events are.
+    :arg limit: The flow reads the events with numbers below it.
     """
     entries = [input_events.entry(number) for number in range(limit)]
     notes = [input_events.note(number) for number in range(limit // input_events.NOTE_EVERY)]
@@ -88,7 +91,7 @@ def _balances(
 def _joins(
     entries: Iterable[tuple[str, AccountEntry]], limit: int
 ) -> tuple[dict[str, list[list[Any]]], list[tuple[str, str]]]:
-    """Give the halves that still wait for the other one, and the lines of the others."""
+    """Give the orders and payments that still wait for each other, and the lines of the rest."""
     cents = {f"order-{an_entry.number}": an_entry.cents for _, an_entry in entries}
     device = dict(input_events.payment(number) for number in range(limit))
     lines = [
@@ -138,14 +141,17 @@ def _written(lines: Iterable[tuple[str, str]]) -> dict[str, tuple[int, int]]:
 
 
 def differences(found: FlowResult, right: FlowResult) -> list[str]:
-    """Compare everything; one line for each step and for the output, where they differ."""
+    """Compare two results.
+
+    :returns: A line for each step whose state differs, and for the output if it differs.
+    """
     wrong = []
     for step in sorted({*found.state, *right.state}):
         have, want = found.state.get(step, {}), right.state.get(step, {})
         wrong += _compared(f"state of {step}", have, want)
     for what, lines in (
-        ("put out, but not in the answer", found.lines - right.lines),
-        ("in the answer, but not put out", right.lines - found.lines),
+        ("put out, but not expected", found.lines - right.lines),
+        ("expected, but not put out", right.lines - found.lines),
     ):
         if lines:
             shown = "; ".join(sorted(lines)[:_SHOWN])

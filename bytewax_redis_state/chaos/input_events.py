@@ -1,4 +1,4 @@
-"""The events of the harness's flow: each follows from its number alone, so a replay is the same.
+"""The events of the harness's flow: each follows from its number alone, so a replay is equal.
 
 Invariant: all events of a key come from one partition of one source, so they have one order.
 """
@@ -35,17 +35,17 @@ PARTS = 3
 FILES = 2
 """Partitions of the sink."""
 NOTE_EVERY = 600
-"""Events between two items of the source that is idle most of the time."""
+"""Events between two items of the source that is mostly idle."""
 START = datetime(2025, 1, 1, tzinfo=timezone.utc)
 LENGTH = timedelta(minutes=20)
-"""Of a tumbling window."""
+"""Length of a tumbling window."""
 GAP = timedelta(minutes=15)
-"""Between two sessions."""
+"""Gap that ends a session."""
 WAIT = timedelta(minutes=1)
-"""How late an event may come; longer than the jitter, so that none is late."""
+"""Bytewax waits so long for late events; longer than the jitter, so that none comes too late."""
 
 _BUSY = 24  # accounts that get events all the time
-_RARE_EVERY = 40  # events between two of accounts that come once and stay idle
+_RARE_EVERY = 40  # events between two events of accounts that soon stay idle
 _BETWEEN = timedelta(minutes=5)
 _JITTER = timedelta(seconds=30)
 _BLOCK = 300
@@ -60,7 +60,7 @@ class AccountEntry(NamedTuple):
 
 
 class Sum(NamedTuple):
-    """What a window adds up: first and last event, how many, how much."""
+    """The sum over a window: first and last event, their number, their cents."""
 
     first: datetime
     last: datetime
@@ -74,7 +74,7 @@ def _draw(number: int, purpose: str) -> float:
 
 
 def entry(number: int) -> tuple[str, AccountEntry]:
-    """Make an entry: its account, and the rest."""
+    """Make the entry of a number, with its account."""
     part = number % PARTS
     if _draw(number, "rare") < 1 / _RARE_EVERY:
         account = f"rare-{number // 200}-{part}"
@@ -85,38 +85,38 @@ def entry(number: int) -> tuple[str, AccountEntry]:
 
 
 def payment(number: int) -> tuple[str, str]:
-    """Make a payment: of another order than the entry of that number, hundreds away."""
+    """Make the payment of a number: it pays for an entry that may be hundreds of numbers away."""
     block, place = divmod(number, _BLOCK)
     order = (block + 1) * _BLOCK - 1 - place
     return f"order-{order}", f"device-{int(_draw(order, 'device') * 9)}"
 
 
 def note(number: int) -> tuple[str, AccountEntry]:
-    """Make an item of the idle source: its key, and the amount."""
+    """Make an item of the idle source, with its key."""
     return f"note-{number % 2}", AccountEntry(number, START, number + 1)
 
 
 def balance_line(key: str, number: int, cents: int) -> str:
-    """Write what a running sum puts out."""
+    """Write the output line of a running sum."""
     return f"balance {key} {number} {cents}"
 
 
 def paid_line(order: str, cents: int, device: str) -> str:
-    """Write what the join puts out."""
+    """Write the output line of a join."""
     return f"paid {order} {cents} {device}"
 
 
 def window_line(step: str, account: str, total: Sum) -> str:
-    """Write what a closed window puts out."""
+    """Write the output line of a closed window."""
     first, last, entries, cents = total
     return f"{step} {account} {first.isoformat()} {last.isoformat()} {entries} {cents}"
 
 
 def file_of(key: str) -> int:
-    """Choose the sink's partition of a key."""
+    """Choose the partition of the sink for a key."""
     return crc32(key.encode()) % FILES
 
 
 def digest(line: str) -> int:
-    """Hash a line; sums of it tell sets of lines apart, in any order."""
+    """Hash a line; the sum of the hashes tells sets of lines apart, in any order."""
     return int.from_bytes(hashlib.blake2b(line.encode(), digest_size=7).digest(), "big")

@@ -1,6 +1,6 @@
-"""The input_limiter: raises the limit up to which a flow may read, for as long as faults strike it.
+"""Raises the number of the event up to which a flow may read, for as long as faults strike it.
 
-So a flow never ends before its faults have struck, and always has something to read when they do.
+So no flow ends before its last fault, and each has input left when a fault strikes.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from bytewax_redis_state.chaos.flow import save_limit
 __all__ = ["InputLimiter"]
 
 _STEP_SECONDS = 0.05
-_MOST_AHEAD = 2000  # events: a flow that is down for long would take long to catch up
+_MOST_AHEAD = 2000  # events; else a flow that was down for long would take long to catch up
 
 
 class InputLimiter:
-    """Raise a limit in a thread.
+    """Raises a limit in a thread.
 
-    :arg path: Of the file that the flow reads.
+    :arg path: Of the file in which the flow looks up the limit.
     :arg rate: Events of each source a second.
-    :arg position: Tells how far the flow has read.
+    :arg position: Gives the number of the event up to which the flow has read.
     """
 
     def __init__(self, path: Path, rate: int, position: Callable[[], int]) -> None:
@@ -35,16 +35,16 @@ class InputLimiter:
         self._position = position
         self._seen = 0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="input_limiter", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="input-limiter", daemon=True)
         save_limit(path, self.limit, final=False)
 
     def start(self) -> None:
-        """Begin to raise it."""
+        """Start the thread."""
         self._thread.start()
 
     def _run(self) -> None:
         while not self._stop.wait(_STEP_SECONDS):
-            with suppress(redis.RedisError, OSError):  # struck, too
+            with suppress(redis.RedisError, OSError):  # Redis may be down just now
                 self._seen = max(self._seen, self._position())
             if self.limit > self._seen + _MOST_AHEAD:
                 continue
@@ -52,9 +52,9 @@ class InputLimiter:
             save_limit(self.path, self.limit, final=False)
 
     def stop(self) -> int:
-        """Say that no more will come.
+        """Stop the thread, and tell the flow that the limit is final.
 
-        :returns: Below which number all events are to be read.
+        :returns: The limit: the flow reads all events below it.
         """
         self._stop.set()
         self._thread.join()

@@ -1,6 +1,7 @@
-"""What a flow has left: keyed state in Redis or in stock's recovery files, lines in folders.
+"""Reads the result of a flow: its state in Redis or in stock's recovery files, its lines in files.
 
-Values become plain here, so that they compare with an answer that knows nothing of Bytewax.
+The states of Bytewax's joins and windows become plain values here: the expected result knows
+nothing of Bytewax.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ _Found = Iterator[tuple[str, str, Any]]
 
 
 def read_result(client: Client, keys: FlowKeys, out: Path) -> FlowResult:
-    """Read what a flow has left in Redis, and what it put out.
+    """Read the state of a flow from Redis, and its output.
 
     :arg client: Of the Redis that holds the flow.
     :arg keys: Of the flow.
-    :arg out: Folder with all that its processes put out.
+    :arg out: Folder with the output of all its processes.
     """
     return FlowResult(_plain(_keyed_state(client, keys)), _lines(out))
 
 
 def read_stock_result(store: Path, out: Path) -> FlowResult:
-    """Read what a flow has left in stock's recovery files, and what it put out.
+    """Read the state of a flow from stock's recovery files, and its output.
 
-    :arg store: The files, which the harness itself had written: their pickles are loaded.
+    :arg store: The files. Their pickles are loaded: the harness itself had them written.
     """
     return FlowResult(_plain(_stock_state(store)), _lines(out))
 
@@ -60,7 +61,7 @@ def _keyed_state(client: Client, keys: FlowKeys) -> _Found:
 
 
 def _stock_state(store: Path) -> _Found:
-    """Take what a resume would load: of each key the last row before the resume epoch."""
+    """Give the states that a resume would load: each key's last row before the resume epoch."""
     with RecoveryDirectory(store) as stock:
         last: dict[tuple[str, str], tuple[int, bytes | None]] = {}
         for part in stock.partitions:
@@ -84,7 +85,7 @@ def _plain(found: _Found) -> dict[str, dict[str, Any]]:
 
 
 def _plain_value(value: Any) -> Any:
-    """Take what counts from the states of joins and windows."""
+    """Give the values in the state of a join or a window."""
     if hasattr(value, "seen"):
         return [list(side) for side in value.seen]
     if hasattr(value, "logic_states"):
@@ -95,7 +96,7 @@ def _plain_value(value: Any) -> Any:
 
 
 def _lines(out: Path) -> Set[str]:
-    """Read what was put out; a line that a kill cut short is none."""
+    """Read the lines of the output, without one that a kill cut short."""
     found: set[str] = set()
     for path in out.rglob("*.txt"):
         whole, _, _ = path.read_text().rpartition("\n")

@@ -1,4 +1,4 @@
-"""The schedule: which faults strike which flow, when, whom and how hard; all of it from a seed.
+"""The schedule: the faults of each flow, with their moment, target and size; all from a seed.
 
 Invariant: the same seed, number, topologies and kinds give the same schedule, on any machine.
 """
@@ -29,10 +29,10 @@ MOMENTS = ("stream", "unshipped", "fold", "start")
 """When a fault strikes: at any time, when rows wait in the outbox, in mid-fold, in mid-start."""
 
 SERVERS = ("single", "sentinel", "cluster")
-"""What the Redis of a flow is: one server, a primary that Sentinels watch, or a Redis Cluster."""
+"""The kinds of Redis: one server, a primary that Sentinels watch, or a Redis Cluster."""
 
 FAST_PATHS = ("on", "off", "in-turn")
-"""Whether a flow's operators run on fast paths; in turn: each start the other way."""
+"""Whether the operators of a flow run on fast paths; "in-turn": every second start."""
 
 _FAULTS_PER_TRIAL = 6
 _LEAST_SECONDS, _MOST_SECONDS = 0.3, 2.5
@@ -40,9 +40,9 @@ _LEAST_SECONDS, _MOST_SECONDS = 0.3, 2.5
 
 @dataclass(frozen=True)
 class FlowTopology:
-    """How a flow is spread.
+    """The processes and workers that share a flow.
 
-    :arg processes: How many.
+    :arg processes: Their number.
     :arg workers: Of each process.
     """
 
@@ -56,31 +56,31 @@ TOPOLOGIES: Mapping[str, FlowTopology] = {
     "2-processes": FlowTopology(2, 1),
     "3-processes": FlowTopology(3, 1),
 }
-"""What a flow is run on, by the name that the command line gives it."""
+"""Every topology, by its name on the command line."""
 
 
 class Kind(Protocol):
-    """A kind of fault, as far as a schedule has to know it."""
+    """The properties of a kind of fault that a schedule needs."""
 
     @property
     def moments(self) -> Sequence[str]:
-        """Those of :data:`MOMENTS` at which it may strike."""
+        """The ones of :data:`MOMENTS` at which it may strike."""
 
     @property
     def servers(self) -> Sequence[str]:
-        """Those of :data:`SERVERS` that it may strike."""
+        """The ones of :data:`SERVERS` that it may strike."""
 
 
 @dataclass(frozen=True)
 class PlannedFault:
-    """One fault.
+    """One fault of a plan.
 
     :arg kind: A name of ``faults.FAULTS``.
     :arg moment: One of :data:`MOMENTS`.
-    :arg target: Number that chooses the process that is struck, modulo their number.
-    :arg seconds: How long it lasts, where it lasts.
-    :arg offset: From 0 to 1: where in the moment it strikes.
-    :arg size: From 0 to 1: which variant of the kind, and how hard.
+    :arg target: Chooses the process to strike: its number is the target modulo the processes.
+    :arg seconds: Its length, where the kind has one.
+    :arg offset: From 0 to 1: the point within the moment at which it strikes.
+    :arg size: From 0 to 1: chooses the variant of the kind, and its size.
     """
 
     kind: str
@@ -93,13 +93,13 @@ class PlannedFault:
 
 @dataclass(frozen=True)
 class Plan:
-    """What happens to one flow, from its start to its end.
+    """The faults of one flow, from its start to its end.
 
     :arg number: Within the schedule.
     :arg topology: A name of :data:`TOPOLOGIES`.
-    :arg servers: One of :data:`SERVERS`, which all its strikes can strike.
+    :arg servers: One of :data:`SERVERS`, which all its faults can strike.
     :arg fast_paths: One of :data:`FAST_PATHS`.
-    :arg strikes: In their order.
+    :arg strikes: Its faults, in their order.
     """
 
     number: int
@@ -111,9 +111,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Schedule:
-    """All that a campaign does.
+    """The plans of a campaign.
 
-    :arg seed: From which it follows.
+    :arg seed: All plans follow from it.
     :arg plans: One for each flow.
     """
 
@@ -122,7 +122,7 @@ class Schedule:
 
     @property
     def faults(self) -> int:
-        """How many there are."""
+        """The number of faults in all plans."""
         return sum(len(plan.strikes) for plan in self.plans)
 
 
@@ -137,11 +137,11 @@ def make_schedule(
 ) -> Schedule:
     """Make the schedule of a seed.
 
-    :arg faults: How many there are in all.
-    :arg topologies: To go through, each of them equally often.
+    :arg faults: Number of faults in all.
+    :arg topologies: Used in turn, each equally often.
     :arg kinds: Each kind of fault by its name; used equally often.
-    :arg fast_paths: To go through, on each topology; the faults stay the same.
-    :arg per_trial: How many faults strike one flow.
+    :arg fast_paths: Used in turn on each topology; the faults do not depend on them.
+    :arg per_trial: Number of faults that strike one flow.
     """
     source = random.Random(f"{seed} {faults} {topologies} {sorted(kinds)} {per_trial}")
     rounds = _Rounds(kinds, per_trial, source)
@@ -152,17 +152,18 @@ def make_schedule(
         paths = fast_paths[(turn + place) % len(fast_paths)]
         size = min(per_trial, faults)
         chosen, servers = orders[place].take(size)
-        strikes = tuple(_strike(kind, kinds[kind].moments, source) for kind in chosen)
+        strikes = tuple(_planned_fault(kind, kinds[kind].moments, source) for kind in chosen)
         plans.append(Plan(len(plans), topologies[place], servers, paths, strikes))
         faults -= size
     return Schedule(seed, tuple(plans))
 
 
 class _Rounds:
-    """Rounds of all kinds, each in another order; every topology goes through them all.
+    """Rounds of all kinds, each in another order; every topology goes through all rounds.
 
-    They begin at different places of a round, so that few faults have all kinds, too. In a round
-    those that need the same servers come together, among such that don't care.
+    The topologies begin at different places of a round, so that a schedule of few faults has all
+    kinds, too. Within a round, kinds that need the same servers come together, mixed with kinds
+    that need none in particular: a flow on a Redis Cluster, which is slow to start, has several.
     """
 
     def __init__(self, kinds: Mapping[str, Kind], together: int, source: random.Random) -> None:
@@ -172,7 +173,10 @@ class _Rounds:
         self._rounds: list[list[str]] = []
 
     def begun_at(self, share: float) -> Iterator[str]:
-        """Go through the rounds for ever, beginning so far into each."""
+        """Go through the rounds for ever.
+
+        :arg share: From 0 to 1: where in each round to begin.
+        """
         start = int(share * len(self._kinds))
         for number in count():
             if number == len(self._rounds):
@@ -187,7 +191,7 @@ class _Rounds:
         return [kind for name in self._source.sample(SERVERS, len(SERVERS)) for kind in hands[name]]
 
     def _dealt(self) -> dict[str, list[str]]:
-        """Deal all kinds to servers that they can strike; who needs several gets a flow full."""
+        """Deal all kinds to servers; servers other than the single one get a flow full of kinds."""
         one, *others = SERVERS
         hands: dict[str, list[str]] = {name: [] for name in SERVERS}
         free: list[str] = []
@@ -202,7 +206,10 @@ class _Rounds:
 
 
 class _Order:
-    """The kinds in the order of one topology; who can't share servers waits for the next flow."""
+    """The kinds in the order of one topology.
+
+    A kind that can't share the servers of a flow waits for the next flow.
+    """
 
     def __init__(self, coming: Iterator[str], kinds: Mapping[str, Kind]) -> None:
         self._coming = coming
@@ -212,7 +219,7 @@ class _Order:
     def take(self, size: int) -> tuple[list[str], str]:
         """Take the next kinds that can all strike the same servers.
 
-        :returns: They, and the first of the servers that all of them can strike.
+        :returns: The kinds, and the first of :data:`SERVERS` that all of them can strike.
         """
         chosen: list[str] = []
         passed: list[str] = []
@@ -229,7 +236,7 @@ class _Order:
         return chosen, servers[0]
 
 
-def _strike(kind: str, moments: Sequence[str], source: random.Random) -> PlannedFault:
+def _planned_fault(kind: str, moments: Sequence[str], source: random.Random) -> PlannedFault:
     return PlannedFault(
         kind=kind,
         moment=source.choice(moments),

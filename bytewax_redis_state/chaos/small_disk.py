@@ -29,7 +29,7 @@ def _unmount(folder: Path) -> None:
 
 
 def can_mount() -> bool:
-    """Tell whether disks can be mounted here; tries it."""
+    """Tell whether a disk can be mounted on this machine; mounts one to find out."""
     return os.geteuid() == 0 and shutil.which("mount") is not None and _try_mount()
 
 
@@ -44,7 +44,10 @@ def _try_mount() -> bool:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """Mount a small disk on a folder, which is made, for as long as the block lasts."""
+    """Make a folder and mount a small disk on it for as long as the block lasts.
+
+    :raises StuckError: If that is not possible.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if not _mount(folder, _BYTES):
         raise StuckError(f"no small disk can be mounted on {folder}")

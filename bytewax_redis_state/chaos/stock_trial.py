@@ -1,6 +1,6 @@
-"""The same flow under the same faults with Bytewax's own recovery, where it can be struck so.
+"""The same flow under the same faults with Bytewax's own recovery, where a fault can strike that.
 
-Its recovery files are on a disk that no fault touches: stock has no answer to their loss.
+Its recovery files are on a disk that no fault touches: stock recovery can't survive their loss.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bytewax_redis_state.recovery.records.manifest import Manifest
 __all__ = ["STOCK", "StockSystem", "StockTrial"]
 
 STOCK = Program((sys.executable, "-m", "bytewax.run"))
-"""What runs the flow."""
+"""The command that runs the flow."""
 
 _EPOCH = timedelta(seconds=1)  # the least that its command line takes
 
@@ -46,22 +46,22 @@ class StockSystem(SystemUnderTest):
         return ["-r", self.store, "-s", epoch, "-b", 0, "-w", self.topology.workers]
 
     def manifest(self) -> Manifest | None:
-        """There is none."""
+        """Give ``None``: stock recovery has no manifest."""
         return None
 
     def progress(self) -> int:
-        """Tell how much was put out: a sign of life, whatever is committed."""
+        """Give the size of the output: a sign of life, whatever is committed."""
         return sum(path.stat().st_size for path in self.out.rglob("*.txt"))
 
     def _position(self) -> int:
         return self.input_limiter.limit
 
     def backlog(self) -> int:
-        """There is none: rows are where they will stay."""
+        """Give 0: no row has to be shipped."""
         return 0
 
     def has_started(self) -> bool:
-        """Tell whether somebody of the newest start has put something out."""
+        """Tell whether a process of the newest start has written output."""
         return any(map(self._puts_out, self.execution.processes)) and self.execution.alive
 
     def _puts_out(self, process: FlowProcess) -> bool:
@@ -69,11 +69,11 @@ class StockSystem(SystemUnderTest):
         return any(path.stat().st_size for path in folder.glob("*.txt"))
 
     def has_claimed(self) -> bool:
-        """Tell whether a start is under way, as far as that can be seen."""
+        """Tell whether a start is under way: stock recovery shows no more than that."""
         return self.is_starting()
 
     def await_commits(self, count: int = 2) -> None:
-        """Supervise until the flow goes on, and some epochs more have had the time to close."""
+        """Supervise until the flow goes on, and then for the length of some epochs."""
         super().await_commits(count)
         deadline = time.monotonic() + count * _EPOCH.total_seconds()
         self.tend_until(lambda: time.monotonic() > deadline, "epochs close")

@@ -1,8 +1,8 @@
-"""The system of a trial: a flow's processes, their supervisor, the network and the flow's Redis.
+"""The system under test: a flow's processes, their supervisor, the network and the flow's Redis.
 
-The supervisor does what an operator's does: it starts a process again that has ended badly, and
-leaves the others of its cluster to notice. Invariant: whatever is waited for has a bound; a flow
-that does not go on is a finding.
+The supervisor works like an operator's: it starts a process again that has failed, and leaves the
+other processes of its execution to notice. Invariant: every wait has a bound; a flow that does not
+go on within it is a finding.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from bytewax_redis_state.chaos.schedule import FlowTopology
 from bytewax_redis_state.chaos.servers.deployment import RedisDeployment
 from bytewax_redis_state.chaos.servers.server_group import ServerGroup
 from bytewax_redis_state.chaos.servers.single_server import SingleServer
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.keys import FlowKeys, shard_of
@@ -43,30 +44,28 @@ __all__ = ["GivenUpError", "Program", "StuckError", "SystemUnderTest", "Unexpect
 
 _MODULE_FLOW = "bytewax_redis_state.chaos.flow:flow"
 _RATE = 400  # events of each source a second
-_LAG = 0.04  # seconds by which requests and answers are held back, where rows are to be unshipped
+_LAG = 0.04  # seconds by which requests and answers are held back, to keep rows unshipped
 _EPOCH_SECONDS, _CHECKPOINT_SECONDS, _JOIN_SECONDS, _SHARDS = 0.1, 0.3, 25, 16
-_END_SECONDS = 60.0  # for the others to end, when one has
-_RECOVERY_SECONDS = 100.0
 _POLL = 0.01
-_WAYS = {"on": ("true",), "off": ("false",), "in-turn": ("true", "false")}
-_LOOK_PATIENCE = timedelta(seconds=3)  # with a Redis that is ill
-_MOST_STARTS_IN_VAIN = 25
+_FAST_PATH_TURNS = {"on": ("true",), "off": ("false",), "in-turn": ("true", "false")}
+_LOOK_TIMEOUT = timedelta(seconds=3)  # for a look at a Redis that a fault has struck
+_MOST_STARTS_IN_VAIN = 25  # of each process
 
 
 class GivenUpError(Exception):
-    """The campaign was interrupted."""
+    """The campaign was interrupted, and the trial with it."""
 
 
 class StuckError(Exception):
-    """The flow does not go on, or something of it does not end."""
+    """The flow does not go on, or one of its processes does not end."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """How a process of the flow is started.
+    """The program that runs a process of the flow.
 
     :arg command: Takes the arguments of ``python -m bytewax_redis_state.run``.
-    :arg environ: Set for it.
+    :arg environ: Environment variables to add.
     """
 
     command: Sequence[str] = (sys.executable, "-m", "bytewax_redis_state.run")
@@ -75,10 +74,11 @@ class Program:
 
 @dataclass(frozen=True)
 class UnexpectedExit:
-    """How a process ended that was not to.
+    """The end of a process whose flow had input left.
 
+    :arg process: Number of the process.
     :arg code: Its exit code; negative for a signal.
-    :arg error: The line in which it said why, if it did.
+    :arg error: The line with its error; empty if there is none.
     """
 
     process: int
@@ -98,13 +98,13 @@ def _unexpected_exit(number: int, process: FlowProcess) -> UnexpectedExit:
 class SystemUnderTest:
     """Everything that a fault can strike.
 
-    :arg topology: How the flow is spread.
+    :arg topology: The processes and workers of the flow.
     :arg folder: For all files; made here.
-    :arg deployment: The system's alone; started by it.
-    :arg program: What runs the flow.
+    :arg deployment: The Redis of this system alone; started here.
+    :arg program: The command that runs the flow.
     :arg fast_paths: One of ``schedule.FAST_PATHS``.
-    :arg shifted: Whether clocks are to be shifted.
-    :arg given_up: Set when the trial is not to go on.
+    :arg shifted: Whether a fault will shift clocks.
+    :arg given_up: Set to end the trial early.
     """
 
     def __init__(
@@ -133,8 +133,8 @@ class SystemUnderTest:
         self.scratch.mkdir(exist_ok=True)
         self.input_limiter = InputLimiter(folder / "limit", _RATE, self._position)
         self._program = program
-        self._ways = cycle(_WAYS[fast_paths])
-        self._way = ""
+        self._fast_path_turns = cycle(_FAST_PATH_TURNS[fast_paths])
+        self._fast_path = ""
         self._shifted = shifted
         self._given_up = given_up or threading.Event()
         self._codec = Codec()
@@ -144,36 +144,36 @@ class SystemUnderTest:
 
     @property
     def out(self) -> Path:
-        """Where all processes put their lines."""
+        """Folder with the output of all processes."""
         return self.folder / "out"
 
     @property
     def server(self) -> SingleServer:
-        """The one server that the flow has."""
+        """The Redis of the flow, where that is one server."""
         assert isinstance(self.deployment, SingleServer)
         return self.deployment
 
     @property
     def group(self) -> ServerGroup:
-        """The servers that it has, of which one takes over from another."""
+        """The Redis of the flow, where that is a group of servers."""
         assert isinstance(self.deployment, ServerGroup)
         return self.deployment
 
     # -- starting and ending ------------------------------------------------------------------
 
     def open(self) -> None:
-        """Start everything."""
+        """Start Redis, the network and the flow."""
         self.proxy.start()
         self.deployment.start()
-        self._client = self._opened.enter_context(self.deployment.client(_LOOK_PATIENCE))
+        self._client = self._opened.enter_context(self.deployment.client(_LOOK_TIMEOUT))
         for process in range(self.topology.processes):
             set_clock(self._clock(process), 0)
         self.input_limiter.start()
         self.start()
 
     def close(self) -> None:
-        """End everything that is left."""
-        with suppress(RuntimeError):  # it was never started
+        """End every process, the network and Redis."""
+        with suppress(RuntimeError):  # the thread was never started
             self.input_limiter.stop()
         for execution in self._executions:
             for process in execution.processes:
@@ -199,7 +199,7 @@ class SystemUnderTest:
         return [] if count == 1 else ["-a", ";".join(free_addresses(count))]
 
     def _options(self, process: int) -> list[object]:
-        """Give the options of a process, but for its place in the cluster."""
+        """Give the options of a process, without those that name the other processes."""
         url = self.deployment.url_through(self.proxy.listeners, process)
         return [
             *("--redis", url, "--namespace", self.keys.namespace, "-s", _EPOCH_SECONDS),
@@ -218,8 +218,10 @@ class SystemUnderTest:
         environ["CHAOS_LIMIT"] = str(self.input_limiter.path)
         environ["CHAOS_OUT"] = str(self.out / folder.name)
         if not any(process.alive for process in self.execution.processes):
-            self._way = next(self._ways)  # the processes of a cluster have to agree
-        environ["BYTEWAX_REDIS_FAST_PATHS"] = self._way
+            self._fast_path = next(
+                self._fast_path_turns
+            )  # the processes of an execution must agree
+        environ["BYTEWAX_REDIS_FAST_PATHS"] = self._fast_path
         if self._shifted:
             environ |= clock_environ(self._clock(process))
         environ |= self._program.environ
@@ -235,9 +237,11 @@ class SystemUnderTest:
     # -- supervising --------------------------------------------------------------------------
 
     def tend(self) -> bool:
-        """Do what a supervisor does, once: start each process again that has ended badly.
+        """Start each process again that has failed.
 
         :returns: Whether all processes have ended well.
+        :raises GivenUpError: If the trial was ended early.
+        :raises StuckError: If too many starts have failed, one after the other.
         """
         if self._given_up.is_set():
             raise GivenUpError
@@ -246,13 +250,13 @@ class SystemUnderTest:
                 self.endings.append(_unexpected_exit(number, process))
                 self._in_vain += 1
                 if self._in_vain > _MOST_STARTS_IN_VAIN * self.topology.processes:
-                    raise StuckError(f"{self._in_vain} starts in vain:\n{self.last_words}")
+                    raise StuckError(f"{self._in_vain} starts failed in a row:\n{self.last_words}")
                 self.starts += 1
                 self.execution.restart(number)
         return all(process.popen.poll() == 0 for process in self.execution.processes)
 
-    def end_of(self, execution: Execution, seconds: float = _END_SECONDS) -> None:
-        """Wait until all processes of a start have ended, and note how.
+    def end_of(self, execution: Execution, seconds: float = BOUND_SECONDS) -> None:
+        """Wait until all processes of an execution have ended, and note their ends.
 
         :raises StuckError: If one goes on.
         """
@@ -260,7 +264,7 @@ class SystemUnderTest:
         while any(process.alive for process in execution.processes):
             if time.monotonic() > deadline:
                 raise StuckError(
-                    f"a process goes on {seconds:.0f} s after another of its cluster has ended:\n"
+                    f"a process goes on {seconds:.0f} s after its flow was taken over:\n"
                     f"{execution.said}"
                 )
             time.sleep(_POLL)
@@ -269,34 +273,35 @@ class SystemUnderTest:
         ]
 
     def tend_until(
-        self, condition: Callable[[], object], what: str, seconds: float = _RECOVERY_SECONDS
+        self, condition: Callable[[], object], awaited: str, seconds: float = BOUND_SECONDS
     ) -> None:
         """Supervise until a condition holds.
 
+        :arg awaited: The condition in words, for the error.
         :raises StuckError: If it does not hold in time.
         """
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
-                raise StuckError(f"{what}: not in {seconds:.0f} s:\n{self.last_words}")
+                raise StuckError(f"{awaited}: not in {seconds:.0f} s:\n{self.last_words}")
             self.tend()
             time.sleep(_POLL)
 
     @property
     def last_words(self) -> str:
-        """Why the last processes ended, and the end of what those have said that live."""
+        """The errors of the last processes that failed, and the last output of those that live."""
         errors = [f"process {e.process}: {e.error}" for e in self.endings[-3:] if e.error]
         return "\n".join([*errors, self.execution.said[-3000:]])
 
     def await_commits(self, count: int = 2) -> None:
-        """Supervise until all processes run and so many epochs more are committed."""
+        """Supervise until all processes run and ``count`` more epochs are committed."""
         self.tend_until(self.has_started, "the flow starts")
         seen, left = self.progress(), count
 
         def committed() -> bool:
             nonlocal seen, left
             now = self.progress()
-            left -= now > seen > 0  # at 0 it could not be read
+            left -= now > seen > 0  # 0 means that it could not be read
             seen = now
             return left <= 0 and self.has_started() and self.execution.alive
 
@@ -306,8 +311,8 @@ class SystemUnderTest:
     def finish(self) -> int:
         """Let the flow read to its end.
 
-        :returns: Below which number its events are.
-        :raises StuckError: If it does not end, or something of it does not.
+        :returns: The flow has read the events with numbers below it.
+        :raises StuckError: If the flow or a replicator does not end.
         """
         limit = self.input_limiter.stop()
         self.tend_until(self.tend, "the flow ends")
@@ -315,13 +320,13 @@ class SystemUnderTest:
         return limit
 
     def run_again(self) -> None:
-        """Start the flow once more, which has read everything, until its end."""
+        """Start the flow once more at the end of its input, and wait for its end."""
         self.start()
         self.tend_until(self.tend, "the flow resumes at its end, and ends")
         self._await_groups()
 
     def _await_groups(self) -> None:
-        deadline = time.monotonic() + _END_SECONDS
+        deadline = time.monotonic() + BOUND_SECONDS
         while any(
             process.group() for execution in self._executions for process in execution.processes
         ):
@@ -332,21 +337,21 @@ class SystemUnderTest:
     # -- looking ------------------------------------------------------------------------------
 
     def manifest(self) -> Manifest | None:
-        """Read the manifest; ``None`` also where Redis can't be read."""
+        """Read the manifest; ``None`` where there is none, or where Redis can't be read."""
         try:
             return read_manifest(self._client, self.keys)
         except (redis.RedisError, OSError, StateError):
             return None
 
     def journal(self, target: int) -> bytes:
-        """Give the name of the journal that is struck; of the manifest, where it can't be told."""
+        """Give the key of the journal to strike; the manifest's where that can't be read."""
         manifest = self.manifest()
         if manifest is None or not manifest.partitions:
             return self.keys.manifest
         return self.keys.journal(target % manifest.partitions, manifest.generation)
 
     def progress(self) -> int:
-        """Give the epoch below which everything is committed; 0 where that can't be read."""
+        """Give the epoch below which everything is committed; 0 where it can't be read."""
         manifest = self.manifest()
         if manifest is None or not manifest.partitions:
             return 0
@@ -357,10 +362,10 @@ class SystemUnderTest:
             return 0
 
     def _position(self) -> int:
-        """Tell how far the flow had read at its last checkpoint; 0 where that can't be read."""
+        """Give the event up to which the flow had read at its last checkpoint."""
         parts = [str(part) for part in range(input_events.PARTS)]
         names = [self.keys.state("entries", shard_of(part, _SHARDS), part) for part in parts]
-        with self._client.pipeline(transaction=False) as pipe:  # they may be on several servers
+        with self._client.pipeline(transaction=False) as pipe:  # the keys may be on several servers
             for name in names:
                 pipe.get(name)
             found: list[bytes | None] = pipe.execute()
@@ -373,7 +378,7 @@ class SystemUnderTest:
         )
 
     def backlog(self) -> int:
-        """Give the outbox rows that Redis does not have yet, of all processes."""
+        """Give the number of outbox rows that are not in Redis yet, of all processes."""
         found = (process.status for process in self.execution.processes)
         return sum(status.backlog for status in found if status is not None)
 
@@ -383,7 +388,7 @@ class SystemUnderTest:
         return any(process.alive for process in processes) and not self.has_started()
 
     def has_started(self) -> bool:
-        """Tell whether the engines of all processes are about to run, or do."""
+        """Tell whether the engines of all processes run, or are about to."""
         return self.execution.has_resumed
 
     def has_claimed(self) -> bool:
@@ -395,7 +400,7 @@ class SystemUnderTest:
         return lease is not None and b'"joining"' in lease
 
     def is_folding(self) -> bool:
-        """Tell whether a fold has moved the first cell, and not yet the last one."""
+        """Tell whether a fold has moved the first cell, but not yet the last one."""
         manifest = self.manifest()
         if manifest is None or not manifest.steps:
             return False
@@ -413,26 +418,26 @@ class SystemUnderTest:
 
     @contextmanager
     def lag(self, listeners: list[Listener], seconds: float = _LAG) -> Iterator[None]:
-        """Slow some of the network down, so that what takes no time takes some."""
+        """Slow down the connections of some listeners, so that a moment can be hit."""
         self.proxy.delay(listeners, seconds)
         try:
             yield
         finally:
             self.proxy.delay(listeners, 0.0)
 
-    # -- whom to strike -----------------------------------------------------------------------
+    # -- targets -----------------------------------------------------------------------------
 
     def process(self, target: int) -> FlowProcess:
-        """Give the process that is struck."""
+        """Give the process to strike."""
         return self.execution[target % self.topology.processes]
 
     def listeners(self, target: int, *, all_of_them: bool) -> list[Listener]:
-        """Give the listeners that are struck."""
+        """Give the listeners to strike."""
         listeners = self.proxy.listeners
         return list(listeners) if all_of_them else [listeners[target % len(listeners)]]
 
     def shift_clock(self, target: int, seconds: int) -> None:
-        """Set a process's clock off against the true one; from now on, also when it starts."""
+        """Shift the clock of a process against the true one, now and after each start."""
         process = target % self.topology.processes
         self.shifts[process] = seconds
         set_clock(self._clock(process), seconds)

@@ -1,10 +1,10 @@
-"""A trial: one flow from its start to its end under the faults of a plan, and what it left.
+"""A trial: one flow from its start to its end under the faults of a plan, and its result.
 
-1. Start Redis, the network, the flow; the input_limiter raises what may be read.
-2. For each strike of the plan: wait for its moment, look what is under way, strike; then wait until
-   all processes run and commit again, unless the next one is to strike in mid-start.
-3. Let the flow read to its end. Compare every key and every line with the answer, and verify what
-   is in Redis as ``doctor --verify`` does.
+1. Start Redis, the network and the flow; the input limiter lets the flow read on.
+2. For each fault of the plan: wait for its moment, note the state of the flow, inject the fault.
+   Then wait until all processes run and commit again, unless the next fault strikes in mid-start.
+3. Let the flow read to its end. Compare every key and every line with the expected result, and
+   verify the state in Redis as ``doctor --verify`` does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from bytewax_redis_state.server.binary import find_server_binary
 
 __all__ = ["InjectedFault", "Outcome", "Trial"]
 
-_MOMENT_SECONDS = 5.0  # to wait for a moment, before it strikes all the same
+_MOMENT_SECONDS = 5.0  # to wait for a moment; then the fault strikes all the same
 _START_LAG = 0.004
 _IN_EPOCH, _IN_START = 0.15, 1.2  # seconds
 _ALL_LAG = 0.25
@@ -52,20 +52,20 @@ _DEPLOYMENTS: Mapping[str, Callable[[Path], RedisDeployment]] = {
     "sentinel": _sentinel_group,
     "cluster": _cluster_group,
 }
-"""What makes each of ``schedule.SERVERS`` in a folder."""
+"""The function that makes each of ``schedule.SERVERS``, in a folder."""
 
 
 @dataclass(frozen=True)
 class InjectedFault:
     """A fault that has struck.
 
-    :arg kind: Which.
-    :arg after: Seconds since the trial began.
-    :arg backlog: Outbox rows that Redis did not have.
+    :arg kind: A name of ``faults.FAULTS``.
+    :arg after: Seconds from the beginning of the trial to the fault.
+    :arg backlog: Outbox rows that were not in Redis yet.
     :arg mid_fold: A fold was under way.
     :arg mid_start: A start was under way.
-    :arg recovery: Seconds from the strike until the flow committed again; ``None`` where it was
-        struck again before.
+    :arg recovery: Seconds from the fault until the flow committed again; ``None`` where the next
+        fault struck before.
     """
 
     kind: str
@@ -78,16 +78,18 @@ class InjectedFault:
 
 @dataclass
 class Outcome:
-    """What a trial found.
+    """The outcome of a trial.
 
-    :arg plan: What it did.
-    :arg struck: Each fault.
-    :arg wrong: What differs from the answer; one line for each step.
-    :arg findings: What the verification, and the harness, found wrong beside it.
-    :arg stuck: Why the flow did not go on, or end.
-    :arg limit: Below which number its events were.
-    :arg compared: How many values were compared.
-    :arg endings: How processes ended that were not to.
+    :arg plan: Of the trial.
+    :arg struck: The faults that were injected.
+    :arg wrong: Differences from the expected result; one line for each step.
+    :arg findings: Errors that the verification or the harness found beside them.
+    :arg stuck: Why the flow did not go on, or did not end; empty where it did.
+    :arg limit: The flow read the events with numbers below it.
+    :arg compared: Number of values that were compared.
+    :arg starts: Number of starts of a process, or of all.
+    :arg seconds: Of the whole trial.
+    :arg endings: Unexpected exits of processes.
     """
 
     plan: Plan
@@ -108,13 +110,12 @@ class Outcome:
 
 
 class Trial:
-    """Do what a plan says.
+    """Runs one flow under the faults of a plan.
 
-    :arg plan: What.
     :arg folder: For all files; made here.
-    :arg program: What runs the flow.
-    :arg faults: The kinds that the plan names.
-    :arg given_up: Set when the trial is not to go on.
+    :arg program: The command that runs the flow.
+    :arg faults: The kinds of faults, by the names that the plan uses.
+    :arg given_up: Set to end the trial early.
     """
 
     system_class: type[SystemUnderTest] = SystemUnderTest
@@ -139,12 +140,12 @@ class Trial:
         self._began = time.monotonic()
 
     def run(self) -> Outcome:
-        """Run it.
+        """Run the trial.
 
-        :returns: What was found; nothing that the flow does is raised.
-        :raises GivenUpError: If it was not to go on.
+        :returns: Its outcome; a flow that fails is an outcome, too.
+        :raises GivenUpError: If the trial was ended early.
         """
-        kinds = {strike.kind for strike in self._plan.strikes}
+        kinds = {planned.kind for planned in self._plan.strikes}
         with ExitStack() as stack:
             if "disk" in kinds:
                 stack.enter_context(small_disk(self._folder / "scratch"))
@@ -173,26 +174,26 @@ class Trial:
         system.open()
         system.await_commits()
         strikes = self._plan.strikes
-        for number, strike in enumerate(strikes):
+        for number, planned in enumerate(strikes):
             follower = strikes[number + 1] if number + 1 < len(strikes) else None
-            self._strike(system, strike, follower)
+            self._inject(system, planned, follower)
         self._outcome.limit = system.finish()
         self._judge(system)
 
     # -- striking -----------------------------------------------------------------------------
 
-    def _strike(
-        self, system: SystemUnderTest, strike: PlannedFault, follower: PlannedFault | None
+    def _inject(
+        self, system: SystemUnderTest, planned: PlannedFault, follower: PlannedFault | None
     ) -> None:
-        fault = self._faults[strike.kind]
-        if "single" not in fault.servers:  # the last failover is to be over
-            system.deployment.settle()
-        with self._lag(system, strike):
-            self._await_moment(system, strike)
+        fault = self._faults[planned.kind]
+        if "single" not in fault.servers:  # the last failover must be over
+            system.deployment.wait_recovered()
+        with self._lag(system, planned):
+            self._await_moment(system, planned)
             backlog, folding, starting = self._look(system)
             at = time.monotonic()
-            fault.strike(system, strike)
-        folding = folding or (strike.kind.startswith("kill-") and system.is_folding())
+            fault.inject(system, planned)
+        folding = folding or (planned.kind.startswith("kill-") and system.is_folding())
         recovery = None
         if follower is None or follower.moment != "start":
             system.await_commits()
@@ -200,49 +201,50 @@ class Trial:
             if any(each.kind == "lost-tail" for each in self._plan.strikes):
                 system.server.remember(EARLIER_COPY)
         after = round(at - self._began, 2)
-        struck = InjectedFault(strike.kind, after, backlog, folding, starting, recovery)
+        struck = InjectedFault(planned.kind, after, backlog, folding, starting, recovery)
         self._outcome.struck.append(struck)
 
-    def _lag(self, system: SystemUnderTest, strike: PlannedFault) -> AbstractContextManager[None]:
-        """Stretch the moment; mostly of one process, so that one has shipped less than the others.
+    def _lag(self, system: SystemUnderTest, planned: PlannedFault) -> AbstractContextManager[None]:
+        """Slow the network down, so that the moment lasts long enough to be hit.
 
-        A start has to be as slow everywhere: its processes wait for each other.
+        Mostly one process alone is slow, so that it has shipped less than the others. In a start
+        all processes are slow: they wait for each other.
         """
-        if strike.moment == "stream":
+        if planned.moment == "stream":
             return nullcontext()
-        if strike.moment == "start":
+        if planned.moment == "start":
             return system.lag(system.listeners(0, all_of_them=True), _START_LAG)
-        return system.lag(system.listeners(strike.target, all_of_them=strike.offset < _ALL_LAG))
+        return system.lag(system.listeners(planned.target, all_of_them=planned.offset < _ALL_LAG))
 
     def _look(self, system: SystemUnderTest) -> tuple[int, bool, bool]:
         starting = system.is_starting()
         return system.backlog(), not starting and system.is_folding(), starting
 
-    def _await_moment(self, system: SystemUnderTest, strike: PlannedFault) -> None:
-        if strike.moment == "start":
-            self._await_start(system, strike)
+    def _await_moment(self, system: SystemUnderTest, planned: PlannedFault) -> None:
+        if planned.moment == "start":
+            self._await_start(system, planned)
             return
-        condition = {"unshipped": system.backlog, "fold": system.is_folding}.get(strike.moment)
+        condition = {"unshipped": system.backlog, "fold": system.is_folding}.get(planned.moment)
         if condition is None:
-            time.sleep(strike.offset * _IN_EPOCH)
+            time.sleep(planned.offset * _IN_EPOCH)
             return
         deadline = time.monotonic() + _MOMENT_SECONDS
         while not condition() and time.monotonic() < deadline:
             time.sleep(0.001)
 
-    def _await_start(self, system: SystemUnderTest, strike: PlannedFault) -> None:
-        """Wait for the start that the last fault has made necessary; make one if it has not."""
+    def _await_start(self, system: SystemUnderTest, planned: PlannedFault) -> None:
+        """Wait for the start after the last fault; kill the flow if the fault led to none."""
         system.tend()
         if not system.is_starting():
             system.execution.kill_groups()
             system.tend()
-        if strike.offset < 0.4:  # any moment of it, also before it has heard of Redis
-            time.sleep(strike.offset / 0.4 * _IN_START)
+        if planned.offset < 0.4:  # any moment of the start, also before it connects to Redis
+            time.sleep(planned.offset / 0.4 * _IN_START)
             return
         deadline = time.monotonic() + _MOMENT_SECONDS
         while not system.has_claimed() and time.monotonic() < deadline:
             time.sleep(0.001)
-        time.sleep((strike.offset - 0.4) * _IN_START / 2)
+        time.sleep((planned.offset - 0.4) * _IN_START / 2)
 
     # -- judging ------------------------------------------------------------------------------
 
@@ -259,15 +261,15 @@ class Trial:
 
     def _read_result(self, system: SystemUnderTest) -> FlowResult:
         with system.deployment.client() as client:
-            if verify(client, system.keys).entries:  # what came last is in the journal still
+            if verify(client, system.keys).entries:  # the last entries are still in the journal
                 system.run_again()
             checked = verify(client, system.keys)
             self._outcome.findings += [f.what for f in checked.findings if f.severity == "error"]
             return read_result(client, system.keys, system.out)
 
     def _unfounded_losses(self, system: SystemUnderTest) -> list[str]:
-        """Find complaints of losses where nothing was taken from Redis."""
-        if any(self._faults[strike.kind].loses for strike in self._plan.strikes):
+        """Find reports of losses in a trial whose faults lose nothing."""
+        if any(self._faults[planned.kind].loses for planned in self._plan.strikes):
             return []
         said = {e.error for e in system.endings if any(loss in e.error for loss in _LOSSES)}
         return [f"a loss was reported where there was none: {error}" for error in sorted(said)]

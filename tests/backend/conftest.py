@@ -15,6 +15,7 @@ import pytest
 
 from bytewax_redis_state import MemoryStateBackend, RedisConfig, RedisStateBackend
 from bytewax_redis_state.chaos.servers.cluster_group import ClusterGroup
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 
 KINDS = (
     "redis",
@@ -42,7 +43,7 @@ class Blocking:
         self._loop = loop
 
     def _run(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=60)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=BOUND_SECONDS)
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._inner, name)
@@ -142,7 +143,7 @@ def make_store(
 
     yield make
     for backend in made:
-        asyncio.run_coroutine_threadsafe(backend.aio.close(), loop).result(timeout=20)
+        asyncio.run_coroutine_threadsafe(backend.aio.close(), loop).result(timeout=BOUND_SECONDS)
         backend.clear()
         backend.close()
 

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import pytest
 
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.errors import (
     ArgumentError,
@@ -167,10 +168,10 @@ def test_every_write_takes_a_ttl(store):
 
 
 def test_a_value_goes_when_its_time_is_over(store):
-    store.put("k", 1, ttl=timedelta(milliseconds=60))
-    store.batch_put({"a": 1, "b": 2}, ttl=timedelta(milliseconds=60))
+    store.put("k", 1, ttl=timedelta(milliseconds=500))
+    store.batch_put({"a": 1, "b": 2}, ttl=timedelta(milliseconds=500))
     assert store.get("k") == 1
-    time.sleep(0.09)
+    time.sleep(0.7)
     assert store.get("k") is None
     assert not store.contains("k")
     assert store.batch_get(["k", "a", "b"]) == {}
@@ -469,13 +470,13 @@ def test_a_lock_is_waited_for(store):
     time.sleep(0.05)
     order.append("first")
     holder.release()
-    thread.join(10)
+    thread.join(BOUND_SECONDS)
     assert order == ["first", "second"]
 
 
 def test_a_lock_is_renewed_while_it_is_held(store):
-    with store.lock("x", ttl=timedelta(milliseconds=1500)) as lock:
-        time.sleep(2)
+    with store.lock("x", ttl=3 * SECOND) as lock:
+        time.sleep(4)
         assert lock.held
         lock.check()
         with pytest.raises(LockHeldError), store.lock("x", wait=timedelta(0)):

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from bytewax_redis_state import RedisConfig, RedisStateBackend
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.errors import ServerError, ServerUnavailableError, UnknownOutcomeError
 
 FAST = {
@@ -63,7 +64,7 @@ def test_operations_resume_after_a_kill_and_nothing_that_returned_is_lost(start_
         eventually(lambda: len(written) > before[0] + 200 and len(sums) > before[1] + 50)
         ended.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(BOUND_SECONDS)
         assert backend.stats().retries >= 3
         assert dict(backend.stats().errors) == (
             {"UnknownOutcomeError": len(unknown)} if unknown else {}
@@ -225,7 +226,7 @@ def test_retries_end_by_time(start_redis):
         started = time.monotonic()
         with pytest.raises(ServerUnavailableError):
             backend.put("k", 1)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 10  # a thousand attempts take minutes
         with pytest.raises(ServerUnavailableError):
             backend.increment("k")  # never sent, so no unknown outcome
 

@@ -20,6 +20,7 @@ from benchmarks.jobs import JOBS, Extent
 from benchmarks.results import Figure, Results, Run
 from benchmarks.rows import rows, text_of
 from benchmarks.stored import require_stored_sums
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.cli.main import main
 
 SCRIPT = Path(sys.executable).with_name("bytewax-redis-state")
@@ -148,7 +149,7 @@ def test_a_tally_refuses_an_item_that_is_missing_or_there_twice():
 def test_a_run_is_timed_from_its_first_item_to_the_drained_end(redis_url):
     load = Load(events=4_000, keys=50, hot=0, epoch=0.5)
     with place_for(OURS) as place:
-        told = run_apart(FlowRun(OURS, "sums", load, redis_url, place), 60)
+        told = run_apart(FlowRun(OURS, "sums", load, redis_url, place), BOUND_SECONDS)
     assert told["started"] < told["begun"] < told["first_out"] < told["ended"]
     assert told["seconds"] == told["ended"] - told["begun"]
 
@@ -156,7 +157,7 @@ def test_a_run_is_timed_from_its_first_item_to_the_drained_end(redis_url):
 def test_a_run_whose_state_in_redis_is_wrong_is_refused(redis_url):
     load = Load(events=4_000, keys=50, hot=0, epoch=0.5)
     with place_for(OURS) as place:
-        run_apart(FlowRun(OURS, "sums", load, redis_url, place), 60)
+        run_apart(FlowRun(OURS, "sums", load, redis_url, place), BOUND_SECONDS)
         require_stored_sums(redis_url, place, load)
         with pytest.raises(WrongResultError, match="sums in Redis: 4,000 came out, 4,001 went in"):
             require_stored_sums(redis_url, place, Load(4_001, 50, 0, 0.5))
@@ -184,7 +185,7 @@ def children():
 
 def test_a_run_that_fails_says_why(tmp_path):
     with pytest.raises(FailedRunError, match="No such file"):
-        run_apart(FlowRun(NONE, str(tmp_path / "none.py"), Load(0, 0, 0, 0.5)), 60)
+        run_apart(FlowRun(NONE, str(tmp_path / "none.py"), Load(0, 0, 0, 0.5)), BOUND_SECONDS)
 
 
 def test_the_command_prints_a_table_and_writes_the_file(tmp_path, capfd):
@@ -217,7 +218,7 @@ def test_an_interrupted_benchmark_keeps_the_lines_that_it_has_and_leaves_nothing
     eventually(path.exists)
     assert marked(mark)
     running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=60)
+    _, err = running.communicate(timeout=BOUND_SECONDS)
     assert running.returncode == 130, err
     assert [line["job"] for line in json.loads(path.read_text())["lines"]] == ["a"]
     eventually(lambda: not marked(mark))
@@ -239,7 +240,9 @@ def marked(mark):
 def test_every_job_runs_on_tiny_sizes(tmp_path):
     path = tmp_path / "results.json"
     command = [SCRIPT, "bench", "jobs", *TINY, "--json", path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=3 * BOUND_SECONDS
+    )
     assert done.returncode == 0, done.stderr
     lines = json.loads(path.read_text())["lines"]
     assert {line["job"] for line in lines} == set(JOBS)

@@ -12,6 +12,7 @@ import pytest
 from bytewax_redis_state.chaos.flow import FLOW_ID, save_limit
 from bytewax_redis_state.chaos.flow_result import differences, expected_result
 from bytewax_redis_state.chaos.result_reader import read_result, read_stock_result
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.keys import FlowKeys, shard_of
 
 LIMIT = 1250  # not a multiple of anything: joins are left half done
@@ -23,7 +24,7 @@ def run_through(folder, module: str, *options: object) -> None:
     save_limit(limit, LIMIT, final=True)
     environ = {**os.environ, "CHAOS_LIMIT": str(limit), "CHAOS_OUT": str(folder / "out")}
     command = [sys.executable, "-m", module, FLOW, *map(str, options)]
-    subprocess.run(command, env=environ, check=True, timeout=120)
+    subprocess.run(command, env=environ, check=True, timeout=BOUND_SECONDS)
 
 
 @pytest.fixture

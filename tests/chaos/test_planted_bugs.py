@@ -18,7 +18,7 @@ from bytewax_redis_state.chaos.system import Program
 from bytewax_redis_state.chaos.trial import Trial
 from tests.crash.processes import RUNNER
 
-pytestmark = [pytest.mark.long, pytest.mark.crash, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.long, pytest.mark.crash, pytest.mark.timeout(3600)]
 
 SCHEDULES = [
     ("no-fence", "take-over", "1-worker", 5),

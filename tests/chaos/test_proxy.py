@@ -9,6 +9,7 @@ import time
 import pytest
 
 from bytewax_redis_state.chaos.network.proxy import Listener, Proxy
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 
 
 class Echo:
@@ -57,7 +58,7 @@ def proxy(echo):
 
 
 def connect(listener) -> socket.socket:
-    made = socket.create_connection(("127.0.0.1", listener.port), timeout=5)
+    made = socket.create_connection(("127.0.0.1", listener.port), timeout=BOUND_SECONDS)
     made.settimeout(5)
     return made
 
@@ -96,7 +97,7 @@ def test_a_cut_resets_what_there_is_and_what_comes_at_one_door_only(proxy):
         with connect(proxy.listeners[0]) as late:
             assert is_reset(late)
         assert said(other, b"two") == b"two"
-        proxy.mend([proxy.listeners[0]])
+        proxy.heal([proxy.listeners[0]])
         with connect(proxy.listeners[0]) as again:
             assert said(again, b"three") == b"three"
 
@@ -132,7 +133,7 @@ def test_a_half_open_connection_says_nothing_and_a_new_one_works(
         with connect(proxy.listeners[0]) as new:
             assert said(new, b"three") == b"three"
         assert (b"two" in echo.got) is answers_only
-        proxy.mend(proxy.listeners)
+        proxy.heal(proxy.listeners)
         assert is_reset(old)
 
 

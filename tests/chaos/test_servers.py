@@ -42,7 +42,7 @@ def test_a_replica_takes_over_without_the_tail_and_back_with_everything(group):
     assert found(group) == b"kept"
     assert found(group, b"{%b}filling" % hash_tag_of(KEY)) is None
     group.rejoin(killed)
-    group.settle()
+    group.wait_recovered()
     assert group.replicas_of(successor) == [killed]
     put(group, b"kept too")
     group.fail_over(successor)

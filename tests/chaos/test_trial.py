@@ -16,14 +16,16 @@ from bytewax_redis_state.chaos.schedule import TOPOLOGIES, make_schedule
 from bytewax_redis_state.chaos.servers.single_server import SingleServer
 from bytewax_redis_state.chaos.system import Program, SystemUnderTest
 from bytewax_redis_state.chaos.trial import InjectedFault, Outcome
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 
-pytestmark = pytest.mark.timeout(240)
 COMMAND = [sys.executable, "-c", "from bytewax_redis_state.cli.main import main; exit(main())"]
 
 
 def bench(*options: str) -> subprocess.CompletedProcess[str]:
     command = [*COMMAND, "bench", "chaos", *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=3 * BOUND_SECONDS
+    )
 
 
 def test_a_struck_flow_is_right_and_the_report_says_how_it_was_struck(tmp_path):

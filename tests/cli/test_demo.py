@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.cli.demo import clicks_flow, kill_test
 from bytewax_redis_state.cli.demo.temporary_server import temporary_server
 from bytewax_redis_state.cli.main import main
@@ -37,7 +38,7 @@ def start(*options):
     return subprocess.Popen([SCRIPT, *map(str, options)], stdout=pipe, stderr=pipe, text=True)
 
 
-def finish(process, timeout=120):
+def finish(process, timeout=BOUND_SECONDS):
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.cli.main import main
 from bytewax_redis_state.dataflow.steps import state_steps
 from bytewax_redis_state.stock import resume_estimate
@@ -27,7 +28,7 @@ def finished(tmp_path_factory):
 
 def doctor(*options):
     command = [SCRIPT, "doctor", *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=BOUND_SECONDS)
     return done.returncode, done.stdout, done.stderr
 
 

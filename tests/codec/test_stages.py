@@ -205,7 +205,7 @@ def test_random_compressed_payloads_take_neither_time_nor_memory(method, size, b
     with_start = data.draw(st.booleans())
     payload = method + size.to_bytes(4, "big") + (start if with_start else b"") + body
     tracemalloc.start()
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         SAFE.decode("k", close_envelope("k", b"\xb1\x40" + payload))
     except DecodeError:
@@ -214,4 +214,4 @@ def test_random_compressed_payloads_take_neither_time_nor_memory(method, size, b
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 8 * 1024 * 1024
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5

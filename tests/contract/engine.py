@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 
 from bytewax.recovery import init_db_dir
 
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
+
 OUTBOX_SCHEMA = """
 CREATE TABLE outbox (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -144,7 +146,7 @@ def marks_of(path: Path) -> list[int]:
     return [row.epoch for row in read_outbox(path) if row.is_mark]
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = BOUND_SECONDS) -> Any:
     """Wait for a condition and hand back what it gave."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -195,7 +197,7 @@ class Engine:
     def running(self) -> bool:
         return self.popen.poll() is None
 
-    def wait(self, seconds: float = 30) -> Outcome:
+    def wait(self, seconds: float = BOUND_SECONDS) -> Outcome:
         """Wait for the end of the process; kill it and fail when it takes too long."""
         try:
             self.popen.wait(seconds)

@@ -104,7 +104,7 @@ def observe(run: Run, processes: int, workers: int | None, keys: int) -> None:
         poller = threading.Thread(target=poll, args=(run, over))
         poller.start()
         try:
-            outcomes = [engine.wait(60) for engine in engines]
+            outcomes = [engine.wait() for engine in engines]
         finally:
             over.set()
             poller.join()

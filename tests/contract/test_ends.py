@@ -98,7 +98,7 @@ def test_interrupt_main_ends_run_main_with_an_error_caused_by_a_keyboard_interru
     with endless(place, interrupt_on=place.go) as engine:
         place.wait_for_sources(1)
         place.go.touch()
-        outcome = engine.wait(20)
+        outcome = engine.wait()
     assert (outcome.error, outcome.is_exception) == ("BytewaxRuntimeError", True)
     assert outcome.causes == ["KeyboardInterrupt"]
 
@@ -107,7 +107,7 @@ def test_sigint_ends_run_main_as_interrupt_main_does(place: Place) -> None:
     with endless(place) as engine:
         place.wait_for_sources(1)
         engine.popen.send_signal(signal.SIGINT)
-        outcome = engine.wait(20)
+        outcome = engine.wait()
     assert (outcome.error, outcome.causes) == ("BytewaxRuntimeError", ["KeyboardInterrupt"])
 
 
@@ -117,7 +117,7 @@ def test_interrupt_main_ends_cluster_main_of_one_process_with_a_plain_keyboard_i
     with endless(place, workers=2, parts=2, interrupt_on=place.go) as engine:
         place.wait_for_sources(2)
         place.go.touch()
-        outcome = engine.wait(20)
+        outcome = engine.wait()
     assert (outcome.error, outcome.causes) == ("KeyboardInterrupt", [])
 
 
@@ -129,7 +129,7 @@ def test_an_interrupted_flow_calls_close_of_its_sources_and_no_on_eof(
         place.wait_for_sources(2)
         wait_until(lambda: all_committed(place), "an epoch is committed")
         place.go.touch()
-        outcome = engine.wait(20)
+        outcome = engine.wait()
     assert interrupted(outcome)
     assert sorted(outcome.calls) == ["close source0", "close source1"]
     assert rows_of(part_file(place.db, 0)) + rows_of(part_file(place.db, 1))
@@ -143,7 +143,7 @@ def test_an_interrupt_of_one_process_of_a_cluster_hangs_all_until_the_others_are
         with pytest.raises(AssertionError, match="still waiting"):
             wait_until(lambda: not (first.running and second.running), "", HANG_SECONDS)
         second.popen.send_signal(signal.SIGINT)
-        outcomes = [first.wait(20), second.wait(5)]
+        outcomes = [first.wait(), second.wait()]
     assert [one.error for one in outcomes] == ["KeyboardInterrupt", "KeyboardInterrupt"]
     assert not [call for one in outcomes for call in one.calls if call == "on_eof"]
 
@@ -155,7 +155,7 @@ def test_abort_execution_on_the_only_worker_ends_the_run_without_an_error_and_wi
     place: Place,
 ) -> None:
     with endless(place, parts=2, abort_after=30) as engine:
-        outcome = engine.wait(20)
+        outcome = engine.wait()
     assert outcome.error is None
     assert outcome.calls == ["abort", "close source0", "close source1"]
 
@@ -166,7 +166,7 @@ def test_abort_execution_on_one_of_two_workers_hangs_until_an_interrupt(place: P
         with pytest.raises(AssertionError, match="still waiting"):
             wait_until(lambda: not engine.running, "", HANG_SECONDS)
         place.go.touch()
-        outcome = engine.wait(20)
+        outcome = engine.wait()
     assert outcome.error == "KeyboardInterrupt"
     assert outcome.calls[0] == "abort"
     assert "on_eof" not in outcome.calls
@@ -179,7 +179,7 @@ def test_an_error_in_user_code_on_one_of_two_workers_is_raised_with_its_cause(pl
     with endless(place, "failing", workers=2, fail_on=str(place.go)) as engine:
         place.wait_for_sources(1)
         place.go.touch()
-        outcome = engine.wait(20)
+        outcome = engine.wait()
     assert (outcome.error, outcome.is_exception) == ("BytewaxRuntimeError", True)
     assert outcome.causes[-1] == "ValueError"
 
@@ -189,7 +189,7 @@ def test_an_error_in_one_process_of_a_cluster_ends_all_with_a_panic_that_hides_i
 ) -> None:
     with cluster(place, "failing", fail_on=str(place.go)) as engines:
         place.go.touch()
-        outcomes = [engine.wait(20) for engine in engines]
+        outcomes = [engine.wait() for engine in engines]
     assert {(one.error, one.is_exception) for one in outcomes} == {("PanicException", False)}
     assert [one.causes for one in outcomes] == [[], []]
 
@@ -199,7 +199,7 @@ def test_when_a_process_of_a_cluster_is_killed_the_other_ends_with_a_panic_and_r
 ) -> None:
     with cluster(place) as (first, second):
         second.kill()
-        outcome = first.wait(20)
+        outcome = first.wait()
     assert (outcome.error, outcome.is_exception) == ("PanicException", False)
 
 
@@ -207,7 +207,7 @@ def test_sigterm_ends_the_process_without_finally(place: Place) -> None:
     with endless(place) as engine:
         place.wait_for_sources(1)
         engine.popen.terminate()
-        assert engine.popen.wait(20) == -signal.SIGTERM
+        assert engine.popen.wait() == -signal.SIGTERM
 
 
 # --- SQLite's troubles ---------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_a_write_lock_of_more_than_five_seconds_makes_the_engine_panic(place: Pl
     with endless(place) as engine:
         place.wait_for_sources(1)
         hold_write_lock(place, lambda: not engine.running, 10)
-        outcome = engine.wait(1)
+        outcome = engine.wait()
     assert outcome.error == "RuntimeError"
     assert "database is locked" in outcome.stderr
 
@@ -238,7 +238,7 @@ def test_a_write_lock_of_a_second_only_delays_the_engine(place: Place) -> None:
         before = len(marks_of(part_file(place.db, 0)))
         wait_until(lambda: len(marks_of(part_file(place.db, 0))) > before + 3, "it goes on")
         place.go.touch()
-        assert interrupted(engine.wait(20))
+        assert interrupted(engine.wait())
 
 
 def test_a_full_disk_makes_the_engine_panic(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_full_disk_makes_the_engine_panic(tmp_path: Path) -> None:
         place = Place(make_db(disk / "db", 1), tmp_path / "started", tmp_path / "go")
         with endless(place) as engine:
             place.wait_for_sources(1)
-            outcome = engine.wait(20)
+            outcome = engine.wait()
     finally:
         subprocess.run(["umount", str(disk)], check=True)
     assert outcome.error == "RuntimeError"
@@ -263,6 +263,6 @@ def test_a_write_that_the_system_refuses_makes_the_engine_panic(place: Place) ->
     with endless(place) as engine:
         place.wait_for_sources(1)
         resource.prlimit(engine.popen.pid, resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
-        outcome = engine.wait(20)
+        outcome = engine.wait()
     assert outcome.error == "RuntimeError"
     assert "SqliteFailure" in outcome.message

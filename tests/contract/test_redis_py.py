@@ -15,6 +15,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
+
 from .engine import wait_until
 
 
@@ -36,7 +38,7 @@ def server(tmp_path: Path, server_binary: Path) -> Iterator[redis.Redis]:
     yield client
     client.close()
     process.terminate()
-    process.wait(10)
+    process.wait(BOUND_SECONDS)
     log.close()
 
 

@@ -23,7 +23,7 @@ from bytewax_redis_state.server.client import connect
 
 from .processes import HERE, FlowProcess, wait_until
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.crash
 
 FLOW = HERE / "flows" / "one_item.py"
 RIGHT, STOCK = 2, 3

@@ -24,7 +24,7 @@ from .job import Job
 from .processes import Execution, ResumeMessage, wait_until
 from .reference_flows import Clicks, Ledger, ReferenceFlow
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.crash
 
 STRIKES = 4
 Strike = Callable[[Job, Execution], None]

@@ -20,7 +20,7 @@ from .job import Job
 from .processes import Execution, now, wait_until
 from .reference_flows import Ledger
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.crash
 
 _EACH_WRITE = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 

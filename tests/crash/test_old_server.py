@@ -9,7 +9,7 @@ from bytewax_redis_state.recovery.records.manifest import read_manifest
 from .conftest import MakeJob
 from .reference_flows import Clicks
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.crash
 
 
 def test_a_flow_on_redis_6_2_is_killed_and_ends_exact(

@@ -17,7 +17,7 @@ from .processes import Execution, wait_until
 from .reference_flows import Clicks
 from .test_double_crash import query
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.crash
 
 AHEAD = 5  # epochs
 

@@ -7,7 +7,7 @@ import pytest
 from .conftest import MakeJob
 from .reference_flows import Clicks, Ledger, ReferenceFlow
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.crash
 
 
 @pytest.mark.parametrize("known", [Clicks(60_000), Ledger(12_000)], ids=["clicks", "ledger"])

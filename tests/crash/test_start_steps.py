@@ -14,7 +14,7 @@ from .job import NEVER, Job
 from .processes import wait_until
 from .reference_flows import Ledger
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.crash
 
 KILLED = -9
 STEPS = (
@@ -153,6 +153,6 @@ def test_a_process_that_dies_before_the_engines_meet_can_be_started_again(
                 execution.restart(number)
         return not any(process.alive for process in execution.processes)
 
-    wait_until(supervise, "all processes have ended well", 90)
+    wait_until(supervise, "all processes have ended well")
     assert job.differences() == []
     assert job.litter() == []

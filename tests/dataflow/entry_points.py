@@ -19,6 +19,7 @@ from bytewax.dataflow import Dataflow
 from bytewax.testing import cluster_main, run_main
 
 from bytewax_redis_state import shard_stateful_steps
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.dataflow.retention import lifetimes
 
 EPOCH_INTERVAL = timedelta(milliseconds=50)
@@ -91,7 +92,7 @@ def run_two_processes(
             for process, file in enumerate(files)
         ]
         for child in children:
-            _out, errors = child.communicate(timeout=60)
+            _out, errors = child.communicate(timeout=BOUND_SECONDS)
             assert child.returncode == 0, errors.decode()
         return [row for file in files for row in json.loads(file.read_text())]
 

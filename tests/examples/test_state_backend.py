@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.server.client import connect
 
@@ -48,7 +49,7 @@ def run(name: str, folder: Path, url: str) -> str:
         env=os.environ | {"BYTEWAX_REDIS_URL": url},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=BOUND_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from tests.fuzz.targets import SEEDS, TARGETS
 
 MEMORY = 768 * 1024 * 1024
@@ -96,7 +97,7 @@ def run_limited(what: str) -> str:
         cwd=Path(__file__).parent.parent.parent,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=BOUND_SECONDS,
         check=False,
     )
     return done.stderr if done.returncode else ""

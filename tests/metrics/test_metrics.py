@@ -22,6 +22,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from prometheus_client import CollectorRegistry, generate_latest
 
 from bytewax_redis_state import RedisRecovery
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.metrics.opentelemetry import observe
 from bytewax_redis_state.metrics.prometheus import expose
 from bytewax_redis_state.metrics.table import TABLE
@@ -207,7 +208,7 @@ def test_the_runner_shows_them_beside_those_of_bytewax(
         eventually(lambda: shipped.search(scrape()))
     finally:
         process.terminate()
-        assert process.wait(60) == 130
+        assert process.wait(BOUND_SECONDS) == 130
 
 
 def test_the_page_names_each_metric_and_no_other(registry: CollectorRegistry) -> None:

@@ -22,6 +22,7 @@ from bytewax.inputs import (
 from bytewax.testing import TestingSink, TestingSource, run_main
 
 from bytewax_redis_state import RedisRecovery
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.errors import ConfigError, DecodeError, ReplicatorError, StateLostError
 from bytewax_redis_state.keys import FlowKeys
@@ -408,5 +409,5 @@ def test_a_replicator_that_gets_no_setup_ends(tmp_path):
     lock = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
     process = spawn(lock)
     process.stdin.close()
-    assert process.wait(60) == 1
+    assert process.wait(BOUND_SECONDS) == 1
     os.close(lock)

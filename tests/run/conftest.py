@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from typing_extensions import Self
 
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.records.manifest import read_manifest
@@ -85,7 +86,7 @@ class Runner:
         return finished(process)
 
 
-def finished(process: subprocess.Popen[str], timeout: float = 60):
+def finished(process: subprocess.Popen[str], timeout: float = BOUND_SECONDS):
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:

@@ -6,12 +6,14 @@ import os
 import signal
 import time
 
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
+
 from .conftest import expected, finished
 
 OPTIONS = ("-s", "0.1", "--checkpoint-interval", "0.3")
 
 
-def wait_for(condition, seconds: float = 40) -> None:
+def wait_for(condition, seconds: float = BOUND_SECONDS) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -41,7 +43,7 @@ def test_two_processes_fill_an_emptied_redis_and_resume_from_it(run, sums, clien
     assert sum(sums.state().values()) > 0
     again = start_two(run, two_addresses)
     for process in again:
-        done = finished(process, timeout=120)
+        done = finished(process)
         assert done.returncode == 0, done.stderr
     assert sums.manifest.incarnation == new.incarnation
     assert sums.state() == expected(1500)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from bytewax_redis_state import shard_stateful_steps
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.dataflow.fast_paths.windows.window_shard import WindowShard
 from bytewax_redis_state.dataflow.shards.logic_shard import ShardLogic
 from tests.dataflow.fast_paths.test_fast_paths import kinds_in
@@ -25,7 +26,6 @@ from .conftest import Sums, environment, finished
 FLOW = Path(readings.__file__)
 OPTIONS = ("-s", "0.1", "--checkpoint-interval", "0.2")
 WAYS = {"fast": (), "slow": ("--no-fast-paths",)}
-BOUND = 30
 STEPS = ("count", "fold", "collect", "visits")
 
 
@@ -103,7 +103,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Counter[str]:
     """What Bytewax without us puts out; what is reckoned equals it."""
     out = tmp_path_factory.mktemp("stock")
     command = [sys.executable, "-m", "bytewax.run", f"{FLOW}:flow"]
-    subprocess.run(command, env=environment(OUT=str(out)), check=True, timeout=BOUND)
+    subprocess.run(command, env=environment(OUT=str(out)), check=True, timeout=BOUND_SECONDS)
     lines = written(out)
     assert lines == reckoned()
     assert {line.split(",")[1] for line in lines} == {' "down"', ' "late"', ' "meta"'}
@@ -117,7 +117,7 @@ def start_two(run, addresses: str, way: str, **env: str) -> list[subprocess.Pope
 
 def end_well(processes: list[subprocess.Popen[str]]) -> list[str]:
     """Wait until both have ended; gives what they said."""
-    done = [finished(process, BOUND) for process in processes]
+    done = [finished(process) for process in processes]
     assert [each.returncode for each in done] == [0, 0], [each.stderr for each in done]
     return [each.stderr for each in done]
 
@@ -160,11 +160,11 @@ def test_killed_and_resumed_the_other_way_it_is_the_same(
     # They can't come to the end of their input, however late the kill is.
     hold = {"HOLD": str(readings.READINGS * 3 // 4), "PAUSE": "0.02"}
     both = start_two(run, two_addresses, way, OUT=str(out), **hold)
-    eventually(is_midstream, seconds=BOUND)
+    eventually(is_midstream)
     for process in both:
         os.killpg(process.pid, signal.SIGKILL)
     for process in both:
-        process.communicate(timeout=BOUND)
+        process.communicate(timeout=BOUND_SECONDS)
     again = start_two(run, two_addresses, then, OUT=str(out))
     for said in end_well(again):
         assert "resumed at epoch" in said

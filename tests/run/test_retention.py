@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.server.client import Client
 
 from .conftest import Sums, finished
@@ -18,7 +19,6 @@ from .test_bad_input import refused
 FAST = ("-s", "0.1", "--checkpoint-interval", "0.2")
 SHORT = ("--window-grace", "1s", "--retention", "seen=1500ms")
 STEPS = ("visit", "tick", "seen")
-BOUND = 60
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def keyed(visitors: Sums) -> dict[str, int]:
     return {step: len(keys_of(visitors)[step]) for step in STEPS}
 
 
-def wait_for(what, seconds: float = BOUND):
+def wait_for(what, seconds: float = BOUND_SECONDS):
     end = time.monotonic() + seconds
     while not (value := what()):
         assert time.monotonic() < end, "waited in vain"
@@ -269,13 +269,13 @@ def test_fifty_thousand_keys_leave_nothing(run, visitors, client):
     short = ("--window-grace", "1s", "--retention", "seen=2s")
     process = run.start(*FAST, *short, flow="visitors()", VISITORS="50000", OPEN="100", QUIET="1")
     wait_for(lambda: live(visitors) > 0)
-    wait_for(lambda: live(visitors) == 0 and journals(visitors) == 0, 100)
+    wait_for(lambda: live(visitors) == 0 and journals(visitors) == 0)
     assert keyed(visitors) == dict.fromkeys(STEPS, 0)
     wait_for(lambda: int(client.info("memory")["used_memory"]) < before + 5_000_000)
     os.killpg(process.pid, signal.SIGKILL)
     finished(process)
     again = run(*FAST, *short, flow="visitors()", VISITORS="50000", OPEN="0", QUIET="1")
     assert again.returncode == 0, again.stderr
-    assert "keys: " in again.stderr
-    took = float(again.stderr.rsplit(" in ", 1)[1].split()[0])
-    assert took < 1.0, again.stderr
+    restored = re.search(r"keys: (.*), in [\d.]+ s", again.stderr)
+    assert restored is not None, again.stderr
+    assert sum(map(int, re.findall(r"\d+", restored[1]))) <= 1, "only the source has a state"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.keys import FlowKeys, shard_of
@@ -82,7 +83,7 @@ def whole_path(url: str, folder: Path, admin) -> None:
 
 def wait_for_epochs(admin, process) -> None:
     other = redis.Redis.from_url(admin_url(admin))
-    first, end = None, time.monotonic() + 60
+    first, end = None, time.monotonic() + BOUND_SECONDS
     while time.monotonic() < end:
         assert process.poll() is None, process.communicate()
         manifest = read_manifest(other, KEYS)

@@ -163,7 +163,7 @@ def test_a_slot_that_nobody_served_for_a_while_is_found_again(start_group):
         with client.pipeline(transaction=False) as pipe, pytest.raises(redis.ConnectionError):
             pipe.get(b"k").execute()
         owner.client.execute_command("CLUSTER", "ADDSLOTS", slot)
-        wait_until(lambda: client.get(b"k") == b"kept", "the slot is found again", 10)
+        wait_until(lambda: client.get(b"k") == b"kept", "the slot is found again")
 
 
 @pytest.mark.parametrize(

@@ -27,11 +27,11 @@ def test_a_client_follows_the_primary_through_an_ordered_failover_and_a_crash(st
         before = group.primary
         group.fail_over(before)
         now = group.wait_failed_over(before)
-        wait_until(lambda: client.set("n", 2) and _get(now, "n") == b"2", "writes go there", 5)
+        wait_until(lambda: client.set("n", 2) and _get(now, "n") == b"2", "writes go there")
         backend.put("k", 2)
         assert _get(now, "state:k") == b"2"
         assert before.role in ("master", "slave")
-        group.settle()
+        group.wait_recovered()
         now.kill()
         with pytest.raises(ServerUnavailableError):
             connect(config)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from bytewax.recovery import init_db_dir
 
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.errors import StockStoreError
 from bytewax_redis_state.stock.directory import RecoveryDirectory
 from bytewax_redis_state.stock.inventory import Inventory, take_inventory
@@ -55,7 +56,7 @@ def started(flow: str, store: Path, *options: str) -> Iterator[subprocess.Popen[
 def run(flow: str, store: Path, *options: str) -> Path:
     """Run a flow to its end."""
     with started(flow, store, *options) as process:
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=BOUND_SECONDS) == 0
     return store
 
 
@@ -90,7 +91,7 @@ def _is_stuck(store: Path) -> bool:
     return before[1] > 0 and before == (resume_epoch(store), above(store))
 
 
-def wait_for(condition, process: subprocess.Popen[bytes], seconds: float = 60) -> None:
+def wait_for(condition, process: subprocess.Popen[bytes], seconds: float = BOUND_SECONDS) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, "the flow ended"

@@ -32,7 +32,7 @@ def dumped(job: Job) -> dict[bytes, bytes]:
 
 def outlive_lease(job: Job, process: int) -> None:
     """Wait until nobody holds the lease of a process any more."""
-    wait_until(lambda: not job.client.exists(job.keys.lease(process)), "the lease expires", 30)
+    wait_until(lambda: not job.client.exists(job.keys.lease(process)), "the lease expires")
 
 
 def have_claimed(job: Job, execution: Execution) -> bool:

@@ -21,7 +21,7 @@ from tests.crash.reference_flows import Ledger
 
 from .paused import is_paused, outlive_lease, take_over_and_wake
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.crash
 
 MIDSTREAM = ("idle", "append", "append-answer", "fold", "chunk", "trim")
 AT_THE_END = ("append at the end", "drain", "drain-fold")

@@ -16,7 +16,7 @@ from tests.crash.test_start_steps import OTHERS, PHASES, STEPS, killed_in_midstr
 
 from .paused import have_claimed, outlive_lease, take_over_and_wake
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.crash
 
 IN_SHORT = {("0 of 1", "fenced"), ("1 of 2", "listed")}
 CASES = [

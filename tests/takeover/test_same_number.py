@@ -112,7 +112,6 @@ def test_of_two_starts_with_one_number_one_wins_at_most(flow, monkeypatch, step,
 
 
 @pytest.mark.crash
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(("bug", "right"), [("lease-unheeded", True), ("one-start-id", False)])
 def test_a_flow_asleep_while_redis_forgets_its_start_writes_nothing(
     make_job: MakeJob, start_redis: Callable[..., RedisProcess], bug: str, right: bool

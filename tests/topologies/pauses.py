@@ -8,6 +8,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 from bytewax_redis_state.chaos.servers.node import wait_until
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.server.client import connect
@@ -50,7 +51,7 @@ class Pauses:
         self._stop.set()
         self._thread.join()
 
-    def wait_epochs(self, count: int, seconds: float = 60) -> None:
+    def wait_epochs(self, count: int, seconds: float = BOUND_SECONDS) -> None:
         """Wait until so many more epochs have reached the journal."""
         wait_until(lambda: self.epoch, "an epoch is in the journal", seconds)
         goal = self.epoch + count

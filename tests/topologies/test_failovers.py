@@ -20,7 +20,7 @@ from tests.crash.reference_flows import Clicks, Ledger, ReferenceFlow
 from .conftest import MakeJob, Tell
 from .pauses import Pauses
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(280)]
+pytestmark = pytest.mark.crash
 
 Group = ClusterGroup | SentinelGroup
 Strike = Callable[[Group, Job, int], None]
@@ -79,7 +79,7 @@ def move_all(group: ClusterGroup, job: Job, generation: int) -> None:
     for key in keys:
         here = primaries.index(group.primary_of(key))
         group.move_slot(slot_of(key), primaries[(here + 1) % len(primaries)])
-    group.settle()
+    group.wait_recovered()
 
 
 def strike_and_compare(

@@ -19,7 +19,7 @@ from tests.crash.reference_flows import Clicks
 
 from .conftest import MakeJob
 
-pytestmark = [pytest.mark.crash, pytest.mark.long, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.crash, pytest.mark.long]
 
 HELD_SECONDS = 3.0
 

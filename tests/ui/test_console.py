@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.recovery.reporter import Resumed
 from bytewax_redis_state.ui.console import ConsoleReporter, print_error
@@ -37,7 +38,11 @@ def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None
 def test_nothing_is_imported_to_show_a_line() -> None:
     """A take-over may interrupt a line; in the midst of an import, the error could not be shown."""
     done = subprocess.run(
-        [sys.executable, "-c", SHOW_ALL], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", SHOW_ALL],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=BOUND_SECONDS,
     )
     assert len(done.stderr.splitlines()) == 3
     assert done.stdout.split() == []

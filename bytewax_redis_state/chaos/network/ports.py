@@ -1,8 +1,9 @@
 """Loopback ports that no other test, trial or server takes: not even while their server is down.
 
-A process has blocks of ports to itself, each by a lock on a file, and gives the one that it gave
-longest ago. Invariant: the ports lie below those that the kernel hands to clients, and above each
-is another, ``SHADOW`` higher, that nobody is given.
+A process reserves whole blocks of ports, each by a lock on a file, and gives the port that it gave
+longest ago: a server that was killed can be started again on its port. Invariants: the ports lie
+below those that the kernel gives to clients, and the port ``SHADOW`` above a port is given to
+nobody.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from threading import Lock
 __all__ = ["SHADOW", "free_addresses", "free_ports"]
 
 SHADOW = 10_000
-"""How far above a port its second one is, for a server that wants two."""
+"""The distance from a port to its second one, for a server that needs two."""
 
 _LOWEST, _HIGHEST = 10_000, 20_000
 _BLOCK = 100  # ports
@@ -28,7 +29,7 @@ _MOST = 6  # blocks of a process, of a hundred in all
 
 
 class _Ports:
-    """What one process has."""
+    """The ports that one process has reserved."""
 
     def __init__(self) -> None:
         self._ports: deque[int] = deque()
@@ -38,9 +39,9 @@ class _Ports:
         self._untried = random.SystemRandom().sample(starts, len(starts))
 
     def take(self, count: int) -> list[int]:
-        """Give ports of which nobody listens at either.
+        """Give ports at which nobody listens, nor ``SHADOW`` above them.
 
-        :raises TimeoutError: If there are none.
+        :raises TimeoutError: If there are too few.
         """
         while self._new < count and len(self._locks) < _MOST and self._add_block():
             pass
@@ -54,8 +55,8 @@ class _Ports:
             if len(found) == count:
                 return sorted(found)
         raise TimeoutError(
-            f"no {count} free ports from {_LOWEST} to {_HIGHEST - 1}: end what listens there, "
-            "or some of the processes that want ports"
+            f"fewer than {count} ports are free from {_LOWEST} to {_HIGHEST - 1}: end processes "
+            "that listen there, or that have reserved ports"
         )
 
     def _add_block(self) -> bool:
@@ -77,13 +78,13 @@ class _Ports:
 
 
 _lock = Lock()
-_by_process: dict[int, _Ports] = {}  # one that was forked off does not share its parent's
+_by_process: dict[int, _Ports] = {}  # a forked process must not share its parent's ports
 
 
 def free_ports(count: int) -> list[int]:
-    """Give ports where nobody listens, nor ``SHADOW`` above them, and that nobody else is given.
+    """Give ports at which nobody listens, and that nobody else is given.
 
-    :raises TimeoutError: If there are none.
+    :raises TimeoutError: If there are too few.
     """
     with _lock:
         return _by_process.setdefault(os.getpid(), _Ports()).take(count)

@@ -19,16 +19,16 @@ __all__ = ["Listener", "Proxy"]
 T = TypeVar("T")
 _CHUNK = 64 * 1024
 _SLOW_CHUNK = 2048  # what a throttled connection carries at once
-_ANSWER_SECONDS = 10.0
+_ANSWER_SECONDS = 60.0  # of the loop to a request of another thread
 
 
 @dataclass(eq=False)
 class _Connection:
     """One connection through a listener.
 
-    :arg dead: Nothing is carried any more, and neither side is told.
-    :arg mute: Answers are no longer carried.
-    :arg held: Requests that are kept back, where they are.
+    :arg dead: The proxy drops all bytes, and neither side is told.
+    :arg mute: The proxy drops the answers.
+    :arg held: Requests that the proxy keeps back; ``None`` where it keeps back none.
     """
 
     client: asyncio.StreamWriter
@@ -44,10 +44,13 @@ class _Connection:
 
 @dataclass
 class Listener:
-    """What is connected to in place of a server.
+    """A port of the proxy, to which clients connect in place of a server.
 
-    :arg server: Its host and port.
-    :arg port: Where the listener is, on the loopback; any, if 0, until it is open.
+    :arg server: Host and port of the server.
+    :arg port: On the loopback; 0 lets the kernel choose one when the listener opens.
+    :arg delay: Seconds by which each piece is held back.
+    :arg rate: Bytes a second that a connection carries; 0 for no bound.
+    :arg shut: Whether connections are reset.
     """
 
     server: tuple[str, int]
@@ -59,14 +62,13 @@ class Listener:
 
 
 class Proxy:
-    """Doors to servers; runs in a thread of its own.
+    """Carries bytes between clients and servers, in an event loop with a thread of its own.
 
     :arg listeners: Opened by :meth:`start`.
     """
 
     def __init__(self, listeners: list[Listener]) -> None:
         self.listeners = listeners
-        self.carried = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -78,51 +80,51 @@ class Proxy:
         self._do(self._open())
 
     def stop(self) -> None:
-        """Shut them for good."""
+        """Close the listeners and end the thread."""
         self._do(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
-    # -- faults: which listeners are struck is up to the caller ----------------------------------
+    # -- faults: the caller chooses the listeners ----------------------------------
 
     def cut(self, listeners: list[Listener]) -> None:
-        """Reset all connections, and each that is made until :meth:`mend`."""
+        """Reset all connections, and each new one until :meth:`heal`."""
         self._on(listeners, _shut)
 
     def delay(self, listeners: list[Listener], seconds: float) -> None:
-        """Hold each piece back for so long, in both directions."""
+        """Hold each piece back for some seconds, in both directions."""
         self._on(listeners, lambda listener: setattr(listener, "delay", seconds))
 
     def throttle(self, listeners: list[Listener], rate: float) -> None:
-        """Carry so many bytes a second over each connection and direction."""
+        """Carry at most ``rate`` bytes a second over each connection and direction."""
         self._on(listeners, lambda listener: setattr(listener, "rate", rate))
 
     def half_open(self, listeners: list[Listener], *, answers_only: bool) -> None:
-        """Let the connections that there are go dead without a word; new ones work.
+        """Let the present connections go dead, unknown to both sides; new ones work.
 
-        :arg answers_only: Requests arrive still, their answers do not.
+        :arg answers_only: Requests still arrive, but their answers do not.
         """
         self._on(listeners, lambda listener: _go_dead(listener, answers_only))
 
     def hold_back(self, listeners: list[Listener]) -> None:
-        """Keep all further requests of the connections that there are; new ones work."""
+        """Keep back all further requests of the present connections; new ones work."""
         self._on(listeners, _hold)
 
     def break_held(self, listeners: list[Listener]) -> None:
-        """Reset the client's side of connections whose requests are kept."""
+        """Reset the client's side of connections whose requests are kept back."""
         self._on(listeners, _break_held)
 
     def deliver(self, listeners: list[Listener]) -> int:
-        """Let the server have what was kept, however late, and then see its connection end.
+        """Send the requests that were kept back to the server, then end its connection.
 
-        :returns: How many bytes there were.
+        :returns: The number of bytes.
         """
         return self._do(self._deliver(listeners))
 
-    def mend(self, listeners: list[Listener]) -> None:
-        """End all faults; connections that are dead are reset."""
-        self._on(listeners, _mend)
+    def heal(self, listeners: list[Listener]) -> None:
+        """End all faults; reset the connections that are dead."""
+        self._on(listeners, _heal)
 
     # -- the loop -----------------------------------------------------------------------------
 
@@ -203,7 +205,6 @@ class Proxy:
                 elif not connection.dead:
                     connection.server.write(data)
                     await connection.server.drain()
-                    self.carried += len(data)
 
     async def _answers(
         self, listener: Listener, connection: _Connection, reader: asyncio.StreamReader
@@ -214,7 +215,7 @@ class Proxy:
                 if not (connection.dead or connection.mute or connection.held is not None):
                     connection.client.write(data)
                     await connection.client.drain()
-        # A server that is gone is seen at once; behind a dead connection nobody hears of it.
+        # The client learns of the server's end at once, but not through a dead connection.
         if not (connection.dead or connection.mute or connection.held is not None):
             connection.abort()
 
@@ -264,7 +265,7 @@ def _break_held(listener: Listener) -> None:
             connection.client.transport.abort()
 
 
-def _mend(listener: Listener) -> None:
+def _heal(listener: Listener) -> None:
     listener.shut, listener.delay, listener.rate = False, 0.0, 0.0
     for connection in listener.connections:
         if connection.dead or connection.mute:

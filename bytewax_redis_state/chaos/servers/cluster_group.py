@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,13 @@ from redis.exceptions import ClusterDownError
 from bytewax_redis_state.chaos.network.ports import SHADOW, free_ports
 from bytewax_redis_state.chaos.servers.node import HOST, ServerNode, wait_until
 from bytewax_redis_state.chaos.servers.server_group import PERSISTENT, ServerGroup, announced_ports
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.keys import SLOTS, slot_of
 
 __all__ = ["ClusterGroup"]
 
 _BUS = SHADOW
-"""A node's bus listens so much higher: Redis has it so."""
+"""The distance from a node's port to the port of its bus, which Redis fixes."""
 
 
 class ClusterGroup(ServerGroup):
@@ -29,7 +29,7 @@ class ClusterGroup(ServerGroup):
     :arg primaries: How many, at least three.
     :arg replicas: Of each primary.
     :arg node_timeout: Milliseconds until a silent node counts as failed.
-    :arg behind_proxy: Each node is told of as being where its listener is; its bus has none.
+    :arg behind_proxy: Each node announces a listener; its bus has none.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ClusterGroup(ServerGroup):
 
     @property
     def url(self) -> str:
-        """Where the first nodes are."""
+        """The URL with the first nodes."""
         return f"redis+cluster://{','.join(node.address for node in self.nodes[:3])}"
 
     def start(self) -> ClusterGroup:
@@ -70,7 +70,7 @@ class ClusterGroup(ServerGroup):
         wait_until(self._all_met, "all nodes know each other")
         for number, node in enumerate(replicas):
             _cluster(node, "REPLICATE", self.id_of(primaries[number % self._primaries]))
-        self.settle()
+        self.wait_recovered()
         return self
 
     def _all_met(self) -> bool:
@@ -80,13 +80,13 @@ class ClusterGroup(ServerGroup):
             for node in self.nodes
         )
 
-    def settle(self) -> None:
-        """Wait until every living node has its part, and all of them agree who has which.
+    def wait_recovered(self) -> None:
+        """Wait until all living nodes agree which of them serves which slots.
 
-        A failover before that may undo a move, of which who takes over does not know; an order for
-        one is forgotten by a primary that does not know whose replica it comes from.
+        A failover before that may undo a move of slots: the new primary may not know of it. And a
+        primary ignores a replica's request to take over while it does not know that replica.
         """
-        wait_until(self._is_whole, "the cluster is whole", 60)
+        wait_until(self._is_whole, "the cluster is whole")
 
     def _is_whole(self) -> bool:
         living = [node for node in self.nodes if node.alive]
@@ -99,15 +99,15 @@ class ClusterGroup(ServerGroup):
             _cluster(node, "INFO")["cluster_state"] == "ok" for node in self.nodes if node.alive
         )
 
-    # -- who is who -----------------------------------------------------------------------------
+    # -- roles ----------------------------------------------------------------------------------
 
     @staticmethod
     def id_of(node: ServerNode) -> str:
-        """Give the name that the cluster has for a node."""
+        """Give the ID of a node within the cluster."""
         return str(_text(node.client.execute_command("CLUSTER", "MYID")))
 
     def primary_of(self, key: bytes) -> ServerNode:
-        """Give the node that serves a key, as the nodes that live see it."""
+        """Give the node that serves a key, as the living nodes see it."""
         return self.primary_of_slot(slot_of(key))
 
     def primary_of_slot(self, slot: int) -> ServerNode:
@@ -119,11 +119,13 @@ class ClusterGroup(ServerGroup):
                 for low, high, primary, *_ in node.client.execute_command("CLUSTER", "SLOTS"):
                     if low <= slot <= high:
                         return self._at(primary[1])
-        raise ClusterDownError(f"nobody serves slot {slot}")
+        raise ClusterDownError(f"no node serves slot {slot}")
 
-    # -- what happens to it -------------------------------------------------------------------
+    # -- failovers and moves ------------------------------------------------------------------
 
-    def wait_failed_over(self, before: ServerNode, key: bytes, seconds: float = 40) -> ServerNode:
+    def wait_failed_over(
+        self, before: ServerNode, key: bytes, seconds: float = BOUND_SECONDS
+    ) -> ServerNode:
         """Wait until another node than before serves a key, and the cluster works."""
         wait_until(
             lambda: self.primary_of(key) is not before and self._works(),
@@ -137,18 +139,11 @@ class ClusterGroup(ServerGroup):
         _cluster(self.replicas_of(primary)[0], "FAILOVER")
 
     def rejoin(self, node: ServerNode) -> None:
-        """Start a node that was killed: it learns from the others whose replica it is."""
+        """Start a node that was killed; the others tell it its role."""
         node.start()
 
-    def move_slots(self, slots: Iterable[int], target: ServerNode) -> int:
-        """Move slots with their keys to another primary while all are served.
-
-        :returns: Number of keys that moved.
-        """
-        return sum(self.move_slot(slot, target) for slot in slots)
-
     def move_slot(self, slot: int, target: ServerNode) -> int:
-        """Move one slot with its keys.
+        """Move a slot with its keys to another primary, which serves it meanwhile.
 
         :returns: Number of keys that moved.
         """
@@ -162,7 +157,7 @@ class ClusterGroup(ServerGroup):
         return moved
 
     def begin_move(self, slot: int, target: ServerNode) -> None:
-        """From here on both nodes serve the slot, each the keys that it has."""
+        """Begin to move a slot: both nodes serve it from now on, each the keys that it has."""
         source = self.primary_of_slot(slot)
         _cluster(target, "SETSLOT", slot, "IMPORTING", self.id_of(source))
         _cluster(source, "SETSLOT", slot, "MIGRATING", self.id_of(target))
@@ -176,10 +171,10 @@ class ClusterGroup(ServerGroup):
         return len(keys)
 
     def end_move(self, slot: int, target: ServerNode) -> None:
-        """Let the target alone serve the slot.
+        """End the move of a slot: the target alone serves it from now on.
 
-        It must have heard of all claims before: it would yield to a newer one that is on its way,
-        and drop the keys.
+        The target must know the newest epoch of the cluster before that. Otherwise it would yield
+        to a newer claim that is still on its way, and drop the keys.
         """
         others = [node for node in self.nodes if node is not target and node.role == "master"]
         primaries = (target, *others)
@@ -216,7 +211,7 @@ def _newest_epoch(node: ServerNode) -> str:
 
 
 def _view(node: ServerNode) -> str:
-    """Give who serves what, and whose replicas there are, as a node sees it; it compares."""
+    """Give the slots, primaries and replicas as a node sees them, in a form that compares."""
     ranges = node.client.execute_command("CLUSTER", "SLOTS")
     found = [
         (low, high, primary[1], sorted(replica[1] for replica in replicas))

@@ -1,4 +1,4 @@
-"""What a trial asks of its Redis, whatever it is made of."""
+"""The interface of a trial's Redis, whatever it is made of."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from bytewax_redis_state.server.client import Client, connect
 
 __all__ = ["RedisDeployment"]
 
-_PATIENCE = timedelta(seconds=30)
+_TIMEOUT = timedelta(seconds=30)
 
 
 class RedisDeployment(ABC):
-    """Where the flow of a trial keeps its state."""
+    """The Redis that holds the state of a trial's flow."""
 
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where it is."""
+        """Its URL, past the proxy."""
 
     @abstractmethod
     def listeners(self, processes: int) -> list[Listener]:
-        """Give the listeners that are to be between it and the processes of a flow."""
+        """Give the listeners for a proxy between it and the processes of a flow."""
 
     @abstractmethod
     def url_through(self, listeners: Sequence[Listener], process: int) -> str:
-        """Give the URL for a process, when the listeners are open."""
+        """Give the URL for a process, through open listeners."""
 
     @abstractmethod
     def start(self) -> object:
@@ -37,15 +37,15 @@ class RedisDeployment(ABC):
 
     @abstractmethod
     def stop(self) -> None:
-        """End it."""
+        """End all its servers."""
 
-    def settle(self) -> None:  # noqa: B027 - one server has nobody to wait for
-        """Wait until it can bear the next fault."""
+    def wait_recovered(self) -> None:  # noqa: B027 - one server is always ready
+        """Wait until it has recovered from the last failover."""
 
-    def client(self, patience: timedelta = _PATIENCE) -> Client:
+    def client(self, timeout: timedelta = _TIMEOUT) -> Client:
         """Connect to it.
 
-        :arg patience: With a server that does not answer.
+        :arg timeout: For an answer.
         """
-        config = RedisConfig(url=self.url, read_timeout=patience, write_timeout=patience)
+        config = RedisConfig(url=self.url, read_timeout=timeout, write_timeout=timeout)
         return connect(config)

@@ -1,4 +1,4 @@
-"""One server process, which can be killed, held up and started again on its data."""
+"""One server process, which can be killed, stopped and started again on its data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ANSWERS = (b"+PONG", b"-NOAUTH", b"-NOPERM")
 def wait_until(
     condition: Callable[[], Any], awaited: str, seconds: float = waiting.BOUND_SECONDS
 ) -> Any:
-    """Wait for a condition and hand back what it gave; a server that is away is no answer.
+    """Wait for a condition that asks a server; while the server is down, it does not hold.
 
     :raises TimeoutError: If it does not hold in time.
     """
@@ -45,8 +45,8 @@ class ServerNode:
     :arg binary: The program.
     :arg folder: Of its own, for its data and its log; made here.
     :arg port: Where it listens.
-    :arg arguments: What follows the program's name.
-    :arg announced: The port that others are told, where a listener is in front of it.
+    :arg arguments: Of the program.
+    :arg announced: The port that it announces, where that is a listener of a proxy.
     """
 
     def __init__(
@@ -63,37 +63,37 @@ class ServerNode:
         self.folder = folder
         self._command = [str(part) for part in (binary, *arguments)]
         self._process: subprocess.Popen[bytes] | None = None
-        # Any: what redis-py says of its answers is of another protocol's.
+        # Any: redis-py types the answers of the newer protocol only.
         self.client: Any = redis.Redis(
-            host=HOST, port=port, socket_timeout=10, retry=Retry(NoBackoff(), 0), protocol=2
+            host=HOST, port=port, socket_timeout=60, retry=Retry(NoBackoff(), 0), protocol=2
         )
 
     @property
     def address(self) -> str:
-        """Where others are told that it is."""
+        """The address that it announces."""
         return f"{HOST}:{self.announced}"
 
     @property
     def log(self) -> Path:
-        """What it says."""
+        """File with its output."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
     def pid(self) -> int:
-        """Of its process."""
+        """Process ID."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Whether it runs, or is held up."""
+        """Whether its process lives, also stopped."""
         return self._process is not None and self._process.poll() is None
 
     def start(self, *options: object, wait: bool = True) -> None:
-        """Start it, also again.
+        """Start it, or start it again.
 
-        :arg options: Beside its own.
-        :arg wait: Until it answers.
+        :arg options: More options of the program.
+        :arg wait: Whether to wait until it answers.
         :raises TimeoutError: If it does not come up.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ class ServerNode:
     def _answers(self) -> bool:
         if not self.alive:
             raise TimeoutError(f"{self._command[0]} has ended: {self.log.read_text()[-500:]}")
-        # A PING in bare bytes: a server that wants a password has come up as well.
+        # A PING in bare bytes: a server that asks for a password is up, too.
         try:
             with socket.create_connection((HOST, self.port), timeout=1) as connection:
                 connection.sendall(b"PING\r\n")
@@ -128,21 +128,21 @@ class ServerNode:
             return False
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """SIGKILL it."""
         self._end(signal.SIGKILL)
 
     def _end(self, number: signal.Signals) -> None:
         self._send(number)
         if self._process is not None:
-            self._process.wait(timeout=20)
+            self._process.wait(timeout=waiting.BOUND_SECONDS)
         self.client.connection_pool.disconnect()
 
     def hold(self) -> None:
-        """Let it do nothing, as on a machine that has lost its network."""
+        """SIGSTOP it: to others it looks like a machine that has lost its network."""
         self._send(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Let it go on after :meth:`hold`."""
+        """SIGCONT it after :meth:`hold`."""
         self._send(signal.SIGCONT)
 
     def _send(self, number: signal.Signals) -> None:
@@ -151,13 +151,13 @@ class ServerNode:
                 os.kill(self.pid, number)
 
     def info(self, section: str = "replication") -> dict[str, Any]:
-        """Ask what it says of itself."""
+        """Ask for a section of INFO."""
         found: dict[str, Any] = self.client.info(section)
         return found
 
     @property
     def role(self) -> str:
-        """``master`` or ``slave``; empty where it does not answer."""
+        """``master`` or ``slave``; empty if it does not answer."""
         if not self.alive:
             return ""
         try:

@@ -8,6 +8,7 @@ from typing import Any
 from bytewax_redis_state.chaos.network.ports import free_ports
 from bytewax_redis_state.chaos.servers.node import HOST, ServerNode, wait_until
 from bytewax_redis_state.chaos.servers.server_group import PERSISTENT, ServerGroup, announced_ports
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 
 __all__ = ["SERVICE", "SentinelGroup"]
 
@@ -22,7 +23,7 @@ class SentinelGroup(ServerGroup):
     :arg replicas: Of the one primary.
     :arg sentinels: How many; more than half of them must agree.
     :arg down_after: Milliseconds until a Sentinel calls a silent server down.
-    :arg behind_proxy: Each server is told of as being where its listener is, for Sentinels too.
+    :arg behind_proxy: Each server announces a listener; Sentinels use it, too.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class SentinelGroup(ServerGroup):
 
     @property
     def url(self) -> str:
-        """Where the Sentinels are."""
+        """The URL with the Sentinels."""
         hosts = ",".join(sentinel.address for sentinel in self.sentinels)
         return f"redis+sentinel://{hosts}/{SERVICE}"
 
@@ -75,7 +76,7 @@ class SentinelGroup(ServerGroup):
         wait_until(lambda: all(replica.follows for replica in others), "all replicas follow")
         for sentinel in self.sentinels:
             sentinel.start()
-        self.settle()
+        self.wait_recovered()
         return self
 
     def stop(self) -> None:
@@ -84,11 +85,11 @@ class SentinelGroup(ServerGroup):
             sentinel.kill()
         super().stop()
 
-    def settle(self) -> None:
-        """Wait until all servers that live but one follow it, and every Sentinel has seen it."""
-        wait_until(self._is_settled, "all replicas follow, and every Sentinel knows", 60)
+    def wait_recovered(self) -> None:
+        """Wait until all living servers but the primary follow it, and every Sentinel knows."""
+        wait_until(self._is_wait_recoveredd, "all replicas follow, and every Sentinel knows")
 
-    def _is_settled(self) -> bool:
+    def _is_wait_recoveredd(self) -> bool:
         replicas = [node for node in self.nodes if node.alive and node is not self.primary]
         return (
             self.primary.role == "master"
@@ -107,11 +108,11 @@ class SentinelGroup(ServerGroup):
         return self._at(self.sentinels[0].client.sentinel_get_master_addr_by_name(SERVICE)[1])
 
     def primary_of(self, key: bytes) -> ServerNode:
-        """Give the primary: it has every key."""
+        """Give the primary, which holds every key."""
         return self.primary
 
     def wait_failed_over(
-        self, before: ServerNode, key: bytes = b"", seconds: float = 40
+        self, before: ServerNode, key: bytes = b"", seconds: float = BOUND_SECONDS
     ) -> ServerNode:
         """Wait until another server than before is the primary."""
         wait_until(
@@ -122,14 +123,14 @@ class SentinelGroup(ServerGroup):
         return self.primary
 
     def fail_over(self, primary: ServerNode) -> None:
-        """Order a failover; one that is just ending is waited for."""
+        """Order a failover, after the end of one that is under way."""
         sentinel = self.sentinels[0].client
         wait_until(lambda: sentinel.sentinel_failover(SERVICE), "the Sentinel obeys")
 
     def rejoin(self, node: ServerNode) -> None:
-        """Start a server that was killed, as a replica of the one that took over.
+        """Start a server that was killed as a replica of its successor.
 
-        Sentinel does the same, but ten seconds later.
+        A Sentinel would do the same, but ten seconds later.
         """
         node.start(*_following(self.primary))
 

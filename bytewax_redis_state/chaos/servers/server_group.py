@@ -1,7 +1,7 @@
-"""Servers in a group, of which one takes over from another.
+"""Several servers, of which one takes over from another.
 
-Every server may have a listener before it: clients and replicas come through it, as the group tells
-them, Sentinels and the bus of a cluster too where they go by what is announced.
+Each server may announce a listener of a proxy in place of its own port. Then clients and replicas
+connect through the listener; so do Sentinels, but not the bus of a cluster.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from bytewax_redis_state.chaos.network.ports import free_ports
 from bytewax_redis_state.chaos.network.proxy import Listener
 from bytewax_redis_state.chaos.servers.deployment import RedisDeployment
 from bytewax_redis_state.chaos.servers.node import HOST, ServerNode
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.keys import hash_tag_of
 
 __all__ = ["PERSISTENT", "ServerGroup", "announced_ports"]
@@ -23,16 +24,18 @@ PERSISTENT = (
 )
 """Options of each server."""
 
-_FILLING = 48 << 20  # bytes: more than the kernel keeps of two connections, with a listener between
+_FILLING = (
+    48 << 20
+)  # bytes: more than the kernel buffers for two connections and the proxy between them
 
 
 def announced_ports(ports: Sequence[int], behind_proxy: bool) -> list[int]:
-    """Give the ports that servers tell of: their own, or of listeners before them."""
+    """Give the ports that servers announce: their own, or those of listeners."""
     return free_ports(len(ports)) if behind_proxy else list(ports)
 
 
 class ServerGroup(RedisDeployment):
-    """Started by :meth:`start`; everything is gone after :meth:`stop`.
+    """Several servers, started by :meth:`start` and ended by :meth:`stop`.
 
     :ivar nodes: The servers that hold data.
     """
@@ -40,11 +43,11 @@ class ServerGroup(RedisDeployment):
     nodes: list[ServerNode]
 
     def listeners(self, processes: int) -> list[Listener]:
-        """Give each server a listener, which all processes come through."""
+        """Give a listener for each server, which all processes use."""
         return [Listener((HOST, node.port), node.announced) for node in self.nodes]
 
     def url_through(self, listeners: Sequence[Listener], process: int) -> str:
-        """Give the one URL: the group tells of its listeners itself."""
+        """Give the URL of the group: its servers announce the listeners."""
         return self.url
 
     def stop(self) -> None:
@@ -52,11 +55,11 @@ class ServerGroup(RedisDeployment):
         for node in self.nodes:
             node.kill()
 
-    # -- who is who ---------------------------------------------------------------------------
+    # -- roles --------------------------------------------------------------------------------
 
     @abstractmethod
     def primary_of(self, key: bytes) -> ServerNode:
-        """Tell which server has a key."""
+        """Give the primary that holds a key."""
 
     def replicas_of(self, primary: ServerNode) -> list[ServerNode]:
         """Give the living replicas of a primary."""
@@ -69,11 +72,13 @@ class ServerGroup(RedisDeployment):
     def _at(self, port: object) -> ServerNode:
         return next(node for node in self.nodes if node.announced == int(str(port)))
 
-    # -- what happens to it -------------------------------------------------------------------
+    # -- failovers ----------------------------------------------------------------------------
 
     @abstractmethod
-    def wait_failed_over(self, before: ServerNode, key: bytes, seconds: float = 40) -> ServerNode:
-        """Wait until another server than before has a key, and takes writes."""
+    def wait_failed_over(
+        self, before: ServerNode, key: bytes, seconds: float = BOUND_SECONDS
+    ) -> ServerNode:
+        """Wait until another server than before is the primary of a key, and takes writes."""
 
     @abstractmethod
     def fail_over(self, primary: ServerNode) -> None:
@@ -81,11 +86,12 @@ class ServerGroup(RedisDeployment):
 
     @abstractmethod
     def rejoin(self, node: ServerNode) -> None:
-        """Start a server that was killed, as a replica of the one that took over."""
+        """Start a server that was killed as a replica of its successor."""
 
     def lose_tail(self, key: bytes, meanwhile: Callable[[], object]) -> ServerNode:
-        """Kill the server that has a key; a replica takes over without what happened meanwhile.
+        """Kill the primary of a key; a replica takes over without its last writes.
 
+        :arg meanwhile: Is called while the replicas are held: its writes are lost.
         :returns: The server that was killed.
         """
         before = self.primary_of(key)
@@ -93,7 +99,8 @@ class ServerGroup(RedisDeployment):
         for replica in replicas:
             replica.hold()
         try:
-            # The kernel would keep what is sent to a replica, and it would read it later.
+            # The kernel buffers bytes for a held replica, which would read them after all. So fill
+            # its buffers before the writes that must be lost.
             before.client.set(b"{%b}filling" % hash_tag_of(key), bytes(_FILLING))
             meanwhile()
         finally:

@@ -1,4 +1,4 @@
-"""What the server program that there is can be run as, beside a single server."""
+"""The modes that the installed server program can run in, beside that of a single server."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ _REFUSALS: Mapping[str, tuple[tuple[str, ...], bytes]] = {
     "sentinel": (("--sentinel",), b"config file on disk"),
     "cluster": (("--cluster-enabled", "perhaps"), b"must be 'yes' or 'no'"),
 }
-"""How a program that knows a mode refuses to be run in it like this: it never starts."""
+"""Options that make a program with this mode refuse to start, and its refusal.
+
+A program without the mode answers otherwise. Neither starts a server.
+"""
 
 _SECONDS = 10
 
 
 def why_unsupported(mode: str) -> str:
-    """Say why the server program can't be run in a mode; empty where it can.
+    """Give the reason why the server program can't run in a mode; empty where it can.
 
     :arg mode: ``single``, ``sentinel`` or ``cluster``.
     :raises ConfigError: If there is no server program.

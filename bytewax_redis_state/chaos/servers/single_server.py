@@ -1,4 +1,4 @@
-"""One Redis server: started, struck and started again on its data."""
+"""One Redis server, which faults can strike, and which starts again on its data."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class SingleServer(RedisDeployment):
 
     @property
     def url(self) -> str:
-        """Where it is, without a listener in between."""
+        """Its URL, past the proxy."""
         return f"redis://{self._node.address}/0"
 
     def listeners(self, processes: int) -> list[Listener]:
-        """Give each process a listener of its own."""
+        """Give a listener for each process."""
         return [Listener((HOST, self._node.port)) for _ in range(processes)]
 
     def url_through(self, listeners: Sequence[Listener], process: int) -> str:
@@ -50,23 +50,23 @@ class SingleServer(RedisDeployment):
         return f"redis://{HOST}:{listeners[process].port}/0"
 
     def start(self, *options: str, wait: bool = True) -> None:
-        """Start it on what data there is.
+        """Start it on its data.
 
-        :arg options: Beside its own.
-        :arg wait: Until it takes commands.
+        :arg options: More options of the server.
+        :arg wait: Whether to wait until it takes commands.
         """
         self._node.start(*options, wait=wait)
 
     @contextmanager
     def connected(self) -> Iterator[redis.Redis]:
-        """Connect to it, past the proxy; for blows, also while it is ill."""
+        """Connect to it past the proxy, to inject a fault."""
         client = redis.Redis(host=HOST, port=self._node.port, socket_timeout=10)
         try:
             yield client
         finally:
             client.close()
 
-    # -- blows --------------------------------------------------------------------------------
+    # -- faults -------------------------------------------------------------------------------
 
     def kill(self) -> None:
         """SIGKILL it."""
@@ -81,7 +81,7 @@ class SingleServer(RedisDeployment):
         self._node.go_on()
 
     def remember(self, name: str) -> None:
-        """Keep a copy of its data as it is on disk now."""
+        """Copy its data on disk, as of now."""
         copy = self._copies / name
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(self._folder, copy)
@@ -91,15 +91,15 @@ class SingleServer(RedisDeployment):
         return (self._copies / name).is_dir()
 
     def forget_since(self, name: str) -> None:
-        """SIGKILL it, and start it on a copy: what it acknowledged since then is lost."""
+        """SIGKILL it, and start it on a copy: it has lost the writes since then."""
         self.kill()
         shutil.rmtree(self._folder)
         shutil.copytree(self._copies / name, self._folder)
         self.start()
 
     def refuse_writes(self) -> None:
-        """Let its snapshots fail, so that it refuses writes with MISCONF."""
-        # Nothing can be renamed onto a folder that is not empty.
+        """Make its snapshots fail, so that it refuses writes with MISCONF."""
+        # The server renames a finished snapshot to this name; onto a full folder it can't.
         (self._folder / "dump.rdb" / "in the way").mkdir(parents=True)
         with self.connected() as client:
             client.config_set("save", "3600 1000000")
@@ -107,7 +107,6 @@ class SingleServer(RedisDeployment):
             wait_until(
                 lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err",
                 "a snapshot fails",
-                20,
             )
 
     def take_writes(self) -> None:
@@ -117,7 +116,7 @@ class SingleServer(RedisDeployment):
         shutil.rmtree(self._folder / "dump.rdb", ignore_errors=True)
 
     def load_fast(self) -> None:
-        """Let it load what is left as fast as it can, and wait until it has."""
+        """Let it load the rest of its data as fast as it can, and wait for that."""
         with self.connected() as client:
             wait_until(lambda: client.config_set("key-load-delay", "0"), "it loads fast")
         self._node.wait_answers()

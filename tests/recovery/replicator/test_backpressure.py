@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from bytewax_redis_state import RedisRecovery
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.dataflow.connectors.gate import Gate
 from bytewax_redis_state.errors import ScratchError
 from bytewax_redis_state.recovery.replicator.backpressure import Backpressure, default_lag
@@ -119,7 +120,7 @@ def test_a_scratch_disk_near_its_end_holds_the_sources_and_then_ends_the_flow(
         before = job.given
         eventually(lambda: job.given > before + 500)
         filler.write_bytes(bytes(152_000_000))
-        job.ended.wait(30)
+        job.ended.wait(BOUND_SECONDS)
 
     with pytest.raises(ScratchError, match=r"has only \d.* MiB free; Redis lacks"):
         Job(recovery).run(act)

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from bytewax_redis_state import RedisRecovery
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.errors import StateLostError
@@ -91,7 +92,7 @@ def test_a_tail_longer_than_the_margin_stops_the_flow(redis, tmp_path, eventuall
         before = redis.applied()
         eventually(lambda: redis.applied() > before + 100)
         redis.forget()
-        job.ended.wait(20)
+        job.ended.wait(BOUND_SECONDS)
 
     with pytest.raises(StateLostError, match=r"has lost more than the last 0\.2 s of partition 0"):
         Job(recovery(redis, tmp_path)).run(act)

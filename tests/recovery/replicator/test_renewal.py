@@ -16,6 +16,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from bytewax.testing import cluster_main, run_main
 
 from bytewax_redis_state import RedisRecovery
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.dataflow.shards.snapshot_requests import SnapshotRequests
 from bytewax_redis_state.errors import StateLostError
@@ -273,7 +274,7 @@ def test_a_redis_that_lost_less_than_all_stops_the_flow(recovery, client, eventu
     def act(job):
         eventually(lambda: job.given > MANY + 100)
         client.delete(KEYS.progress(0, manifest(client).generation))
-        job.ended.wait(20)
+        job.ended.wait(BOUND_SECONDS)
 
     with pytest.raises(StateLostError):
         Job(recovery).run(act)

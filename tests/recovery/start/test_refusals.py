@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from bytewax_redis_state import RedisRecovery
+from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.keys import FlowKeys
 from tests.conftest import RedisProcess
@@ -58,7 +59,7 @@ def loading(server: RedisProcess, client: redis.Redis) -> Iterator[None]:
 
 
 def _wait(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + BOUND_SECONDS
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
