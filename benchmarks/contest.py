@@ -1,7 +1,7 @@
-"""A contest: rivals that do the same work in turn, in one run, and what is made of their figures.
+"""A contest: rivals do the same work in turn, and figures are made of their runs.
 
-Invariant: one bad run of a rival never hangs the rest. A run that takes longer than the bound is
-ended, said so, and that rival does not run again in this contest.
+Invariant: a run that hangs never holds up the other rivals. A run that takes longer than its bound
+is ended and noted, and its rival does not run again in this contest.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class FailedRunError(Exception):
 
 @dataclass(frozen=True)
 class Contender:
-    """One who takes part.
+    """A rival in a contest.
 
-    :arg name: Shown, and unique in the contest.
-    :arg run: Does the work once and tells what it measured.
-    :arg point: What a plot needs, such as ``series``, ``keys`` and ``events``.
+    :arg name: For people, and unique in the contest.
+    :arg run: Does the work once and gives the measured run.
+    :arg point: Properties for a plot, such as ``series``, ``keys`` and ``events``.
     """
 
     name: str
@@ -42,24 +42,24 @@ class Contender:
     point: Mapping[str, Any] = field(default_factory=dict)
 
 
-Made = Callable[[Mapping[str, Sequence[Run]]], Figure]
-"""Makes a figure of the runs."""
+FigureMaker = Callable[[Mapping[str, Sequence[Run]]], Figure]
+"""Makes a figure of the runs of all rivals."""
 
 
 @dataclass(frozen=True)
 class Contest:
-    """One line of the benchmark.
+    """Rivals, their work, and the figures to make of their runs.
 
     :arg job: Letter of the job.
     :arg name: Unique within the job.
-    :arg title: What is done, for people.
-    :arg contenders: Gives them, for as long as the block lasts, once all is prepared.
-    :arg plan: Each contender's name to the seconds that a run takes, about, on two cores at full
-        size, and to its runs by default; slow ones run less often.
+    :arg title: The work, for people.
+    :arg contenders: Prepares the rivals and gives them; they are there for as long as the block.
+    :arg plan: Each rival's name to the estimated seconds of a run, on two cores at full size, and
+        to its number of runs by default; slow rivals run less often.
     :arg figures: Makers of the figures.
-    :arg prepare_seconds: What the preparation takes, about.
+    :arg prepare_seconds: Estimated length of the preparation.
     :arg unit: Of the runs' values.
-    :arg notes: What a reader must know.
+    :arg notes: For the reader of the figures.
     :arg scale: Share of the full size.
     """
 
@@ -68,20 +68,20 @@ class Contest:
     title: str
     contenders: Callable[[], AbstractContextManager[Sequence[Contender]]]
     plan: Mapping[str, tuple[float, int]]
-    figures: Sequence[Made] = ()
+    figures: Sequence[FigureMaker] = ()
     prepare_seconds: float = 5.0
     unit: str = "s"
     notes: Sequence[str] = ()
     scale: float = 1.0
 
     def estimate(self, pairs: int | None) -> float:
-        """Tell how many seconds it takes, about."""
+        """Estimate its seconds."""
         runs = sum((seconds + 1.0 / self.scale) * (pairs or n) for seconds, n in self.plan.values())
         return (runs + self.prepare_seconds) * self.scale
 
 
 class ContestListener(Protocol):
-    """Is told how a contest goes."""
+    """Hears of the progress of a contest."""
 
     def begun(self, contest: Contest, turns: int) -> None:
         """A contest is about to be prepared."""
@@ -94,10 +94,10 @@ class ContestListener(Protocol):
 
 
 def hold(contest: Contest, pairs: int | None, listener: ContestListener) -> ContestResult:
-    """Let the contenders run in turn.
+    """Let the rivals run in turn.
 
-    :arg pairs: Runs of each; ``None`` for each contender's default.
-    :returns: What was found.
+    :arg pairs: Runs of each rival; ``None`` for its default.
+    :returns: All runs, and the figures made of them.
     """
     load, started = os.getloadavg()[0], datetime.now(timezone.utc)
     counts = {name: pairs or runs for name, (_, runs) in contest.plan.items()}
@@ -144,13 +144,16 @@ def _run(contender: Contender, notes: list[str]) -> Run:
 def _of_pairs(
     runs: Mapping[str, Sequence[Run]], over: str, under: str
 ) -> tuple[float | None, list[float]]:
-    """Divide the values of each round; gives the median, and all."""
+    """Divide the values of each round.
+
+    :returns: The median of the ratios, and all of them.
+    """
     values = ((a.value, b.value) for a, b in zip(runs[over], runs[under], strict=False))
     ratios = [a / b for a, b in values if a is not None and b]
     return (statistics.median(ratios) if ratios else None), ratios
 
 
-def times_as_fast(of: str, against: str, at_least: float | None = None) -> Made:
+def times_as_fast(of: str, against: str, at_least: float | None = None) -> FigureMaker:
     """Seconds of a rival to seconds of ours: the median of the rounds' ratios."""
 
     def make(runs: Mapping[str, Sequence[Run]]) -> Figure:
@@ -159,7 +162,7 @@ def times_as_fast(of: str, against: str, at_least: float | None = None) -> Made:
     return make
 
 
-def share(of: str, against: str, at_least: float | None = None) -> Made:
+def share(of: str, against: str, at_least: float | None = None) -> FigureMaker:
     """A rate of ours to the rate of a rival: the median of the rounds' ratios."""
 
     def make(runs: Mapping[str, Sequence[Run]]) -> Figure:
@@ -168,8 +171,8 @@ def share(of: str, against: str, at_least: float | None = None) -> Made:
     return make
 
 
-def growth(of: str, against: str, at_most: float | None = None) -> Made:
-    """How much more one takes than another: the median of the rounds' ratios."""
+def growth(of: str, against: str, at_most: float | None = None) -> FigureMaker:
+    """One rival's value to another's: the median of the rounds' ratios."""
 
     def make(runs: Mapping[str, Sequence[Run]]) -> Figure:
         value = _of_pairs(runs, of, against)[0]
@@ -180,7 +183,7 @@ def growth(of: str, against: str, at_most: float | None = None) -> Made:
 
 def median_of(
     of: str, text: str, *, at_least: float | None = None, at_most: float | None = None
-) -> Made:
+) -> FigureMaker:
     """The median itself, against a floor or a ceiling."""
 
     def make(runs: Mapping[str, Sequence[Run]]) -> Figure:

@@ -1,4 +1,4 @@
-"""Job (f): the example flows, as they are shipped; what they put out has to be the same."""
+"""Job (f): the example flows as they are shipped; the output of all rivals must be equal."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ EXAMPLES = (
 
 
 class _Race:
-    """Rivals on one example: each has to put out what the first one did."""
+    """Rivals on one example: the output of each must equal that of the first."""
 
     def __init__(self, example: Example, settings: dict[str, str], url: str) -> None:
         self._example, self._settings, self._url = example, settings, url

@@ -1,8 +1,8 @@
-"""One run of a flow by one rival, in a process of its own: what the benchmarks of flows measure.
+"""One run of a flow by one rival, in a process of its own: the unit of the benchmarks of flows.
 
 The process runs ``python -m benchmarks.flow_run SPEC``, with a :class:`FlowRun` as JSON, and prints
-what it measured as its last line. Time counts from the first item that the source gives to the
-drained end: for ours, everything is in Redis by then. A result that is wrong is no result.
+its measurements as its last line. Time counts from the first item of the source to the drained end:
+for ours, everything is in Redis by then. A wrong output is an error, so that no rival wins by one.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from benchmarks import event_time, joining
 from benchmarks.contest import FailedRunError, TooSlowError
 from benchmarks.flows import Load, Tally, check_sums, sums
+from benchmarks.peak_memory import PeakMemory
 from benchmarks.results import Run
-from benchmarks.scales import Scales
 from benchmarks.single_changes import single_changes
-from benchmarks.stored import require_stored_sums
+from benchmarks.stored_sums import require_stored_sums
 from bytewax_redis_state import RedisRecovery
 from bytewax_redis_state.chaos.network.ports import free_addresses
 
@@ -56,17 +56,17 @@ _FLOWS: Mapping[str, tuple[Callable[[Load, Tally], Dataflow], Callable[[Load, Ta
 
 @dataclass(frozen=True)
 class FlowRun:
-    """What to run.
+    """The specification of a run.
 
     :arg rival: One of ``RIVALS``.
     :arg flow: A name of a flow, or the path of a file with a ``flow`` in it.
-    :arg load: What goes in; for a file, only its epoch counts.
+    :arg load: The input of the flow; for a file, only its epoch counts.
     :arg url: Where Redis is.
     :arg place: Namespace of ours, folder of stock; kept by the caller.
     :arg workers: Of each process.
     :arg process: Number of this process, where there are several.
     :arg addresses: Of all processes, where there are several.
-    :arg weighed: Whether the replicator's memory is looked at while the flow runs.
+    :arg watched: Whether the replicator's memory is looked at while the flow runs.
     """
 
     rival: str
@@ -77,11 +77,11 @@ class FlowRun:
     workers: int = 1
     process: int | None = None
     addresses: tuple[str, ...] = ()
-    weighed: bool = False
+    watched: bool = False
 
     @classmethod
     def from_json(cls, text: str) -> FlowRun:
-        """Read what ``asdict`` and JSON made."""
+        """Read the JSON of ``asdict``."""
         given = json.loads(text)
         load, addresses = Load(**given.pop("load")), tuple(given.pop("addresses"))
         return cls(load=load, addresses=addresses, **given)
@@ -116,7 +116,7 @@ def _load_file(path: str) -> Dataflow:
 
 
 def _watch_sources(steps: Any, begun: list[float]) -> None:
-    """Note when a source gives its first items; from then on it is called as ever."""
+    """Note the time of a source's first items; after that the source is called directly."""
     for step in steps:
         source = getattr(step, "source", None)
         if source is not None:
@@ -144,7 +144,10 @@ def _watched(build: Callable[..., Any], begun: list[float]) -> Callable[..., Any
 
 
 def _run(run: FlowRun, flow: Dataflow) -> dict[str, Any]:
-    """Run to the drained end; gives what the run went on from."""
+    """Run to the drained end.
+
+    :returns: Keys and seconds of the resume, for ours.
+    """
     epoch = timedelta(seconds=run.load.epoch)
     engine: dict[str, Any] = {
         "workers_per_process": run.workers,
@@ -171,9 +174,9 @@ def measure(run: FlowRun, *, whole: bool) -> dict[str, Any]:
     build, check = _FLOWS.get(run.flow, (None, None))
     flow = _load_file(run.flow) if build is None else build(run.load, tally)
     _watch_sources(flow.substeps, begun)
-    lines, scales = _Lines(), Scales()
-    if run.weighed:
-        scales.watch()
+    lines, memory = _Lines(), PeakMemory()
+    if run.watched:
+        memory.watch()
     with redirect_stdout(lines):
         told = _run(run, flow)
     ended = time.time()
@@ -185,15 +188,15 @@ def measure(run: FlowRun, *, whole: bool) -> dict[str, Any]:
         "begun": min(begun, default=ended),
         "first_out": min(first_out, default=None),
         "ended": ended,
-        "peak_mib": scales.own,
-        "replicator_mib": scales.replicator,
+        "peak_mib": memory.own,
+        "replicator_mib": memory.replicator,
         "digest": lines.digest,
         "came_out": sum(sum(totals.values()) for totals in tally.totals) + tally.counted,
     }
 
 
 def main() -> int:
-    """Run what the command line says."""
+    """Run the flow that the command line specifies."""
     run = FlowRun.from_json(sys.argv[1])
     print(json.dumps(measure(run, whole=sys.argv[2:] != ["goes-on"])))
     return 0
@@ -299,7 +302,7 @@ def place_for(rival: str, partitions: int = 1) -> Iterator[str]:
 
 
 def as_run(told: dict[str, Any]) -> Run:
-    """Give what a line keeps of a run from its beginning."""
+    """Give the run of a contest for the measurements of a process."""
     extra = {"whole": told["ended"] - told["started"], "peak_mib": told["peak_mib"]}
     return Run(round(told["seconds"], 4), {name: round(x, 3) for name, x in extra.items()})
 

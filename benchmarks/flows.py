@@ -1,7 +1,7 @@
 """The flow that most benchmarks run: running sums per key, from a source that resumes.
 
-A :class:`Load` is what goes in, a :class:`Tally` checks what comes out: a wrong result is an error,
-so that no rival wins by one.
+A :class:`Load` is the input, a :class:`Tally` checks the output: a wrong output is an error, so
+that no rival wins by one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BATCH = 1000
 
 @dataclass(frozen=True)
 class Load:
-    """What a job feeds to the flow.
+    """The input of a flow.
 
     :arg events: Items in all.
     :arg keys: Distinct keys; the first round visits each once.
@@ -42,17 +42,17 @@ class Load:
 
 
 class WrongResultError(Exception):
-    """What came out is not what went in."""
+    """The output of a flow does not fit its input."""
 
 
 @dataclass
 class Tally:
-    """What comes out of a flow, and when the first of it did.
+    """The output of a flow, and the time of its first item.
 
     :arg on_first: Gets the time of the first item.
     :arg totals: Key to last total, of each worker.
-    :arg counted: How many items came out, or were counted.
-    :arg seen: What else a flow has measured.
+    :arg counted: Number of items that came out, or that a window counted.
+    :arg seen: Other measurements of the flow.
     """
 
     on_first: Callable[[float], None] = lambda at: None
@@ -70,7 +70,7 @@ class Tally:
 
 
 class _BatchesPartition(StatefulSourcePartition[Any, int]):
-    """Every so-manieth batch of a stream; the state is where the next one begins."""
+    """Every ``parts``-th batch of a stream; the state is the first number of the next batch."""
 
     def __init__(self, source: Batches, at: int) -> None:
         self._make, self._events = source.make, source.events
@@ -122,9 +122,9 @@ class _Taken(StatelessSinkPartition[Any]):
 
 
 class Taker(DynamicSink[Any]):
-    """Hands what comes out to a tally.
+    """Hands the output to a tally.
 
-    :arg make: Gives each worker what takes its batches.
+    :arg make: Makes the function that takes the batches of a worker.
     """
 
     def __init__(self, tally: Tally, make: Callable[[], Callable[[list[Any]], None]]) -> None:

@@ -76,7 +76,7 @@ def deltas(keys: int, epoch: int, deadline: int | None) -> Iterator[tuple[int, b
 
 
 class Bench:
-    """A journal of a flow, and what folds it.
+    """A journal of a flow, and a folder of it.
 
     :arg url: Of the server.
     :arg keys: Changed in each epoch.

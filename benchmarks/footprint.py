@@ -1,4 +1,4 @@
-"""Job (k): what a small key takes in Redis, and what the processes of a flow take."""
+"""Job (k): the memory of a small key in Redis, and of the processes of a flow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _used_memory(url: str) -> int:
 
 def _told(rival: str, load: Load, url: str) -> dict[str, Any]:
     with place_for(rival) as place:
-        run = FlowRun(rival, "sums", load, url, place, weighed=rival == OURS)
+        run = FlowRun(rival, "sums", load, url, place, watched=rival == OURS)
         return run_apart(run, BOUND_SECONDS)
 
 
@@ -39,7 +39,7 @@ def _bytes_per_key(load: Load, url: str) -> Run:
         return Run(round((_used_memory(url) - before) / load.keys, 1))
 
 
-class _Weighing:
+class _MemoryOfRivals:
     """Peak memory; the replicator's is that of the run of ours just before."""
 
     def __init__(self, load: Load, url: str) -> None:
@@ -64,9 +64,9 @@ def _keys(load: Load) -> Iterator[list[Contender]]:
 @contextmanager
 def _processes(load: Load) -> Iterator[list[Contender]]:
     with benchmark_server() as url:
-        weighing = _Weighing(load, url)
+        memory = _MemoryOfRivals(load, url)
         rivals = (NONE, STOCK, OURS, REPLICATOR)
-        yield [Contender(rival, partial(weighing.run, rival)) for rival in rivals]
+        yield [Contender(rival, partial(memory.run, rival)) for rival in rivals]
 
 
 def contests(scale: float) -> list[Contest]:

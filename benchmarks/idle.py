@@ -1,8 +1,8 @@
-"""Job (n): what a flow with nothing to do costs, in CPU of its process and of its replicator.
+"""Job (n): the processor time of a flow with nothing to do, and of its replicator.
 
-A source gives each key one item and then nothing; CPU counts once the flow has come to rest. Beside
-it runs stock Bytewax without recovery: its part is not ours to save. Once each key's item is in a
-running sum, and once in a window of a past date, which stays open: stock calls those all the time.
+A source gives each key one item and then nothing; CPU counts once the flow has come to rest. The
+rival is stock Bytewax without recovery: we can't save its part. In one flow each key's item is in a
+running sum, in the other in an open window of a past date: stock calls such windows all the time.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _cpu(pid: int) -> float:
 
 
 def measure(rival: str, flow: str, keys: int, seconds: float, url: str) -> Idle:
-    """Run a flow in a process of its own, and see what it uses at rest."""
+    """Run a flow in a process of its own, and measure its processor time at rest."""
     command = [sys.executable, "-m", "benchmarks.idle", rival, flow, str(keys), url]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
     assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""The jobs, by letter, and which contests each is made of."""
+"""The jobs, by letter, and the contests of each."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ JOBS = {
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is run.
+    """The extent of a benchmark.
 
     :arg jobs: Letters; none for all.
     :arg scale: Share of the full size.
     :arg pairs: Runs of each rival; ``None`` for five, and three of slow ones.
-    :arg every: Whether variants too that are left out by default.
+    :arg every: Whether to include the variants that are left out by default.
     """
 
     jobs: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class Extent:
     every: bool = False
 
     def contests(self) -> list[Contest]:
-        """Give what is to be run, in the order of the jobs."""
+        """Give the contests to hold, in the order of the jobs."""
         found: Iterable[Contest] = (
             *flow_jobs.contests(self.scale, every=self.every),
             *examples.contests(self.scale),

@@ -1,4 +1,4 @@
-"""What a benchmark ran on: machine, versions, load."""
+"""The machine of a benchmark, and the installed versions."""
 
 from __future__ import annotations
 

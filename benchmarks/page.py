@@ -1,7 +1,7 @@
 """The figures of the page, written between its markers: ``python -m benchmarks.page JSON PAGE``.
 
-Invariant: what stands between the markers is made of the file of results and of nothing else, so
-that the page can't say what was not measured; :func:`generated` is what a test compares it with.
+Invariant: the text between the markers is made of the file of results and of nothing else, so that
+the page can't claim an unmeasured figure. A test compares it with :func:`generated`.
 """
 
 from __future__ import annotations

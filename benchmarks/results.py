@@ -1,7 +1,7 @@
-"""What a benchmark found: runs of contenders, figures made of them, and the file they are kept in.
+"""The results of a benchmark: runs, the figures made of them, and the file that keeps both.
 
-Invariant: the file is written whole, after each line, so that an interrupted benchmark keeps what
-it has; a line measured anew takes the place of the old one.
+Invariant: the file is written whole after each contest, so that an interrupted benchmark keeps its
+results. The new result of a contest takes the place of its old one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Run:
     """One measured run.
 
     :arg value: In the line's unit; ``None`` where it was given up because it took too long.
-    :arg extra: What was seen beside it, such as the seconds of the whole process.
+    :arg extra: Other measurements, such as the seconds of the whole process.
     """
 
     value: float | None
@@ -33,9 +33,9 @@ class Figure:
     """A number made of the runs, and its target.
 
     :arg of: The contender it speaks of.
-    :arg text: What it is, such as "× stock recovery".
+    :arg text: Its unit or meaning, such as "× stock recovery".
     :arg value: ``None`` where a run that it needs was given up.
-    :arg target: ``None`` where nothing is wanted of it.
+    :arg target: ``None`` where it has none.
     :arg at_most: Whether the target is a ceiling; else it is a floor.
     """
 
@@ -55,16 +55,16 @@ class Figure:
 
 @dataclass(frozen=True)
 class ContestResult:
-    """What one contest found.
+    """The result of one contest.
 
     :arg job: Letter of the job.
     :arg name: Of the contest, unique within the job.
-    :arg title: What was done, for people.
+    :arg title: The work, for people.
     :arg unit: Of the runs' values.
     :arg runs: Contender to its runs, in the order in which they were made.
     :arg figures: Made of them.
-    :arg points: Contender to what a plot needs of it, such as its number of keys.
-    :arg notes: What a reader must know.
+    :arg points: Contender to its properties for a plot, such as its number of keys.
+    :arg notes: For the reader of the figures.
     :arg scale: Share of the full size.
     :arg started: When, as ISO 8601 in UTC.
     :arg load: The machine's one-minute load just before.
@@ -93,7 +93,7 @@ class ContestResult:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> ContestResult:
-        """Read what ``asdict`` made."""
+        """Read the plain data of ``asdict``."""
         runs = {name: [Run(**run) for run in runs] for name, runs in stored["runs"].items()}
         figures = [Figure(**figure) for figure in stored["figures"]]
         return cls(**{**stored, "runs": runs, "figures": figures})
@@ -101,11 +101,11 @@ class ContestResult:
 
 @dataclass
 class Results:
-    """Lines of one or several invocations, and what they ran on.
+    """Results of contests from one or several invocations.
 
-    :arg machine: What the last invocation ran on.
-    :arg invocations: One a call: when, with which options, under which load.
-    :arg lines: In the order of the jobs.
+    :arg machine: Of the last invocation.
+    :arg invocations: For each invocation: its time, its options, the load of the machine.
+    :arg lines: The results, in the order of the jobs.
     """
 
     machine: dict[str, Any] = field(default_factory=dict)
@@ -116,7 +116,7 @@ class Results:
     def read(cls, path: Path) -> Results:
         """Read a file.
 
-        :raises ValueError: If it is none of ours.
+        :raises ValueError: If it does not hold results of this format.
         """
         stored = json.loads(path.read_text())
         if not isinstance(stored, dict) or stored.get("format") != FORMAT:
@@ -125,7 +125,7 @@ class Results:
         return cls(stored["machine"], stored["invocations"], lines)
 
     def put(self, line: ContestResult) -> None:
-        """Add a line, in the place of one of the same job and name."""
+        """Add a result, in the place of an older one of the same job and name."""
         for at, old in enumerate(self.lines):
             if (old.job, old.name) == (line.job, line.name):
                 self.lines[at] = line

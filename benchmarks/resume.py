@@ -1,7 +1,7 @@
-"""Job (g): how long a flow with much state takes from its start to its first new item.
+"""Job (g): the time from the start of a flow with much state to its first new item.
 
-A first run gives each key a state and ends; then processes start anew with more input. Time counts
-from the start of the process, Python's own included, to the first item that comes out.
+A first run gives each key a state and ends; then processes start again with more input. Time counts
+from the start of the process, that of Python included, to the first item of the output.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-from benchmarks.contest import PAIRS, Contender, Contest, Made, median_of, times_as_fast
+from benchmarks.contest import PAIRS, Contender, Contest, FigureMaker, median_of, times_as_fast
 from benchmarks.flow_run import OURS, STOCK, FlowRun, place_for, run_apart
 from benchmarks.flows import BATCH, Load, WrongResultError
 from benchmarks.results import Figure, Run
@@ -59,7 +59,7 @@ class _Restarts:
         self._run(goes_on=False)
 
     def start(self) -> Run:
-        """Start anew."""
+        """Start the flow again, with more input."""
         self._starts += 1
         told = self._run(goes_on=True)
         restored = told.get("restored", {}).get("sum", 0)
@@ -105,7 +105,7 @@ def name_of(rival: str, keys: int) -> str:
 
 
 def _slope(runs: Mapping[str, Sequence[Run]]) -> Figure:
-    """Compare what a key more costs between large sizes with what it costs between small ones."""
+    """Compare the time for each further key between large sizes with that between small sizes."""
     text = "marginal time per key, 400k → 1M against 100k → 200k"
     name = name_of(OURS, _MILLION)
     medians = {}
@@ -121,7 +121,7 @@ def _slope(runs: Mapping[str, Sequence[Run]]) -> Figure:
 
 
 def _contest(
-    name: str, rivals: Mapping[int, Sequence[str]], figures: Sequence[Made], scale: float
+    name: str, rivals: Mapping[int, Sequence[str]], figures: Sequence[FigureMaker], scale: float
 ) -> Contest:
     plan = {
         name_of(rival, keys): (SECONDS[rival][keys], _runs(SECONDS[rival][keys], rival))
@@ -136,7 +136,7 @@ def _contest(
 
 
 def _runs(seconds: float, rival: str) -> int:
-    """Give the runs by default: one of what takes minutes, and has no target."""
+    """Give the number of runs by default: one for a rival that takes minutes."""
     if rival == OURS:
         return PAIRS
     return _FEW if seconds < 60 else 1

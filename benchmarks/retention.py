@@ -1,10 +1,10 @@
-"""What is left of keys that came once, and how long a resume takes then: stock and ours in turn.
+"""The rows that remain of keys that came once, and the time of a resume then: stock and ours.
 
 ``python -m benchmarks.retention [--keys N] [--quick] [--side stock|ours] [--json FILE]``
 
 Each key is in one session and one tumbling window of 2 s. The source stays open until the last
 window has closed and its grace has passed; then the rows that are left are counted. Then a process
-starts anew with more input, and the time from its start to the first item that a window takes is
+starts again with more input, and the time from its start to the first item that a window takes is
 its resume; stock is given up after 300 s. Both run as users run them: from the command line, with
 epochs of a second.
 """
@@ -29,8 +29,8 @@ from bytewax.recovery import init_db_dir
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.retention_flow import BATCH
 from benchmarks.server import benchmark_server
-from benchmarks.windows import BATCH
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.server.client import connect
@@ -66,7 +66,7 @@ class Side:
         """Start it; ended at the end of the block, with time to drain."""
         for name in ("first", "settled", "release"):
             (folder / name).unlink(missing_ok=True)
-        flow = f"benchmarks.windows:windows({keys}, {SETTLE_SECONDS}, {str(folder)!r})"
+        flow = f"benchmarks.retention_flow:windows({keys}, {SETTLE_SECONDS}, {str(folder)!r})"
         # An interrupted engine prints where it was; nobody wants that between the figures.
         with (folder / "log").open("ab") as log:
             process = subprocess.Popen([*self._command, flow, *self._options], stderr=log)
@@ -103,7 +103,7 @@ def appeared(path: Path, process: subprocess.Popen[bytes], bound: float) -> bool
 
 
 def run_until_settled(side: Side, keys: int, folder: Path, measure: Any) -> Figures:
-    """Run to the end; what is measured is measured before the source ends."""
+    """Run to the end; measure before the source ends."""
     started = time.monotonic()
     with side.started(keys, folder) as process:
         if not appeared(folder / "settled", process, RUN_BOUND):
@@ -223,7 +223,7 @@ def main() -> int:
 
 
 def table(keys: int, figures: dict[str, Figures], bound: float) -> Table:
-    """Render what is left and what it costs."""
+    """Render the rows that remain and the times."""
     made = Table(f"{keys:,} keys", *figures)
     lines: Sequence[tuple[str, Any]] = (
         ("rows left, session", lambda f: f"{f['rows'].get('session', 0):,}"),

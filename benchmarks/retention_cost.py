@@ -1,4 +1,4 @@
-"""What retention costs: a window job and a job of sums, each with and without it, in turn.
+"""The cost of retention: a window job and a job of sums, each with and without it, in turn.
 
 ``python -m benchmarks.retention_cost [--rounds N] [--scale F] [--json FILE]``
 
@@ -120,7 +120,7 @@ def run_apart(rival: str, job: str, scale: float, url: str) -> float:
 
 
 def builder_in(steps: Any) -> Any:
-    """Find what makes the logics of a flow's keyed step."""
+    """Find the builder of the logics of a flow's keyed step."""
     for step in steps:
         builder = step.builder if kind_of(step) == "keyed" else builder_in(step.substeps)
         if builder is not None:

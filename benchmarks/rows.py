@@ -1,4 +1,4 @@
-"""A line as rows of a table, for a terminal and for the page alike."""
+"""The result of a contest as rows of a table, for a terminal and for the page."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def rows(line: ContestResult) -> Iterator[Row]:
 
 
 def title_of(line: ContestResult) -> str:
-    """Say what was done, and where it was made smaller."""
+    """Give the title of a result, with its share of the full size."""
     smaller = "" if line.scale == 1 else f" — at {line.scale:.2%} of that size"
     return f"({line.job}) {line.title}{smaller}"
 
 
 def text_of(figure: Figure, *, judged: bool = True) -> str:
-    """Say a figure, with its target beside it and a mark.
+    """Write a figure with its target and a mark.
 
-    :arg judged: Whether the target holds: it is one of the full size.
+    :arg judged: Whether to judge the target, which is for the full size.
     """
     value = "–" if figure.value is None else number(figure.value)
     gap = "" if figure.text.startswith("×") else " "
@@ -72,7 +72,7 @@ def text_of(figure: Figure, *, judged: bool = True) -> str:
 
 
 def number(value: float) -> str:
-    """Write a number with three digits that say something."""
+    """Write a number with about three significant digits."""
     if value >= 100:
         return f"{value:,.0f}"
     if value >= 10:

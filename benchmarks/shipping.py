@@ -1,4 +1,4 @@
-"""How fast a replicator ships what the engine wrote, and how soon after an epoch has closed.
+"""The speed at which a replicator ships rows, and its lag behind the close of an epoch.
 
 ``python -m benchmarks.shipping [--rounds N] [--json FILE]``
 
@@ -74,8 +74,8 @@ class Lag:
     p99: float
 
 
-class Ledger:
-    """The outbox of a session, written as the engine does, and what Redis has of it.
+class OutboxWriter:
+    """The outbox of a session, written as the engine does, and its progress in Redis.
 
     :arg url: Of the server.
     :arg namespace: Of the flow.
@@ -142,7 +142,7 @@ def _flow() -> object:
 
 
 @contextmanager
-def ledger(url: str) -> Iterator[Ledger]:
+def ledger(url: str) -> Iterator[OutboxWriter]:
     """Start a replicator for as long as the block lasts."""
     namespace = f"shipping-{time.time_ns()}"
     # No checkpoint while shipping is measured: folding is a benchmark of its own.
@@ -150,7 +150,9 @@ def ledger(url: str) -> Iterator[Ledger]:
     with recovery.session(_flow()) as session:
         assert session.recovery_config is not None
         assert session.replicator_pid is not None
-        yield Ledger(url, namespace, Path(session.recovery_config.db_dir), session.replicator_pid)
+        yield OutboxWriter(
+            url, namespace, Path(session.recovery_config.db_dir), session.replicator_pid
+        )
 
 
 def deltas(changed: int) -> dict[int, bytes]:

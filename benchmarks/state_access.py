@@ -41,7 +41,7 @@ _INSTALL = "pip install 'bytewax-redis-state[bench-rivals]'"
 
 @dataclass(frozen=True)
 class Access:
-    """What to do.
+    """The specification of a run.
 
     :arg store: Whose.
     :arg keys: How many.
@@ -99,7 +99,7 @@ class QuixStore:
 
 
 class _Event:
-    """What Faust asks for the partition that an item belongs to."""
+    """The event that Faust asks for the partition of an item."""
 
     class message:  # noqa: N801
         partition = 0
@@ -136,7 +136,7 @@ STORES: dict[str, Callable[[Access, str], Any]] = {
 
 
 def measure(access: Access, folder: str) -> float:
-    """Write all keys, then read them; gives keys a second of what is timed.
+    """Write all keys, then read them; give the keys a second of the timed part.
 
     :raises WrongResultError: If a value read is not the one that was written.
     """
@@ -155,7 +155,7 @@ def measure(access: Access, folder: str) -> float:
 
 
 def main() -> int:
-    """Do what the command line says."""
+    """Run the store that the command line specifies."""
     warnings.simplefilter("ignore")  # of libraries that ours has no part in
     with tempfile.TemporaryDirectory(prefix="bench-store-") as folder:
         print(json.dumps(measure(Access(**json.loads(sys.argv[1])), folder)))

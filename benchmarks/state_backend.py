@@ -104,7 +104,7 @@ def batches(
 
 
 def expiring(client: Client, items: dict[str, bytes]) -> None:
-    """What bare redis-py has for many keys with a TTL."""
+    """Set many keys with a TTL, as one does with bare redis-py."""
     with client.pipeline(transaction=False) as pipe:
         for key, value in items.items():
             pipe.set(key, value, px=3_600_000)

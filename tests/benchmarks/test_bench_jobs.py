@@ -19,7 +19,7 @@ from benchmarks.flows import Load, Tally, WrongResultError, check_sums, sums
 from benchmarks.jobs import JOBS, Extent
 from benchmarks.results import Figure, Results, Run
 from benchmarks.rows import rows, text_of
-from benchmarks.stored import require_stored_sums
+from benchmarks.stored_sums import require_stored_sums
 from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.cli.main import main
 

@@ -25,9 +25,9 @@ def make_job(
     """Make a job: ``make_job(Clicks())``; what is left of its processes ends with the test."""
     with ExitStack() as stack:
 
-        def make(known: ReferenceFlow | None = None, url: str = redis_url) -> Job:
+        def make(reference: ReferenceFlow | None = None, url: str = redis_url) -> Job:
             seed = f"{request.node.name} {os.environ.get('CRASH_SEED', '')}"
-            job = Job(known or Clicks(), url, namespace, tmp_path / "job", seed)
+            job = Job(reference or Clicks(), url, namespace, tmp_path / "job", seed)
             stack.callback(job.close)
             return job
 

@@ -1,9 +1,9 @@
-"""Run a flow in a process that kills or stops itself at a step of its start, or has a bug.
+"""Run a flow in a process that kills or stops itself at a step of its start, or that has a bug.
 
 It takes the arguments of ``python -m bytewax_redis_state.run``. ``CRASH_AT_STEP`` is ``kill:STEP``
 or ``stop:STEP``; the steps are those of ``recovery/start/steps.py``.
 
-``replicator:STEP`` is a step of ``replicator_pauses.py``, where the replicator stops itself.
+``replicator:STEP`` is a step of ``replicator_pauses.py``, at which the replicator stops itself.
 ``CRASH_BUG`` names a bug of ``planted_bugs.py``, planted here and in the replicator.
 """
 
@@ -27,18 +27,18 @@ _REPLICATOR = "bytewax_redis_state.recovery.replicator.process"
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
 
-def doom(strike: signal.Signals, doomed_step: str) -> None:
-    """Make this process strike itself at a step."""
+def strike_at(strike: signal.Signals, at_step: str) -> None:
+    """Make this process send itself a signal at a step."""
 
     def reached(step: str) -> None:
-        if step == doomed_step:
+        if step == at_step:
             os.kill(os.getpid(), strike)
 
     steps.reached = reached
 
 
 class _Subprocess:
-    """``subprocess`` as the watchdog sees it: its replicator is this file."""
+    """Stands for ``subprocess`` in the watchdog, and starts this file as its replicator."""
 
     PIPE = subprocess.PIPE
     TimeoutExpired = subprocess.TimeoutExpired
@@ -54,11 +54,11 @@ def main() -> int:
     who, _, step = os.environ["CRASH_AT_STEP"].partition(":")
     if sys.argv[1:] == [_REPLICATOR]:
         if who == "replicator":
-            replicator_pauses.doom(step)
+            replicator_pauses.pause_at(step)
         return process.main()
     watchdog.subprocess = _Subprocess  # type: ignore[assignment]
     if who in _SIGNALS:
-        doom(_SIGNALS[who], step)
+        strike_at(_SIGNALS[who], step)
     return run.main()
 
 

@@ -1,4 +1,4 @@
-"""A flow with a known answer in a namespace of its own: started, struck and compared.
+"""A flow with a known result in a namespace of its own: started, struck and compared.
 
 A strike counts only when it landed in mid-stream: the dataflow was alive and an epoch with state
 was committed, and the start after it resumed there with input left to read.
@@ -32,7 +32,7 @@ NEVER = 3600.0  # seconds between two checkpoints, where none is to come
 class Job:
     """Runs of one flow.
 
-    :arg known: The flow.
+    :arg reference: The flow.
     :arg url: Of Redis.
     :arg namespace: Of this job alone.
     :arg folder: For output, scratch and logs.
@@ -40,13 +40,13 @@ class Job:
     """
 
     def __init__(
-        self, known: ReferenceFlow, url: str, namespace: str, folder: Path, seed: str
+        self, reference: ReferenceFlow, url: str, namespace: str, folder: Path, seed: str
     ) -> None:
-        self.known = known
+        self.reference = reference
         self.url = url
         self.namespace = namespace
         self.random = random.Random(seed)
-        self.keys = FlowKeys(namespace, known.flow_id)
+        self.keys = FlowKeys(namespace, reference.flow_id)
         self.client: redis.Redis = connect(RedisConfig(url=url))
         self.landed = 0
         self._folder = folder
@@ -95,8 +95,8 @@ class Job:
         if not fast_paths:
             options.append("--no-fast-paths")
         shared = [] if processes == 1 else ["-a", ";".join(free_addresses(processes))]
-        environ = self.known.environ(self.out, pause, quick=quick)
-        make = partial(start_process, self.known.path, environ=environ, bug=bug)
+        environ = self.reference.environ(self.out, pause, quick=quick)
+        make = partial(start_process, self.reference.path, environ=environ, bug=bug)
         execution = Execution()
         self._executions.append(execution)
         for process in range(processes):
@@ -128,7 +128,9 @@ class Job:
             step, _, state_key = self.keys.parse_state(key)
             value = self.client.get(key)
             if value is not None:
-                bound = codec.bind(namespace=self.namespace, flow_id=self.known.flow_id, step=step)
+                bound = codec.bind(
+                    namespace=self.namespace, flow_id=self.reference.flow_id, step=step
+                )
                 found.setdefault(step, {})[state_key] = bound.decode(state_key, value)
         return found
 
@@ -136,8 +138,8 @@ class Job:
     def has_input_left(self) -> bool:
         """Whether the sources, as of the last checkpoint, have anything left to read."""
         state = self.state()
-        positions = [n for source in self.known.sources for n in state.get(source, {}).values()]
-        return any(position < self.known.events for position in positions)
+        positions = [n for source in self.reference.sources for n in state.get(source, {}).values()]
+        return any(position < self.reference.events for position in positions)
 
     # -- striking -------------------------------------------------------------------------
 
@@ -180,7 +182,7 @@ class Job:
     ) -> ResumeMessage:
         """Run to the end of the input; every process must end well.
 
-        :arg after: What the last start said, where a strike after it is to be counted.
+        :arg after: Message of the last start; given to count a strike after it.
         """
         # Without a checkpoint until the end, so that what it resumed from can be looked at.
         settings = {"pause": 0.03, "quick": True, "checkpoint": NEVER, **settings}
@@ -199,10 +201,10 @@ class Job:
 
     def differences(self) -> list[str]:
         """Compare everything with an uninterrupted run."""
-        return self.known.differences(self.state(), self.out)
+        return self.reference.differences(self.state(), self.out)
 
-    def litter(self) -> list[str]:
-        """Give keys that an old generation has made and nothing will ever delete."""
+    def leftover_keys(self) -> list[str]:
+        """Give the keys of old generations that nothing would ever delete."""
         manifest = read_manifest(self.client, self.keys)
         assert manifest is not None
         wanted = {self.keys.generation, self.keys.manifest}

@@ -1,15 +1,15 @@
 """Bugs and faults that a test plants in a run: a checker that can't fail proves nothing.
 
-Only ``faulty_run.py`` imports this, in processes that the crash tests and the fault harness's tests
-start. A bug takes away one of the rules that keep state right; a fault is what the rule is there
-for, and must do no harm alone.
+Only ``faulty_run.py`` imports this module, in processes that the tests of crashes and of the fault
+harness start. A bug takes away one of the rules that keep state right. A fault is the event that
+the rule guards against; alone, it must do no harm.
 
 ======================  =========================================================================
 fault                   what it does
 ======================  =========================================================================
 ``lease-unheeded``      the replicator does not notice that another process holds its lease
-``late-folds``          each fold comes once more after the one that follows it, as commands do
-                        that a dead connection had still in its buffer
+``late-folds``          each fold comes once more after the next one, like commands from the
+                        buffer of a dead connection
 ======================  =========================================================================
 
 ======================  =========================================================================
@@ -46,7 +46,7 @@ __all__ = ["plant"]
 
 
 def _cut(name: str, *cuts: tuple[str, str]) -> None:
-    """Change the source of a script; what is to be changed must be there."""
+    """Replace parts of a script; each must occur in it exactly once."""
     before = scripts.script_source
 
     def source(wanted: str) -> str:

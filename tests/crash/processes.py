@@ -1,4 +1,4 @@
-"""The processes of the crash tests: those of the fault harness, doomed or with a planted bug."""
+"""The processes of the crash tests: those of the fault harness, with a step to stop at or a bug."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = [
     "Execution",
     "FlowProcess",
     "ResumeMessage",
-    "now",
     "start_process",
+    "trigger_of",
     "wait_until",
 ]
 
@@ -26,8 +26,8 @@ HERE = Path(__file__).parent
 RUNNER = HERE / "faulty_run.py"
 
 
-def now(folder: Path) -> Path:
-    """The file that a process's replicator waits for, to stop at its step."""
+def trigger_of(folder: Path) -> Path:
+    """Give the file whose appearance lets a process's replicator stop itself at its step."""
     return folder / "now"
 
 
@@ -43,7 +43,7 @@ def start_process(
     """Start one process of a dataflow.
 
     :arg at_step: ``kill:STEP`` or ``stop:STEP``: what the process does to itself there;
-        ``replicator:STEP``: its replicator stops itself there, once :func:`now` of it exists.
+        ``replicator:STEP``: its replicator stops itself there, once its :func:`trigger_of` exists.
     :arg bug: Planted bug, see ``planted_bugs.py``.
     """
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("BYTEWAX_", "CRASH_"))}
@@ -51,7 +51,7 @@ def start_process(
     program: list[object] = ["-m", "bytewax_redis_state.run"]
     if at_step or bug:
         program = [RUNNER]
-        clean.update(CRASH_AT_STEP=at_step, CRASH_BUG=bug, CRASH_NOW=str(now(folder)))
+        clean.update(CRASH_AT_STEP=at_step, CRASH_BUG=bug, CRASH_NOW=str(trigger_of(folder)))
     scratch = folder / "scratch"
     command = [sys.executable, *program, f"{flow}:flow", "--scratch", scratch, *options]
     return FlowProcess(command, clean, folder, scratch)

@@ -1,4 +1,4 @@
-"""Flows whose answer is known without Bytewax, and the comparison of what a job left with it."""
+"""Flows whose result is known without Bytewax, and the comparison of a job's result with it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load_module(path: Path) -> ModuleType:
 
 
 class ReferenceFlow(Protocol):
-    """A flow with a known answer."""
+    """A flow whose result is known."""
 
     path: Path
     flow_id: str
@@ -38,7 +38,7 @@ class ReferenceFlow(Protocol):
         """Give the settings of a run; a quick one reads ten batches at once."""
 
     def differences(self, state: State, out: Path) -> list[str]:
-        """Compare state and output with what an uninterrupted run leaves."""
+        """Compare state and output with those of an uninterrupted run."""
 
 
 def _compared(what: str, found: Any, right: Any) -> list[str]:

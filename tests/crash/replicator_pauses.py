@@ -1,8 +1,8 @@
-"""Where a replicator stops itself, its dataflow running on: ``CRASH_AT_STEP=replicator:STEP``.
+"""Steps at which a replicator stops itself while its dataflow runs on.
 
-It does so at the first pass of the step after the file of ``CRASH_NOW`` has appeared, with all its
-threads; of several steps, ``replicator:STEP,STEP``, at each once and in their order. Only
-``faulty_run.py`` imports this.
+``CRASH_AT_STEP=replicator:STEP`` stops it, with all its threads, at its first pass of the step
+after the file of ``CRASH_NOW`` has appeared. ``replicator:STEP,STEP`` stops it at each step once,
+in this order. Only ``faulty_run.py`` imports this module.
 
 =================  =========================================================================
 step               what comes next
@@ -37,15 +37,16 @@ from bytewax_redis_state.recovery.records.journal import Journal
 from bytewax_redis_state.recovery.replicator.file_watch import FileWatch
 from bytewax_redis_state.recovery.replicator.replicator import Replicator
 
-__all__ = ["doom"]
+__all__ = ["pause_at"]
 
-_to_come: list[str] = []
+_steps_left: list[str] = []
 
 
-def _sleep(step: str) -> None:
-    if _to_come[:1] == [step] and Path(os.environ["CRASH_NOW"]).exists():
-        _to_come.pop(0)
-        # To this thread, which stops before it does anything else, and the others with it.
+def _pause(step: str) -> None:
+    if _steps_left[:1] == [step] and Path(os.environ["CRASH_NOW"]).exists():
+        _steps_left.pop(0)
+        # The signal goes to this thread, so that the thread stops before its next instruction; the
+        # others stop with it.
         signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
@@ -58,7 +59,7 @@ def _before(step: str, owner: Any, method: str, when: Callable[..., bool] = _alw
 
     def wrapped(*args: Any, **named: Any) -> Any:
         if when(*args):
-            _sleep(step)
+            _pause(step)
         return inner(*args, **named)
 
     setattr(owner, method, wrapped)
@@ -69,7 +70,7 @@ def _after(step: str, owner: Any, method: str) -> None:
 
     def wrapped(*args: Any, **named: Any) -> Any:
         result = inner(*args, **named)
-        _sleep(step)
+        _pause(step)
         return result
 
     setattr(owner, method, wrapped)
@@ -83,7 +84,7 @@ def _within(
     inner_method: str,
     when: Callable[..., bool] = _always,
 ) -> None:
-    """Sleep before an inner call that an outer one makes, in the same thread."""
+    """Stop before an inner call that an outer one makes, in the same thread."""
     outer, thread = getattr(owner, method), threading.local()
 
     def wrapped(*args: Any, **named: Any) -> Any:
@@ -109,16 +110,16 @@ def _is_fold(_connection: Any, command: Any, *_: Any) -> bool:
     return b":applied:" in b"".join(command)
 
 
-def doom(steps: str) -> None:
-    """Make this replicator stop itself at a step, or at several in their order."""
-    _to_come.extend(steps.split(","))
+def pause_at(steps: str) -> None:
+    """Make this replicator stop itself at one or several steps, in their order."""
+    _steps_left.extend(steps.split(","))
     _before("idle", FileWatch, "wait")
     _before("append", Journal, "append")
     _within("append-answer", Journal, "append", AbstractConnection, "read_response")
     _before("fold", Folder, "fold")
     _within("fold-command", Folder, "_execute", AbstractConnection, "send_packed_command", _is_fold)
     _before("chunk", Folder, "_execute", _is_further)
-    if "chunk" in _to_come:
+    if "chunk" in _steps_left:
         fold._CHUNK_KEYS = 1
     _before("trim", Journal, "trim")
     _after("trimmed", Journal, "trim")

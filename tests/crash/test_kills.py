@@ -71,11 +71,11 @@ def strike_on_and_on(
     job.finish(*shape, after=before, fast_paths=fast_paths[0])
     assert job.differences() == []
     assert job.landed == STRIKES
-    assert job.litter() == []
+    assert job.leftover_keys() == []
 
 
 @pytest.mark.parametrize(
-    ("known", "shape", "fast_paths"),
+    ("reference", "shape", "fast_paths"),
     [
         pytest.param(Clicks(), ONE_WORKER, SLOW, id="clicks on one worker without fast paths"),
         pytest.param(Clicks(), TWO_PROCESSES, FAST, id="clicks in two processes"),
@@ -84,13 +84,13 @@ def strike_on_and_on(
     ],
 )
 def test_after_kills_of_the_whole_process_group_all_is_exact(
-    make_job: MakeJob, known: ReferenceFlow, shape: Shape, fast_paths: Sequence[bool]
+    make_job: MakeJob, reference: ReferenceFlow, shape: Shape, fast_paths: Sequence[bool]
 ) -> None:
-    strike_on_and_on(make_job(known), shape, strike_groups, fast_paths)
+    strike_on_and_on(make_job(reference), shape, strike_groups, fast_paths)
 
 
 @pytest.mark.parametrize(
-    ("known", "shape", "fast_paths"),
+    ("reference", "shape", "fast_paths"),
     [
         pytest.param(Ledger(), ONE_WORKER, FAST, id="ledger on one worker"),
         pytest.param(Clicks(), TWO_WORKERS, IN_TURN, id="clicks on two workers, in turn"),
@@ -98,20 +98,20 @@ def test_after_kills_of_the_whole_process_group_all_is_exact(
     ],
 )
 def test_after_kills_of_the_dataflow_alone_all_is_exact(
-    make_job: MakeJob, known: ReferenceFlow, shape: Shape, fast_paths: Sequence[bool]
+    make_job: MakeJob, reference: ReferenceFlow, shape: Shape, fast_paths: Sequence[bool]
 ) -> None:
-    strike_on_and_on(make_job(known), shape, strike_dataflows, fast_paths)
+    strike_on_and_on(make_job(reference), shape, strike_dataflows, fast_paths)
 
 
-@pytest.mark.parametrize("known", [Clicks(), Ledger()], ids=["clicks", "ledger"])
+@pytest.mark.parametrize("reference", [Clicks(), Ledger()], ids=["clicks", "ledger"])
 def test_after_kills_of_one_process_of_two_all_is_exact(
-    make_job: MakeJob, known: ReferenceFlow
+    make_job: MakeJob, reference: ReferenceFlow
 ) -> None:
-    strike_on_and_on(make_job(known), TWO_PROCESSES, strike_one_of_two)
+    strike_on_and_on(make_job(reference), TWO_PROCESSES, strike_one_of_two)
 
 
 @pytest.mark.parametrize(
-    ("known", "shape"),
+    ("reference", "shape"),
     [
         pytest.param(Clicks(80_000), ONE_WORKER, id="clicks on one worker"),
         pytest.param(Ledger(9_000), TWO_WORKERS, id="ledger on two workers"),
@@ -119,16 +119,16 @@ def test_after_kills_of_one_process_of_two_all_is_exact(
     ],
 )
 def test_after_kills_of_the_replicator_alone_the_run_ends_right(
-    make_job: MakeJob, known: ReferenceFlow, shape: Shape
+    make_job: MakeJob, reference: ReferenceFlow, shape: Shape
 ) -> None:
-    job = make_job(known)
+    job = make_job(reference)
     execution = job.start(*shape)
     while job.landed < STRIKES:
         job.reach_midstream(execution)
         strike_replicator(job, execution)
     job.wait_for_end(execution)
     assert job.differences() == []
-    assert job.litter() == []
+    assert job.leftover_keys() == []
 
 
 def strike_replicator(job: Job, execution: Execution) -> None:

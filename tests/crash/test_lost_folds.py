@@ -17,7 +17,7 @@ import pytest
 
 from .conftest import MakeJob
 from .job import Job
-from .processes import Execution, now, wait_until
+from .processes import Execution, trigger_of, wait_until
 from .reference_flows import Ledger
 
 pytestmark = pytest.mark.crash
@@ -85,7 +85,7 @@ def test_a_fold_that_redis_has_lost_is_folded_again(
     job.reach_midstream(flow, 5)
     pid = flow[0].replicator
     assert pid is not None
-    now(flow[0].folder).touch()
+    trigger_of(flow[0].folder).touch()
     pause(flow, pid)
     forgetful.keep()
     kept = applied(job, 0)
@@ -100,4 +100,4 @@ def test_a_fold_that_redis_has_lost_is_folded_again(
     job.wait_for_end(flow)
     assert applied(job, 0) > folded
     assert job.differences() == []
-    assert job.litter() == []
+    assert job.leftover_keys() == []

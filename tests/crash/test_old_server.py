@@ -24,7 +24,7 @@ def test_a_flow_on_redis_6_2_is_killed_and_ends_exact(
     flow.lose_scratch()
     job.finish(after=before)
     assert job.differences() == []
-    assert job.litter() == []
+    assert job.leftover_keys() == []
     manifest = read_manifest(job.client, job.keys)
     assert manifest is not None
     assert "per_minute" in manifest.retention

@@ -69,7 +69,7 @@ def commit_mark(execution: Execution) -> int:
     return 0
 
 
-def left_asleep(job: Job, bug: str) -> Execution:
+def left_stopped(job: Job, bug: str) -> Execution:
     """Leave a stopped replicator with a full outbox, and no dataflow."""
     execution = job.start(checkpoint=NEVER, bug=bug)
     job.reach_midstream(execution, 2)
@@ -86,7 +86,7 @@ def test_a_replicator_that_wakes_after_a_takeover_writes_nothing(
 ) -> None:
     """It wakes when one of the new processes has read the keyed state and the other has not."""
     job = make_job(Clicks(20_000))
-    old = left_asleep(job, bug)
+    old = left_stopped(job, bug)
     new = job.start(2, quick=True, at_step={0: "stop:written"})
     wait_until(lambda: new[1].resumed is not None, "process 1 has restored its part")
     wait_until(lambda: new[0].is_stopped, "process 0 is held")
@@ -102,8 +102,10 @@ def test_a_replicator_that_wakes_after_a_takeover_writes_nothing(
     assert (job.differences() == []) is right
 
 
-@pytest.mark.parametrize("asleep", ["the replicator", "the dataflow", "both"])
-def test_a_flow_taken_over_while_asleep_ends_with_the_error(make_job: MakeJob, asleep: str) -> None:
+@pytest.mark.parametrize("stopped", ["the replicator", "the dataflow", "both"])
+def test_a_flow_taken_over_while_asleep_ends_with_the_error(
+    make_job: MakeJob, stopped: str
+) -> None:
     """With ``--take-over``, and nothing planted: state is exact, and the old run says why."""
     job = make_job(Clicks(20_000))
     old = job.start(checkpoint=0.3)
@@ -112,7 +114,7 @@ def test_a_flow_taken_over_while_asleep_ends_with_the_error(make_job: MakeJob, a
         "the replicator": [replicator_of(old, 0)],
         "the dataflow": [old[0].pid],
         "both": [old[0].pid, replicator_of(old, 0)],
-    }[asleep]
+    }[stopped]
     for pid in replicator_pauses:
         old[0].send(signal.SIGSTOP, to=pid)
     job.finish(take_over=True)

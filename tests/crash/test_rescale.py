@@ -10,11 +10,11 @@ from .reference_flows import Clicks, Ledger, ReferenceFlow
 pytestmark = pytest.mark.crash
 
 
-@pytest.mark.parametrize("known", [Clicks(60_000), Ledger(12_000)], ids=["clicks", "ledger"])
+@pytest.mark.parametrize("reference", [Clicks(60_000), Ledger(12_000)], ids=["clicks", "ledger"])
 def test_one_worker_then_three_then_two_processes_then_one(
-    make_job: MakeJob, known: ReferenceFlow
+    make_job: MakeJob, reference: ReferenceFlow
 ) -> None:
-    job = make_job(known)
+    job = make_job(reference)
     before = None
     for processes, workers in [(1, 1), (1, 3), (2, 1)]:
         execution = job.start(processes, workers)
@@ -27,4 +27,4 @@ def test_one_worker_then_three_then_two_processes_then_one(
     job.finish(1, 1, after=before)
     assert job.landed == 3
     assert job.differences() == []
-    assert job.litter() == []
+    assert job.leftover_keys() == []

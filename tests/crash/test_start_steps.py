@@ -53,37 +53,37 @@ def end_right(job: Job, processes: int = 1) -> None:
     assert resumed.epoch > 1
     assert resumed.total > 0
     assert job.differences() == []
-    assert job.litter() == []
+    assert job.leftover_keys() == []
 
 
 @pytest.mark.parametrize("step", [*STEPS, *PHASES])
 def test_a_start_killed_at(make_job: MakeJob, step: str) -> None:
     job = make_job(Ledger(3000))
     killed_in_midstream(job)
-    doomed = job.start(at_step={0: f"kill:{step}"})
-    assert doomed.wait() == [KILLED], doomed.said
-    doomed.lose_scratch()
+    execution = job.start(at_step={0: f"kill:{step}"})
+    assert execution.wait() == [KILLED], execution.said
+    execution.lose_scratch()
     end_right(job)
 
 
 def test_the_first_start_ever_killed_at_each_step_in_turn(make_job: MakeJob) -> None:
     job = make_job(Ledger(3000))
     for step in (*STEPS, *PHASES):
-        doomed = job.start(at_step={0: f"kill:{step}"})
-        assert doomed.wait() == [KILLED], doomed.said
-        doomed.lose_scratch()
+        execution = job.start(at_step={0: f"kill:{step}"})
+        assert execution.wait() == [KILLED], execution.said
+        execution.lose_scratch()
     assert job.finish().epoch == 1
     assert job.differences() == []
-    assert job.litter() == []
+    assert job.leftover_keys() == []
 
 
 def test_starts_killed_at_each_step_in_turn(make_job: MakeJob) -> None:
     job = make_job(Ledger(3000))
     killed_in_midstream(job)
     for step in (*STEPS, *PHASES):
-        doomed = job.start(at_step={0: f"kill:{step}"})
-        assert doomed.wait() == [KILLED], doomed.said
-        doomed.lose_scratch()
+        execution = job.start(at_step={0: f"kill:{step}"})
+        assert execution.wait() == [KILLED], execution.said
+        execution.lose_scratch()
     end_right(job)
 
 
@@ -98,14 +98,14 @@ def test_the_coordinator_of_two_killed_at(make_job: MakeJob, steps: Sequence[str
     job = make_job()
     for step in steps:
         killed_in_midstream(job, 2)
-        doomed = job.start(2, join_timeout=8, at_step={0: f"kill:{step}"})
-        assert doomed[0].wait() == KILLED, doomed.said
+        execution = job.start(2, join_timeout=8, at_step={0: f"kill:{step}"})
+        assert execution[0].wait() == KILLED, execution.said
         if step in BEFORE_THE_MANIFEST:
             # It waits in vain for a manifest that lists it, and says so.
-            assert doomed[1].wait() == 2, doomed.said
-            assert "process 0" in doomed[1].err
-        doomed.kill_groups()
-        doomed.lose_scratch()
+            assert execution[1].wait() == 2, execution.said
+            assert "process 0" in execution[1].err
+        execution.kill_groups()
+        execution.lose_scratch()
     end_right(job, 2)
 
 
@@ -114,10 +114,10 @@ def test_the_other_of_two_killed_at(make_job: MakeJob, steps: Sequence[str]) -> 
     job = make_job()
     for step in steps:
         killed_in_midstream(job, 2)
-        doomed = job.start(2, at_step={1: f"kill:{step}"})
-        assert doomed[1].wait() == KILLED, doomed.said
-        doomed.kill_groups()
-        doomed.lose_scratch()
+        execution = job.start(2, at_step={1: f"kill:{step}"})
+        assert execution[1].wait() == KILLED, execution.said
+        execution.kill_groups()
+        execution.lose_scratch()
     end_right(job, 2)
 
 
@@ -134,7 +134,7 @@ def test_a_coordinator_that_comes_back_finds_the_other_still_waiting(
     execution.restart(0)
     job.wait_for_end(execution)
     assert job.differences() == []
-    assert job.litter() == []
+    assert job.leftover_keys() == []
 
 
 @pytest.mark.parametrize(("process", "step"), [(0, "written"), (1, "listed"), (1, "shipping")])
@@ -155,4 +155,4 @@ def test_a_process_that_dies_before_the_engines_meet_can_be_started_again(
 
     wait_until(supervise, "all processes have ended well")
     assert job.differences() == []
-    assert job.litter() == []
+    assert job.leftover_keys() == []

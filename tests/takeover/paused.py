@@ -52,7 +52,7 @@ def have_claimed(job: Job, execution: Execution) -> bool:
 def take_over_and_wake(
     job: Job,
     old: Execution,
-    asleep: Iterable[int],
+    stopped: Iterable[int],
     processes: int = 1,
     *,
     take_over: bool = False,
@@ -63,7 +63,7 @@ def take_over_and_wake(
 ) -> None:
     """Take the flow over, wake who slept, and see that nobody of the old execution writes.
 
-    :arg asleep: Process IDs.
+    :arg stopped: Process IDs.
     :arg take_over: Where others of the old execution are awake, and hold their leases.
     :arg held_at: Step at which those that take over are held still; the last one is when their
         replicators work. Before ``cleaned`` the old journals are there still, fenced.
@@ -78,10 +78,12 @@ def take_over_and_wake(
     wait_until(lambda: all(m.is_stopped for m in new.processes) or not new.alive, "it takes over")
     assert new.alive, new.said
     if held_at == "shipping":
-        wait_until(lambda: job.litter() == [], "its replicator has swept what others have left")
+        wait_until(
+            lambda: job.leftover_keys() == [], "its replicator has swept what others have left"
+        )
     before = dumped(job)
     first()
-    for pid in asleep:
+    for pid in stopped:
         old[0].send(signal.SIGCONT, to=pid)
     codes = old.wait()
     then()
@@ -96,4 +98,4 @@ def take_over_and_wake(
         process.send(signal.SIGCONT)
     job.wait_for_end(new)
     assert job.differences() == []
-    assert job.litter() == []
+    assert job.leftover_keys() == []

@@ -16,7 +16,7 @@ import pytest
 from bytewax_redis_state.chaos.network.proxy import Listener, Proxy
 from tests.crash.conftest import MakeJob
 from tests.crash.job import Job
-from tests.crash.processes import Execution, now, wait_until
+from tests.crash.processes import Execution, trigger_of, wait_until
 from tests.crash.reference_flows import Ledger
 
 from .paused import is_paused, outlive_lease, take_over_and_wake
@@ -41,12 +41,12 @@ def started(make_job: MakeJob, step: str, processes: int, bug: str = "") -> tupl
     """Start a flow, whose last replicator is to sleep at a step."""
     # In mid-stream the dataflow has input for longer than a lease lasts.
     job = make_job(Ledger(9000 if step in MIDSTREAM else 600))
-    doomed = {processes - 1: f"replicator:{step.split(' ', maxsplit=1)[0]}"}
+    pauses = {processes - 1: f"replicator:{step.split(' ', maxsplit=1)[0]}"}
     # The last fold needs something that no checkpoint before it has folded.
     checkpoint = 60.0 if step == "drain-fold" else 0.3
-    old = job.start(processes, at_step=doomed, bug=bug, checkpoint=checkpoint)
+    old = job.start(processes, at_step=pauses, bug=bug, checkpoint=checkpoint)
     if step in AT_THE_END:
-        now(old.processes[-1].folder).touch()
+        trigger_of(old.processes[-1].folder).touch()
     return job, old
 
 
@@ -57,7 +57,7 @@ def pause(job: Job, old: Execution, step: str) -> int:
     assert pid is not None, old.said
     if step in MIDSTREAM:
         job.reach_midstream(old, 3)
-        now(old.processes[-1].folder).touch()
+        trigger_of(old.processes[-1].folder).touch()
     wait_until(lambda: is_paused(pid), "it is paused")
     if step in AT_THE_END:
         wait_until(lambda: "lines" not in "".join(job.differences()), "the dataflow has ended")
@@ -72,10 +72,10 @@ def test_a_replicator_paused_past_its_lease_writes_nothing(
     make_job: MakeJob, step: str, held_at: str, bug: str
 ) -> None:
     job, old = started(make_job, step, 1, bug)
-    asleep = pause(job, old, step)
+    stopped = pause(job, old, step)
     assert old[0].alive, old.said
     outlive_lease(job, 0)
-    take_over_and_wake(job, old, [asleep], held_at=held_at)
+    take_over_and_wake(job, old, [stopped], held_at=held_at)
 
 
 @pytest.mark.long
@@ -96,11 +96,11 @@ def test_one_of_two_replicators_paused_past_its_lease_writes_nothing(
 ) -> None:
     """The other one is awake: it holds its own lease until the flow is taken over, or drains."""
     job, old = started(make_job, step, 2)
-    asleep = pause(job, old, step)
+    stopped = pause(job, old, step)
     outlive_lease(job, 1)
     if had_ended := [] if step in MIDSTREAM else [0]:
         assert old[0].wait() == 0, old.said
-    take_over_and_wake(job, old, [asleep], 2, take_over=True, held_at=held_at, had_ended=had_ended)
+    take_over_and_wake(job, old, [stopped], 2, take_over=True, held_at=held_at, had_ended=had_ended)
 
 
 # --- What is on its way to Redis -----------------------------------------------------------------
@@ -140,18 +140,18 @@ def test_what_arrives_after_the_takeover_changes_nothing(
     job.url = urlsplit(direct)._replace(netloc=f"127.0.0.1:{proxy.listeners[0].port}").geturl()
     old = job.start(at_step={0: f"replicator:{step}"})
     job.url = direct
-    asleep = pause(job, old, MIDSTREAM[0])
+    stopped = pause(job, old, MIDSTREAM[0])
     proxy.hold_back(proxy.listeners)
-    old[0].send(signal.SIGCONT, to=asleep)
+    old[0].send(signal.SIGCONT, to=stopped)
     sent = b":journal:" if step == "append" else b":applied:"
     wait_until(lambda: is_held(proxy, sent), "it is on its way")
-    old[0].send(signal.SIGSTOP, to=asleep)
+    old[0].send(signal.SIGSTOP, to=stopped)
     outlive_lease(job, 0)
     delivered: list[int] = []
     take_over_and_wake(
         job,
         old,
-        [asleep],
+        [stopped],
         held_at=held_at,
         first=lambda: delivered.append(proxy.deliver(proxy.listeners)),
     )

@@ -132,7 +132,7 @@ def test_a_flow_asleep_while_redis_forgets_its_start_writes_nothing(
 
     second = job.start(quick=True, bug=bug, at_step={0: "stop:shipping"})
     wait_until(lambda: second[0].is_stopped or not second.alive, "the other one has started")
-    wait_until(lambda: job.litter() == [], "it has swept what older ones have left")
+    wait_until(lambda: job.leftover_keys() == [], "it has swept what older ones have left")
     before = dumped(job)
     for pid in pids:
         first[0].send(signal.SIGCONT, to=pid)
@@ -147,4 +147,4 @@ def test_a_flow_asleep_while_redis_forgets_its_start_writes_nothing(
     second[0].send(signal.SIGCONT)
     job.wait_for_end(second)
     assert job.differences() == []
-    assert job.litter() == []
+    assert job.leftover_keys() == []

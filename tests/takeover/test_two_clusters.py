@@ -53,7 +53,7 @@ def test_one_of_two_runs_and_the_other_is_refused(
     refused = job._executions[codes.index([2] * processes)]
     assert REFUSED.search(refused.said), refused.said
     assert job.differences() == []
-    assert job.litter() == []
+    assert job.leftover_keys() == []
 
 
 @pytest.mark.long
@@ -68,7 +68,7 @@ def test_with_take_over_the_later_one_runs(make_job: MakeJob, processes: int, se
     else:
         assert codes == [[2] * processes, [0] * processes], said
     assert job.differences() == []
-    assert job.litter() == []
+    assert job.leftover_keys() == []
 
 
 @pytest.mark.long
@@ -80,8 +80,8 @@ def test_a_process_that_learns_of_a_take_over_by_the_end_of_the_others_says_so(
     first = job.start(2)
     job.reach_midstream(first, 2)
     pid = replicator_of(first, 1)
-    for asleep in (first[1].pid, pid):
-        first[1].send(signal.SIGSTOP, to=asleep)
+    for stopped in (first[1].pid, pid):
+        first[1].send(signal.SIGSTOP, to=stopped)
     second = job.start(2, quick=True, take_over=True)
     assert first[0].wait() == 2, first.said
     wait_until(lambda: second[1].resumed is not None or not second.alive, "the second one runs")
@@ -93,7 +93,7 @@ def test_a_process_that_learns_of_a_take_over_by_the_end_of_the_others_says_so(
     assert "Traceback" not in first[1].err
     job.wait_for_end(second)
     assert job.differences() == []
-    assert job.litter() == []
+    assert job.leftover_keys() == []
 
 
 @pytest.mark.long
@@ -111,4 +111,4 @@ def test_of_two_clusters_with_half_of_the_slots_each_the_living_one_runs(make_jo
     assert "was taken over by process 1" in first[1].err
     job.wait_for_end(second)
     assert job.differences() == []
-    assert job.litter() == []
+    assert job.leftover_keys() == []

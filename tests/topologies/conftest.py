@@ -20,8 +20,10 @@ def make_job(namespace: str, tmp_path: Path, request: pytest.FixtureRequest) -> 
     """Make a job: ``make_job(url, Clicks())``; its processes end with the test."""
     with ExitStack() as stack:
 
-        def make(url: str, known: ReferenceFlow | None = None) -> Job:
-            job = Job(known or Clicks(160_000), url, namespace, tmp_path / "job", request.node.name)
+        def make(url: str, reference: ReferenceFlow | None = None) -> Job:
+            job = Job(
+                reference or Clicks(160_000), url, namespace, tmp_path / "job", request.node.name
+            )
             stack.callback(job.close)
             return job
 

@@ -54,7 +54,7 @@ def kill_node(group: ClusterGroup, job: Job, generation: int) -> None:
 def kill_node_of_cells(group: ClusterGroup, job: Job, generation: int) -> None:
     """Kill a node that has cells, and no journal of the first partition."""
     journal_node = primary_of_journal(group, job, generation)
-    name = job.known.sources[0]
+    name = job.reference.sources[0]
     shard = next(
         shard
         for shard in range(64)
@@ -74,7 +74,7 @@ def order_node_failover(group: ClusterGroup, job: Job, generation: int) -> None:
 def move_all(group: ClusterGroup, job: Job, generation: int) -> None:
     """Move the slots of the manifest, of the journals and of every shard to another node."""
     keys = [job.keys.manifest, *(job.keys.journal(p, generation) for p in range(2))]
-    keys += [job.keys.applied(job.known.sources[0], shard) for shard in range(64)]
+    keys += [job.keys.applied(job.reference.sources[0], shard) for shard in range(64)]
     primaries = sorted({group.primary_of(key) for key in keys}, key=lambda node: node.port)
     for key in keys:
         here = primaries.index(group.primary_of(key))
@@ -99,7 +99,7 @@ def strike_and_compare(
     tell(f"longest pause {pauses.longest:.2f} s (before: {quiet:.2f} s)")
     job.finish(*shape, after=resumed)
     assert job.differences() == []
-    assert job.litter() == []
+    assert job.leftover_keys() == []
 
 
 def in_short(strikes: list[Strike], name: str) -> object:
@@ -112,18 +112,18 @@ def at_length(*strikes: Strike) -> list[object]:
             [strike],
             flavour,
             shape,
-            known,
-            id=f"{strike.__name__}-{flavour}-{shape[0]} processes-{known.flow_id}",
+            reference,
+            id=f"{strike.__name__}-{flavour}-{shape[0]} processes-{reference.flow_id}",
             marks=pytest.mark.long,
         )
         for strike in strikes
         for flavour in ("redis-7.0", "valkey-8")
-        for shape, known in ((ONE, Clicks(160_000)), (TWO_PROCESSES, Ledger(30_000)))
+        for shape, reference in ((ONE, Clicks(160_000)), (TWO_PROCESSES, Ledger(30_000)))
     ]
 
 
 @pytest.mark.parametrize(
-    ("strikes", "flavour", "shape", "known"),
+    ("strikes", "flavour", "shape", "reference"),
     [in_short([kill_primary], "kill"), *at_length(kill_primary, order_failover)],
 )
 def test_after_a_failover_of_the_primary_that_sentinels_watch_all_is_exact(
@@ -133,14 +133,14 @@ def test_after_a_failover_of_the_primary_that_sentinels_watch_all_is_exact(
     strikes: list[Strike],
     flavour: str,
     shape: tuple[int, int],
-    known: ReferenceFlow,
+    reference: ReferenceFlow,
 ) -> None:
     group = start_group("sentinel", flavour, replicas=1)
-    strike_and_compare(group, make_job(group.url, known), shape, strikes, tell)
+    strike_and_compare(group, make_job(group.url, reference), shape, strikes, tell)
 
 
 @pytest.mark.parametrize(
-    ("strikes", "flavour", "shape", "known"),
+    ("strikes", "flavour", "shape", "reference"),
     [
         in_short([move_all, kill_node], "move and kill"),
         *at_length(kill_node, kill_node_of_cells, order_node_failover, move_all),
@@ -153,7 +153,7 @@ def test_after_a_failover_or_a_move_of_slots_of_a_cluster_all_is_exact(
     strikes: list[Strike],
     flavour: str,
     shape: tuple[int, int],
-    known: ReferenceFlow,
+    reference: ReferenceFlow,
 ) -> None:
     group = start_group("cluster", flavour)
-    strike_and_compare(group, make_job(group.url, known), shape, strikes, tell)
+    strike_and_compare(group, make_job(group.url, reference), shape, strikes, tell)

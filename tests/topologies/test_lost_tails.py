@@ -58,4 +58,4 @@ def test_a_journal_that_lost_its_tail_together_with_the_flow_is_resumed_before_i
     assert left[0] < epochs[1], "no tail was lost"
     job.finish(after=resumed)
     assert job.differences() == []
-    assert job.litter() == []
+    assert job.leftover_keys() == []

@@ -80,7 +80,7 @@ def bench_jobs(args: argparse.Namespace) -> int:
     :raises ConfigError: If an option is wrong, or the benchmarks are not installed.
     """
     _require_sense(args)
-    session, jobs = _import("benchmarks.session"), _import("benchmarks.jobs")
+    invocation, jobs = _import("benchmarks.invocation"), _import("benchmarks.jobs")
     unknown = set(args.job) - set(jobs.JOBS)
     if unknown:
         raise ConfigError(f"there is no job {min(unknown)!r}", "bench jobs --list prints all jobs")
@@ -94,7 +94,7 @@ def bench_jobs(args: argparse.Namespace) -> int:
         pairs=args.pairs or (_QUICK_PAIRS if args.quick else None),
         every=args.every,
     )
-    return int(session.run(extent, json=args.json, into=args.into))
+    return int(invocation.run(extent, json=args.json, into=args.into))
 
 
 def _require_sense(args: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ _EVERY = 0.2  # seconds
 
 
 def peak_mib(process: int) -> float:
-    """Tell the most memory that a process ever had; 0 where it is gone, or that is not known."""
+    """Give the most memory that a process ever had; 0 where that is not known."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
@@ -23,8 +23,8 @@ def peak_mib(process: int) -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
-class Scales:
-    """Weighs this process, and its replicator for as long as it is watched."""
+class PeakMemory:
+    """Measures this process, and its replicator for as long as that is watched."""
 
     def __init__(self) -> None:
         self.replicator = 0.0
@@ -35,7 +35,7 @@ class Scales:
         return peak_mib(os.getpid())
 
     def watch(self) -> None:
-        """Look at the replicator now and then, in a thread."""
+        """Look at the replicator every 0.2 s, in a thread."""
         threading.Thread(target=self._look, daemon=True).start()
 
     def _look(self) -> None:

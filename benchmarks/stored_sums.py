@@ -1,4 +1,4 @@
-"""What a run has left in Redis, read back: that its end was drained is part of being right."""
+"""The sums that a run has left in Redis: a run whose end was not drained is wrong."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from benchmarks.rows import HEAD, number, rows, title_of
 from bytewax_redis_state.errors import StateError
 
 
-class Account:
+class ProgressDisplay:
     """Tells a person how it goes: a bar on a terminal, lines elsewhere."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Account:
         self._task = self._bar.add_task("")
         self._unit = ""
 
-    def __enter__(self) -> Account:
+    def __enter__(self) -> ProgressDisplay:
         self._bar.start()
         return self
 
@@ -105,14 +105,14 @@ def run(extent: Extent, *, json: Path | None = None, into: Path | None = None) -
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     results.invocations.append({"started": started, "load": os.getloadavg(), **asdict(extent)})
     contests, out = extent.contests(), Console(width=max(Console().width, 110))
-    with Account() as account:
-        print_estimate(account.console, contests, extent.pairs)
+    with ProgressDisplay() as display:
+        print_estimate(display.console, contests, extent.pairs)
         wrong = 0
         for contest in contests:
             try:
-                line = hold(contest, extent.pairs, account)
+                line = hold(contest, extent.pairs, display)
             except (FailedRunError, WrongResultError, StateError) as error:
-                account.failed(error)
+                display.failed(error)
                 wrong += 1
                 continue
             results.put(line)

@@ -1,9 +1,9 @@
 """The flow of ``benchmarks.retention``: each key comes once, into a session and a tumbling window.
 
-Event time is the time of emission, so windows close while the flow goes on. Files in a folder are
-how the flow and the benchmark talk: ``first`` gets the time at which a window took the first item,
-``settled`` the longest time between two calls of the source once the last lifetime has passed, and
-the source ends when there is ``release``.
+Event time is the time of emission, so windows close while the flow goes on. The flow and the
+benchmark exchange files in a folder. ``first`` gets the time at which a window took the first item.
+``settled`` gets the longest time between two calls of the source, once the last lifetime has
+passed. The source ends as soon as there is a file ``release``.
 """
 
 from __future__ import annotations
