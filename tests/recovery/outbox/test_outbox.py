@@ -195,6 +195,56 @@ def test_prune_takes_many_rows_in_short_transactions(path, monkeypatch):
     assert opened(path).prune(1000) == 221
 
 
+def instructions_of(box: Outbox, act) -> int:
+    """How many instructions of SQLite's virtual machine something takes, in hundreds."""
+    count = 0
+
+    def tick() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    box._db.set_progress_handler(tick, 100)
+    act()
+    box._db.set_progress_handler(None, 0)
+    return count
+
+
+def test_pruning_looks_at_each_row_once_however_many_chunks_it_takes(path, monkeypatch):
+    """A flow that lagged far behind has a long outbox, of which little goes at a time."""
+    monkeypatch.setattr(module, "_DELETE_CHUNK", 50)
+    made(path)
+    engine, rows = Engine(path), 5000
+    engine.db.execute("BEGIN")
+    for n in range(rows):
+        engine.snap(5 + n, f"p{n % 4}", b"x", step="in" if n % 2 else "keyed")
+    engine.db.execute("COMMIT")
+    box = opened(path, frozenset({"in"}))
+    box.prune(1)
+    taken = instructions_of(box, lambda: box.prune(rows // 2))
+    assert taken < rows // 2  # a hundred instructions a row that is deleted
+    assert instructions_of(box, lambda: box.prune(rows // 2)) < 10
+    box.prune(rows)
+    left = {(row.state_key, row.id) for row in box.rows(0, 10**9, 1 << 20)}
+    assert left == {("p1", rows - 2), ("p3", rows)}
+
+
+def test_last_rows_are_known_to_an_outbox_that_is_opened_again(path):
+    """As by a replicator that is restarted."""
+    made(path)
+    engine = Engine(path)
+    for epoch in (5, 6, 7):
+        engine.snap(epoch, "p1", b"%d" % epoch, step="in")
+        engine.commit(epoch)
+    opened(path, frozenset({"in"})).prune(3)
+    again = opened(path, frozenset({"in"}))
+    assert again.prune(6) == 2
+    assert [row.id for row in again.rows(0, 7, 1 << 20)] == [5]
+    engine.snap(8, "p1", b"8", step="in")
+    again.prune(6)  # the row that was kept until now has a newer one
+    assert [row.id for row in again.rows(0, 8, 1 << 20)] == [7]
+
+
 def test_ids_go_on_after_everything_is_pruned(path):
     """Rule 1: AUTOINCREMENT, so that an id never comes twice."""
     made(path)
