@@ -1,15 +1,16 @@
--- Append outbox rows to the journal and move progress with the last of an epoch.
+-- Append outbox rows to the journal, and move progress with the last row of an epoch.
 -- KEYS[1] journal  KEYS[2] progress
 -- ARGV[1] incarnation  ARGV[2] generation  ARGV[3] last row before  ARGV[4] last row after
--- ARGV[5] progress epoch after, or '' where it stays  ARGV[6..] epoch, row, cell, delta, …
+-- ARGV[5] epoch of progress afterwards, or '' if it stays  ARGV[6..] epoch, row, cell, delta, …
 -- Returns {'ok'}, {'moved', last row}, {'fenced', generation}, {'foreign', incarnation} or {'missing'}.
--- Invariant: rows enter in order and once: compare-and-set on the last row; keys are never made here.
+-- Invariant: each row enters once and in order, by compare-and-set on the last row. No key is made
+-- here: a missing key means that Redis lost it.
 local have = redis.call('HMGET', KEYS[2], 'incarnation', 'generation', 'row', 'fenced')
 if not have[1] or redis.call('EXISTS', KEYS[1]) == 0 then
   return {'missing'}
 elseif have[1] ~= ARGV[1] then
   return {'foreign', have[1]}
-elseif have[2] ~= ARGV[2] then  -- the number was given twice: another start has it
+elseif have[2] ~= ARGV[2] then  -- Redis gave the number twice; another start has it
   return {'fenced', have[2]}
 elseif have[4] then
   return {'fenced', have[4]}

@@ -2,7 +2,8 @@
 -- KEYS[1] generation
 -- ARGV[1] start ID
 -- Returns the number.
--- Invariant: numbers only grow; the ID tells two starts apart where Redis loses one and gives it again.
+-- Invariant: numbers only grow. The ID tells two starts apart if Redis loses a number and gives it
+-- again.
 local held = redis.call('GET', KEYS[1]) or '0'
 local number = string.match(held, '^%d+')
 if not number then

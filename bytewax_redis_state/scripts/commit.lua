@@ -1,9 +1,9 @@
--- Carry out a transaction if all that it read is still as it was.
+-- Carry out a transaction if every value that it read is unchanged.
 -- KEYS[1..] keys, none twice
--- ARGV[1..] three per key: SHA-1 of the bytes read, '-' if nothing was there, '' if not read;
---   'keep', 'delete', 'put' or a TTL in ms to put with; the value to put
--- Returns 0 if done, else the number of a key that has changed.
--- Invariant: all of it or nothing.
+-- ARGV[1..] three per key: SHA-1 of the bytes read, '-' if there was no value, '' if not read;
+--   'keep', 'delete', 'put', or a TTL in ms to put with; the value to put
+-- Returns 0 if done, else the number of the first key that has changed.
+-- Invariant: all changes are carried out, or none.
 for i = 1, #KEYS do
   local seen = ARGV[3 * i - 2]
   if seen ~= '' then

@@ -1,8 +1,8 @@
 -- Make a cell for a step that the flow has not had before.
 -- KEYS[1] applied
 -- ARGV[1] incarnation  ARGV[2] generation  ARGV[3] epoch that counts as applied
--- Returns the live count of the cell, or -1 where another start has made it that is not older.
--- Invariant: a cell with keys is never made anew; an empty one of a start that died is taken over.
+-- Returns the live count of the cell, or -1 if a start that is not older has made the cell.
+-- Invariant: a cell with keys is never made again. An empty cell of a start that died is taken over.
 local function number_of(generation)
   return tonumber(string.match(generation, '^%d+'))
 end

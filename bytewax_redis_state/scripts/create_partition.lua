@@ -1,9 +1,9 @@
 -- Make the journal and the progress of an outbox partition for a new generation.
 -- KEYS[1] journal  KEYS[2] progress
 -- ARGV[1] incarnation  ARGV[2] generation  ARGV[3] resume epoch
--- Returns 1, or 0 where only one is there, or they are not the writer's: of another life, or of another
+-- Returns 1, or 0 if only one of the keys exists, or they belong to another incarnation, or to another
 -- start that Redis gave the same number.
--- Invariant: only a start makes these keys, and replaces none; an append finds them or refuses.
+-- Invariant: only a start makes these keys, and it replaces none. An append finds them or refuses.
 local there = redis.call('EXISTS', KEYS[1], KEYS[2])
 if there > 0 then
   local have = redis.call('HMGET', KEYS[2], 'incarnation', 'generation')

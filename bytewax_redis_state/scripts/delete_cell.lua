@@ -1,9 +1,10 @@
--- Delete a cell that no manifest names any more; its keys are gone.
+-- Delete a cell that no manifest names any longer, after its keys were deleted.
 -- KEYS[1] applied
 -- ARGV[1] generation of the start that must have fenced it
--- ARGV[2] run ID of the server when the newer manifest was there, or '' where there are several
+-- ARGV[2] run ID of the server when the newer manifest was written, or '' if there are several servers
 -- Returns the number of keys that were deleted.
--- Invariant: a Redis that has gone back since then may name the cell again, and keeps it.
+-- Invariant: a server that was restarted since may have lost the newer manifest. The older one names
+-- the cell, so the cell stays.
 if redis.call('HGET', KEYS[1], 'generation') ~= ARGV[1] then
   return 0
 end

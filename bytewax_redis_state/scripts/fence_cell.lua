@@ -1,9 +1,9 @@
--- Shut a cell for folds of older generations, and read it.
+-- Fence a cell, so that folds of older generations are refused, and read the cell.
 -- KEYS[1] applied
 -- ARGV[1] incarnation  ARGV[2] generation of the start
--- Returns all fields of the cell as {field, value, …}; {} where it is missing.
--- Invariant: the generation of a cell only grows within one incarnation; of two starts that Redis gave
--- the same number the first one keeps the cell.
+-- Returns all fields of the cell as {field, value, …}; {} if the cell is missing.
+-- Invariant: the generation of a cell only grows within one incarnation. If Redis gave two starts the
+-- same number, the first one keeps the cell.
 local function number_of(generation)
   return tonumber(string.match(generation, '^%d+'))
 end

@@ -1,7 +1,7 @@
--- Shut a partition of an older generation for its writer, and read how far it came.
+-- Fence a partition of an older generation, so that its writer is refused, and read its progress.
 -- KEYS[1] journal  KEYS[2] progress
 -- ARGV[1] incarnation  ARGV[2] generation of the partition  ARGV[3] generation of the start
--- Returns {epoch, trimmed, time}, or nil where progress or journal is gone or of another life.
+-- Returns {epoch, trimmed, time}, or nil if progress or journal is missing or of another incarnation.
 -- Invariant: fence and read are one step, so no append can fall between them.
 local function number_of(generation)
   return tonumber(string.match(generation, '^%d+'))

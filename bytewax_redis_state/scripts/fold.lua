@@ -1,17 +1,19 @@
 -- Apply a chunk of one partition's deltas to the keyed state of one cell.
 -- KEYS[1] applied  KEYS[2..] state keys: first those to set, then those to delete; none twice
 -- ARGV[1] incarnation  ARGV[2] generation  ARGV[3] partition  ARGV[4] from  ARGV[5] to
--- ARGV[6] number of the chunk, from 1, negative in the last one of the cell  ARGV[7] what a deadline's PXAT
--- adds to it, in ms, or '' where the step has no retention  ARGV[8] number to set  ARGV[9..] their envelopes
+-- ARGV[6] number of the chunk, from 1, negative for the last chunk of the cell
+-- ARGV[7] ms from a deadline to the PXAT of its key, or '' if the step has no retention
+-- ARGV[8] number of keys to set  ARGV[9..] their envelopes
 -- Returns {'ok'}, {'skip', applied}, {'gap', applied}, {'torn', fold under way}, {'fenced', generation},
 -- {'foreign', incarnation} or {'missing'}.
 -- Invariant: keys, applied epoch, live count and the counts of deadlines ('d<deadline>') change
--- together; an epoch is applied from one before it; the chunks of a fold are taken in their order, and
--- none of an older fold (late, from a dead connection's buffer) once a newer one is under way. A cell that has held a deadline has 'slack', the
--- least that was ever added to one: from then on every key's old deadline is read and counted out.
-local KEYS, ARGV, redis = KEYS, ARGV, redis  -- a local is found sooner
-local lane, mark, chunk = 'p' .. ARGV[3], 'mark' .. ARGV[3], 'chunk' .. ARGV[3]
-local have = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', lane, 'slack', mark, chunk)
+-- together. A fold applies epochs without a gap. The chunks of a fold are taken in order. A chunk of
+-- an older fold, late from the buffer of a dead connection, is refused once a newer fold is under way.
+-- A cell that has held a deadline has 'slack', the least of all ARGV[7] so far. From then on the old
+-- deadline of every key is read and subtracted from the counts.
+local KEYS, ARGV, redis = KEYS, ARGV, redis  -- locals are faster than globals, and fold is hot
+local partition, mark, chunk = 'p' .. ARGV[3], 'mark' .. ARGV[3], 'chunk' .. ARGV[3]
+local have = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', partition, 'slack', mark, chunk)
 if not have[1] then
   return {'missing'}
 elseif have[1] ~= ARGV[1] then
@@ -32,18 +34,19 @@ end
 
 local byte, sub, call = string.byte, string.sub, redis.call
 
--- Where an envelope's deadline is, by its second byte: 1 after the check sum, 2 after a key ID too, 0 nowhere.
-local places = {}
+-- The position of an envelope's deadline, by the envelope's second byte: 0 no deadline, 1 after the
+-- check sum, 2 after the check sum and a key ID.
+local positions = {}
 
-local function place_of(kind)
-  local place = 0
+local function position_of(kind)
+  local position = 0
   if kind and kind % 64 >= 32 then
-    place = kind % 32 < 16 and 1 or 2
+    position = kind % 32 < 16 and 1 or 2
   end
   if kind then
-    places[kind] = place
+    positions[kind] = position
   end
-  return place
+  return position
 end
 
 local function after_key_id(head)
@@ -59,32 +62,34 @@ end
 local grown, dated = 0, {}
 if ARGV[7] ~= '' or have[5] then
   local offset = tonumber(ARGV[7])
-  -- Few deadlines, many keys: each is made a number and text once.
+  -- There are few deadlines and many keys: each deadline is converted once.
   local any, size, expiries = false, 0, {}
   for i = 9, 8 + sets do
     size = size + #ARGV[i]
   end
-  local brief = size < 131072  -- then what stands there is brief too: SET gives it at no cost
+  -- Old values are mostly about as large as new ones. Small ones come with SET … GET at no cost; of
+  -- large ones only the head is read.
+  local small = size < 131072
   local function count_out(old)
     if old and old ~= '' then
       local kind = byte(old, 2)
-      local place = places[kind] or place_of(kind)
-      if place > 0 then
-        local field = place == 1 and sub(old, 7, 12) or after_key_id(old)
+      local position = positions[kind] or position_of(kind)
+      if position > 0 then
+        local field = position == 1 and sub(old, 7, 12) or after_key_id(old)
         dated[field] = (dated[field] or 0) - 1
       end
       grown = grown - 1
     end
   end
-  local last, expiry  -- most keys of a chunk have one deadline
+  local last, expiry  -- neighbours mostly have the same deadline
   for i = 2, 1 + sets do
     local value = ARGV[7 + i]
     local kind = byte(value, 2)
-    local place = places[kind] or place_of(kind)
-    if place == 0 then
+    local position = positions[kind] or position_of(kind)
+    if position == 0 then
       last, expiry = nil, nil
     else
-      local field = place == 1 and sub(value, 7, 12) or after_key_id(value)
+      local field = position == 1 and sub(value, 7, 12) or after_key_id(value)
       dated[field] = (dated[field] or 0) + 1
       if field ~= last then
         last, expiry = field, offset and expiries[field]
@@ -95,9 +100,9 @@ if ARGV[7] ~= '' or have[5] then
         end
       end
     end
-    if brief and expiry then
+    if small and expiry then
       count_out(call('SET', KEYS[i], value, 'PXAT', expiry, 'GET'))
-    elseif brief then
+    elseif small then
       count_out(call('SET', KEYS[i], value, 'GET'))
     else
       count_out(call('GETRANGE', KEYS[i], 0, 267))
@@ -142,7 +147,7 @@ for field, change in pairs(dated) do
   end
 end
 if tonumber(ARGV[6]) < 0 then
-  redis.call('HSET', KEYS[1], lane, ARGV[5])
+  redis.call('HSET', KEYS[1], partition, ARGV[5])
   redis.call('HDEL', KEYS[1], mark, chunk)
 elseif under_way < to or done < number then
   redis.call('HSET', KEYS[1], mark, ARGV[5], chunk, number)

@@ -2,7 +2,7 @@
 -- KEYS[1] generation  KEYS[2] manifest
 -- ARGV[1] incarnation  ARGV[2] shards  ARGV[3] format
 -- Returns the incarnation that the manifest holds afterwards.
--- Invariant: a flow is founded once; a generation counter without a manifest is never overwritten.
+-- Invariant: a flow is founded once. A generation counter without a manifest is never overwritten.
 local known = redis.call('HGET', KEYS[2], 'incarnation')
 if known then
   return known

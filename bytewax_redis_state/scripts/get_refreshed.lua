@@ -1,8 +1,8 @@
--- Read values, and let those that expire start their time anew.
+-- Read values, and start the TTL again of those that have one.
 -- KEYS[1..] keys
 -- ARGV[1] TTL in ms
--- Returns one value per key, nil where there is none.
--- Invariant: a key without end stays without.
+-- Returns one value per key, nil if there is none.
+-- Invariant: a key without a TTL gets none.
 local values = {}
 for i = 1, #KEYS do
   local value = redis.call('GET', KEYS[i])

@@ -1,8 +1,8 @@
--- Set, change or take away the marker of a restore, where it still is what the caller saw.
+-- Set, change or delete the marker of a restore if it is still the one that the caller saw.
 -- KEYS[1] marker
--- ARGV[1] value seen, '' for none  ARGV[2] value to leave, '' for none
--- Returns 1 if done, 0 if another restore has changed it.
--- Invariant: one restore at a time owns a namespace.
+-- ARGV[1] value seen, '' for none  ARGV[2] new value, '' for none
+-- Returns 1 if done, 0 if another restore has changed the marker.
+-- Invariant: a namespace has one restore at a time.
 if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then
   return 0
 end

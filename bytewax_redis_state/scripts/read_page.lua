@@ -1,11 +1,12 @@
--- Read keys with the time that each has left, as far as the answer stays small.
+-- Read keys with the TTL that each has left, until the answer is large enough.
 -- KEYS[1] a key  KEYS[2..] more keys
 -- ARGV[1] bytes of values after which to stop; at least one key is read
--- Returns {time in ms, values, TTLs}; a value is nil where no key is, 1 where it is no string; TTLs are in ms, -1 for no end, and left out where no key has one.
--- Invariant: a value and its TTL are of one moment.
+-- Returns {time in ms, values, TTLs}. A value is nil if the key is missing, 1 if it holds no string.
+-- TTLs are in ms, -1 for no end, and left out if no key has one.
+-- Invariant: a value and its TTL are read at the same moment.
 local limit, size, expiring = tonumber(ARGV[1]), 0, false
 local call, pcall = redis.call, redis.pcall
--- A third of the work is asking for TTLs, so they are left alone where the server knows of none.
+-- Asking for TTLs is a third of the work, so it is left out if the database has no key with one.
 local keyspace = pcall('INFO', 'keyspace')
 local ask = type(keyspace) ~= 'string' or string.find(keyspace, 'expires=[1-9]')
 local values, ttls = {}, {}

@@ -1,8 +1,8 @@
--- Give a running flow a new life in a Redis that came back empty.
+-- Found a running flow again, in a Redis that came back empty.
 -- KEYS[1] generation  KEYS[2] manifest
 -- ARGV[1] incarnation  ARGV[2] generation  ARGV[3..] field, value, … of the manifest
--- Returns 1, or 0 where there is a flow already.
--- Invariant: a flow that Redis knows is never founded anew.
+-- Returns 1, or 0 if Redis holds the flow already.
+-- Invariant: a flow that Redis holds is never founded again.
 if redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then
   return 0
 end

@@ -1,9 +1,9 @@
--- Write values of one cell anew that other keys protect; what they hold and their expiry stay.
+-- Replace values of one cell by the same values under other encryption or signing keys.
 -- KEYS[1] applied  KEYS[2..] state keys, none twice
 -- ARGV[1] incarnation  ARGV[2] generation
--- ARGV[3..] for each key how its value begins, check sum included, and the value to replace it
--- Returns the number of values that were replaced; nil where the cell is not the writer's.
--- Invariant: a value that changed since it was read stays as it is, and no key is made.
+-- ARGV[3..] per key: the first bytes of its stored value, with the check sum, and the new value
+-- Returns the number of values that were replaced; nil if the cell is not the writer's.
+-- Invariant: a value that changed since it was read stays, the expiry stays, and no key is made.
 local have = redis.call('HMGET', KEYS[1], 'incarnation', 'generation')
 if have[1] ~= ARGV[1] or have[2] ~= ARGV[2] then
   return nil

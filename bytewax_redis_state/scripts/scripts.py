@@ -1,8 +1,8 @@
 """Each Lua file as a typed method.
 
-Every method takes the client or the pipeline to run on; on a pipeline the answer comes with
-``execute()`` and is what the script returns. Keys that one script touches share a hash tag. A
-generation goes as its token, ``<number>-<start ID>``.
+A method with ``on`` runs on that client or pipeline; on a pipeline the script's answer is in the
+result of ``execute()``. Keys that one script touches share a hash tag. A generation is passed as
+its token, ``<number>-<start ID>``.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def script_source(name: str) -> str:
 class Scripts:
     """The scripts, registered for one client.
 
-    :arg client: Whose server runs them; a script that the server has forgotten is loaded again.
+    :arg client: A client of the server that runs them. A script that the server has forgotten is
+        loaded again.
     """
 
     def __init__(self, client: redis.Redis) -> None:
@@ -98,14 +99,14 @@ class Scripts:
     ) -> None:
         """Replace the manifest; the pipeline's answer is 1 if the counter still stood there.
 
-        It is -1 where the server is no longer the run that ``run_id`` says.
+        It is -1 if the server was restarted, so that its run ID is no longer ``run_id``.
         """
         flat = [part for field in fields.items() for part in field]
         args: tuple[Argument, ...] = (incarnation, generation, run_id, *flat)
         self._run("write_manifest", (generation_key, manifest_key), args, on)
 
     def bump_generation(self, generation_key: bytes, start: str) -> int:
-        """Take the next number for a start; returns it. Not to be repeated."""
+        """Take the next number for a start; returns it. Must not be repeated."""
         return int(self._run("bump_generation", (generation_key,), (start,), None))
 
     def hold_generation(self, generation_key: bytes, generation: str, on: Executor) -> None:
@@ -120,7 +121,7 @@ class Scripts:
         generation: str,
         fields: dict[str, str],
     ) -> bool:
-        """Found a running flow anew; returns whether Redis knew nothing of it."""
+        """Found a running flow again; returns whether Redis held nothing of it."""
         flat = [part for field in fields.items() for part in field]
         args: tuple[Argument, ...] = (incarnation, generation, *flat)
         return bool(self._run("renew_flow", (generation_key, manifest_key), args, None))
@@ -141,11 +142,14 @@ class Scripts:
     def note_confirming(
         self, progress: bytes, incarnation: str, generation: str, row: int, on: Executor
     ) -> None:
-        """Write after all rows up to one; the pipeline's answer is the progress, or 0."""
+        """Write after all rows up to one; the pipeline's answer is the epoch of progress, or 0."""
         self._run("note_confirming", (progress,), (incarnation, generation, row), on)
 
     def note_safe(self, progress: bytes, incarnation: str, generation: str, epoch: int) -> bool:
-        """Note below which epoch no failover loses rows; returns whether that is the writer's."""
+        """Note the safe epoch; returns whether the partition is the writer's.
+
+        No failover loses a row of an epoch below it.
+        """
         return bool(self._run("note_safe", (progress,), (incarnation, generation, epoch), None))
 
     def end_renewal(self, manifest: bytes, incarnation: str, generation: str, epoch: int) -> bool:
@@ -161,7 +165,7 @@ class Scripts:
         epoch: int,
         on: Executor,
     ) -> None:
-        """Make journal and progress of a partition; the pipeline's answer is 1 if they are its."""
+        """Make journal and progress of a partition; the pipeline's answer is 1 if it has both."""
         args = (incarnation, generation, epoch)
         self._run("create_partition", (journal, progress), args, on)
 
@@ -176,7 +180,7 @@ class Scripts:
     ) -> None:
         """Fence a partition; the pipeline's answer is [epoch, trimmed, commit time in ms] or None.
 
-        It is None where the partition is gone.
+        It is None if the partition is missing.
         """
         args = (incarnation, generation, by)
         self._run("fence_partition", (journal, progress), args, on)
@@ -189,10 +193,10 @@ class Scripts:
         run_id: str,
         on: Executor | None = None,
     ) -> None:
-        """Delete a partition that is not needed any more; the answer is the number of keys.
+        """Delete a partition that is no longer needed; the answer is the number of keys.
 
-        ``fenced_by`` is the generation whose fence must be on it, ``run_id`` that of the server
-        when the newer manifest was there; either may be empty.
+        ``fenced_by`` is the generation whose fence must be on the partition. ``run_id`` is the run
+        ID of the server when the newer manifest was written. Either may be empty.
         """
         self._run("delete_partition", (journal, progress), (fenced_by, run_id), on)
 
@@ -222,7 +226,7 @@ class Scripts:
         epoch: int,
         run_id: str = "",
     ) -> int | None:
-        """Trim below an epoch; returns what is trimmed, None if it is fenced, -1 if it is gone."""
+        """Trim below an epoch; returns the epoch, None if it is fenced, -1 if keys are missing."""
         args = (incarnation, generation, epoch, run_id)
         answer = self._run("trim_journal", (journal, progress), args, None)
         return None if answer is None else int(answer)
@@ -273,8 +277,8 @@ class Scripts:
     ) -> None:
         """Fold a chunk into a cell; the pipeline's answer is the script's verdict.
 
-        ``chunk`` counts from 1. ``offset`` is what PXAT adds to a deadline, in ms; ``None`` where
-        there are no deadlines.
+        ``chunk`` counts from 1. ``offset`` is the time from a deadline to the PXAT of its
+        key, in ms; ``None`` if the step has no deadlines.
         """
         keys = (applied, *state_keys)
         added: Argument = "" if offset is None else offset
@@ -305,7 +309,7 @@ class Scripts:
     ) -> None:
         """Replace values; the pipeline's answer is their number or None.
 
-        ``pairs`` holds for each key how its value begins now, and the new value.
+        ``pairs`` holds for each key the first bytes of its stored value, and the new value.
         """
         self._run("reseal_keys", (applied, *state_keys), (incarnation, generation, *pairs), on)
 
@@ -318,7 +322,7 @@ class Scripts:
         gone: Mapping[int, int],
         on: Executor,
     ) -> None:
-        """Count keys out by deadline, in ms; the pipeline's answer is the live count or None."""
+        """Subtract expired keys, by deadline in ms; the answer is the live count or None."""
         flat = [part for pair in gone.items() for part in pair]
         head = (incarnation, generation, "" if slack is None else slack)
         self._run("settle_deadlines", (applied,), (*head, *flat), on)
@@ -334,18 +338,18 @@ class Scripts:
     ) -> None:
         """Settle a cell at an epoch; the pipeline's answer is the live count, None if fenced.
 
-        It is -1 where a partition of those that were folded has not been applied so far.
+        It is -1 if one of the folded partitions is not applied up to the epoch.
         """
         self._run("settle_cell", (applied,), (incarnation, generation, epoch, *folded), on)
 
     def claim_lease(
         self, lease: bytes, owner: str, value: str, milliseconds: int, replace: str = ""
     ) -> bytes | None:
-        """Take a lease; returns None where it was taken, else the holder's value."""
+        """Take a lease; returns None if it was taken, else the holder's value."""
         args = (owner, value, milliseconds, replace)
         answer: bytes | None = self._run("claim_lease", (lease,), args, None)
         return answer
 
     def release_lease(self, lease: bytes, owner: str) -> bool:
-        """Give a lease back; returns whether it was one's own."""
+        """Give a lease back; returns whether it was the owner's."""
         return bool(self._run("release_lease", (lease,), (owner,), None))

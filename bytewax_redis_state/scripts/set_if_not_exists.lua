@@ -1,8 +1,8 @@
--- Put a value where nothing is.
+-- Put a value if there is none.
 -- KEYS[1] key
 -- ARGV[1] value  ARGV[2] TTL in ms, '' for no end
--- Returns 1 if it was put, 0 if something was there.
--- Invariant: of several callers one puts its value; value and TTL come together.
+-- Returns 1 if the value was put, 0 if there was one.
+-- Invariant: only one of several callers puts its value, and value and TTL come together.
 if redis.call('EXISTS', KEYS[1]) == 1 then
   return 0
 end

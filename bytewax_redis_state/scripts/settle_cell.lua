@@ -1,16 +1,16 @@
--- Say that a cell has applied every partition up to an epoch, and forget the partitions.
+-- Note that a cell has applied every partition up to an epoch, and drop the fields per partition.
 -- KEYS[1] applied
 -- ARGV[1] incarnation  ARGV[2] generation  ARGV[3] epoch  ARGV[4..] partitions that were folded
--- Returns the live count, nil where the cell is missing, fenced or of another life, or -1 where one
--- of the partitions is not applied up to the epoch: a failover has lost its fold.
--- Invariant: the applied epoch of a cell never goes back, and says nothing that is not so.
+-- Returns the live count; nil if the cell is missing, fenced or of another incarnation; -1 if one of
+-- the partitions is not applied up to the epoch, because a failover lost its fold.
+-- Invariant: the applied epoch of a cell never goes back, and every partition is applied up to it.
 local have = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'count')
 if have[1] ~= ARGV[1] or have[2] ~= ARGV[2] or tonumber(have[3]) > tonumber(ARGV[3]) then
   return nil
 end
 for i = 4, #ARGV do
-  local lane = redis.call('HGET', KEYS[1], 'p' .. ARGV[i])
-  if math.max(tonumber(have[3]), tonumber(lane or '0')) < tonumber(ARGV[3]) then
+  local applied = redis.call('HGET', KEYS[1], 'p' .. ARGV[i])
+  if math.max(tonumber(have[3]), tonumber(applied or '0')) < tonumber(ARGV[3]) then
     return -1
   end
 end

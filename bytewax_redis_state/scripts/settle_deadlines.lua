@@ -1,9 +1,9 @@
--- Count out the keys of one cell that Redis has dropped past their deadlines.
+-- Subtract the keys that Redis has expired from the counts of one cell.
 -- KEYS[1] applied
 -- ARGV[1] incarnation  ARGV[2] generation
--- ARGV[3] what every key's PXAT adds to its deadline by now, in ms, or '' where that is as it was
--- ARGV[4..] deadline, number of keys that have gone, …
--- Returns the live count; nil where the cell is not the writer's.
+-- ARGV[3] ms from a deadline to the PXAT of its key, for every key now, or '' if that has not changed
+-- ARGV[4..] deadline, number of keys that have expired, …
+-- Returns the live count; nil if the cell is not the writer's.
 -- Invariant: the live count and the counts of deadlines change together.
 local have = redis.call('HMGET', KEYS[1], 'incarnation', 'generation')
 if have[1] ~= ARGV[1] or have[2] ~= ARGV[2] then

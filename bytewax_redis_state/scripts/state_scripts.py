@@ -1,6 +1,6 @@
 """The Lua files of the state backend, each as the command that runs it.
 
-A state backend describes what it sends apart from how it is sent, so a method here makes a command
+A state backend describes its commands apart from sending them, so a method here makes a command
 and sends nothing. Keys that one script touches share a hash tag where the server is a cluster.
 """
 
@@ -40,10 +40,10 @@ _BY_DIGEST = {digest: _SOURCES[name] for name, digest in _DIGESTS.items()}
 
 
 def with_source(command: Command) -> Command:
-    """Make of a command that names a script by digest one that carries its source.
+    """Turn an EVALSHA into an EVAL, after which the server knows the script.
 
-    :arg command: From :class:`StateScripts`; the server said that it doesn't know the digest.
-    :returns: The same, with what the server needs to know it from now on.
+    :arg command: From :class:`StateScripts`.
+    :returns: The same call, with the script's source in place of its digest.
     """
     return ("EVAL", _BY_DIGEST[str(command[1])], *command[2:])
 
@@ -67,7 +67,7 @@ class StateScripts:
 
     @staticmethod
     def set_if_not_exists(key: bytes, value: bytes, ttl: int | None) -> Command:
-        """Put where nothing is; the reply is 1 if it was put."""
+        """Put if there is no value; the reply is 1 if it was put."""
         return _run("set_if_not_exists", (key,), value, "" if ttl is None else ttl)
 
     @staticmethod
@@ -77,7 +77,7 @@ class StateScripts:
 
     @staticmethod
     def compare_and_put(key: bytes, seen: str, value: bytes, ttl: int | None) -> Command:
-        """Put over a version, '' for nothing there; the reply is 1 if it was put."""
+        """Put over a version, '' for no value; the reply is 1 if it was put."""
         return _run("compare_and_put", (key,), seen, value, "" if ttl is None else ttl)
 
     @staticmethod
@@ -115,12 +115,12 @@ class StateScripts:
 
     @staticmethod
     def read_page(keys: Sequence[bytes], limit: int) -> Command:
-        """Read values with their TTL; the reply is [time in ms, values, TTLs or nothing]."""
+        """Read values with their TTLs; the reply is [time in ms, values, TTLs or nothing]."""
         return _run("read_page", keys, limit)
 
     @staticmethod
     def write_page(keys: Sequence[bytes], values: Sequence[bytes], ttls: Sequence[int]) -> Command:
-        """Write values, each with its TTL or -1; the reply is how many were there before."""
+        """Write values, each with its TTL or -1; the reply is how many existed before."""
         return _run("write_page", keys, *values, *ttls)
 
     @staticmethod

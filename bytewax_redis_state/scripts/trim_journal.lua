@@ -1,10 +1,10 @@
 -- Drop journal entries below an epoch that every cell has applied.
 -- KEYS[1] journal  KEYS[2] progress
--- ARGV[1] incarnation  ARGV[2] generation  ARGV[3] epoch that stays
--- ARGV[4] run ID of the server before the fold, or '': another one may have lost the fold
--- Returns the epoch below which the journal is trimmed, nil where the partition is not the writer's,
--- or -1 where its keys are missing.
--- Invariant: trimmed only grows, and never passes what the writer says is folded.
+-- ARGV[1] incarnation  ARGV[2] generation  ARGV[3] first epoch that stays
+-- ARGV[4] run ID of the server before the fold, or '' for any: a restarted one may have lost the fold
+-- Returns the epoch below which the journal is trimmed, nil if the partition is not the writer's,
+-- or -1 if its keys are missing.
+-- Invariant: the epoch of 'trimmed' only grows, and is never above the epoch that the writer gives.
 local have = redis.call('HMGET', KEYS[2], 'incarnation', 'generation', 'trimmed', 'fenced')
 if not have[1] then
   return '-1'

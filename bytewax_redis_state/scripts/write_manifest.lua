@@ -1,10 +1,10 @@
 -- Replace the manifest if the counter still stands at the writer's generation.
 -- KEYS[1] generation  KEYS[2] manifest
 -- ARGV[1] incarnation  ARGV[2] generation
--- ARGV[3] run ID of the server that the start began on, or '' where there are several
+-- ARGV[3] run ID of the server that the start began on, or '' if there are several servers
 -- ARGV[4..] field, value, …
--- Returns 1, 0 where another start has moved on or the flow's life is another, or -1 where the server was
--- started anew: it may have lost a fence that the start relies on.
+-- Returns 1; 0 if another start has raised the counter or the incarnation is another; -1 if the server
+-- was restarted, because it may have lost a fence that the start relies on.
 -- Invariant: manifests follow one another in the order of their generations.
 if redis.call('GET', KEYS[1]) ~= ARGV[2] or redis.call('HGET', KEYS[2], 'incarnation') ~= ARGV[1] then
   return 0

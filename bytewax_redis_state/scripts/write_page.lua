@@ -1,7 +1,8 @@
--- Write keys with the time that each has left, in place of what they held.
+-- Write keys, each with its TTL, in place of the values that they held.
 -- KEYS[1] a key  KEYS[2..] more keys, none twice
--- ARGV[1] a value  ARGV[2..] one value for each other key, then nothing, or one TTL in ms per key, -1 for no end
--- Returns how many of the keys were there before.
+-- ARGV[1] a value  ARGV[2..] one value for each other key, then nothing, or one TTL in ms per key,
+--   -1 for no end
+-- Returns how many of the keys existed before.
 -- Invariant: no key is ever seen with its new value and its old TTL.
 local there = redis.call('EXISTS', unpack(KEYS))
 local pairs_to_set = {}

@@ -4,6 +4,9 @@ redis-py's own refuses EVALSHA and MGET in a pipeline and hides how often it sen
 commands are split by node here, over its clients of single servers. A redirection is followed: the
 node that answers so has not carried the command out.
 
+``backend.transport.routing`` routes commands to a cluster as well, for coroutines too and without
+keeping their order; its docstring says why there are two routers. Both use ``server.slots``.
+
 Invariant: a command is carried out once; keys of one command share a slot.
 """
 
