@@ -71,8 +71,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "import_str",
         metavar="FLOW",
-        help="path or module, and name of the flow or of a factory: flows/orders.py:flow, "
-        "orders:get_flow('eu'); the name defaults to flow",
+        help="path or module, and the name of the flow or of a function that makes it, as in "
+        "flows/orders.py:flow or orders:get_flow('eu'); the default name is flow",
     )
     made.add_argument(
         "-s",
@@ -80,11 +80,11 @@ def parser() -> argparse.ArgumentParser:
         type=_duration,
         default=env("BYTEWAX_SNAPSHOT_INTERVAL"),
         metavar="SECONDS",
-        help="length of an epoch: what a crash replays at most (default 10) "
+        help="length of an epoch; a crash repeats about one epoch (default 10) "
         "[env: BYTEWAX_SNAPSHOT_INTERVAL]",
     )
     _add_redis_options(made.add_argument_group("State in Redis"))
-    _add_shipping_options(made.add_argument_group("On its way there"))
+    _add_shipping_options(made.add_argument_group("On the way to Redis"))
     _add_value_options(made.add_argument_group("Shards and values"))
     _add_idle_options(made.add_argument_group("Idle state"))
     _add_change_options(made.add_argument_group("A flow that has changed"))
@@ -97,38 +97,43 @@ def _add_redis_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--redis",
         metavar="URL",
-        help="redis://, rediss:// or unix:// URL; without it a server of our own is started "
-        "in ./.bytewax-redis-state [env: BYTEWAX_REDIS_URL]",
+        help="URL of the Redis that keeps the state: redis://, rediss://, unix://, "
+        "redis+sentinel:// or redis+cluster:// (default: start a server that keeps it in "
+        "./.bytewax-redis-state) "
+        "[env: BYTEWAX_REDIS_URL]",
     )
     group.add_argument(
         "--credentials",
         metavar="MODULE:NAME",
-        help="function that gives (user, password) or a password for each new connection, or a "
-        "redis.CredentialProvider, where the URL has none [env: BYTEWAX_REDIS_CREDENTIALS]",
+        help="function that returns (user, password), or a password, for each new connection; or a "
+        "redis.CredentialProvider. For a URL without a password "
+        "[env: BYTEWAX_REDIS_CREDENTIALS]",
     )
     group.add_argument(
         "--namespace",
         default=env("BYTEWAX_REDIS_NAMESPACE") or "bytewax",
         metavar="NS",
-        help="prefix of all keys (default bytewax) [env: BYTEWAX_REDIS_NAMESPACE]",
+        help="prefix of all keys in Redis; flows of different namespaces never meet (default "
+        "bytewax) [env: BYTEWAX_REDIS_NAMESPACE]",
     )
     group.add_argument(
         "--durability",
         metavar="LEVEL",
-        help="what counts as acknowledged: memory (default), aof (on the primary's disk), or "
-        "replicas:N [env: BYTEWAX_REDIS_DURABILITY]",
+        help="where a change must be before it is deleted from the scratch disk: memory of Redis "
+        "(default), aof (the primary's disk), or replicas:N (memory of N replicas) "
+        "[env: BYTEWAX_REDIS_DURABILITY]",
     )
     group.add_argument(
         "--take-over",
         action="store_true",
-        help="take the flow over from an execution that is still alive",
+        help="start although the flow is running; the running processes of the flow end",
     )
     group.add_argument(
         "--join-timeout",
         type=_duration,
         default="60",
         metavar="SECONDS",
-        help="how long to wait for the other processes (default 60)",
+        help="how long to wait at the start for the other processes of -a (default 60)",
     )
 
 
@@ -139,20 +144,23 @@ def _add_shipping_options(group: argparse._ArgumentGroup) -> None:
         type=_duration,
         default=env("BYTEWAX_REDIS_CHECKPOINT_INTERVAL") or "10",
         metavar="SECONDS",
-        help="time between two checkpoints (default 10) [env: BYTEWAX_REDIS_CHECKPOINT_INTERVAL]",
+        help="time between two checkpoints, which bring the keys in Redis up to date (default 10) "
+        "[env: BYTEWAX_REDIS_CHECKPOINT_INTERVAL]",
     )
     group.add_argument(
         "--scratch",
         type=Path,
         metavar="DIR",
-        help="folder for outboxes; may be lost at any time [env: BYTEWAX_REDIS_SCRATCH]",
+        help="folder for changes that Redis does not have yet; its files may be lost at any time "
+        "(default: the system's temporary folder) [env: BYTEWAX_REDIS_SCRATCH]",
     )
     group.add_argument(
         "--max-lag",
         type=_size,
         metavar="SIZE",
-        help="how much of an outbox Redis may lack before the sources wait, as in 512MiB (default "
-        "half of what the scratch disk has free, at most 1GiB) [env: BYTEWAX_REDIS_MAX_LAG]",
+        help="size of the changes that Redis may lack before the sources pause, as in 512MiB "
+        "(default: half of what the scratch disk has free, at most 1GiB) "
+        "[env: BYTEWAX_REDIS_MAX_LAG]",
     )
 
 
@@ -162,37 +170,40 @@ def _add_value_options(group: argparse._ArgumentGroup) -> None:
         type=int,
         default=64,
         metavar="N",
-        help="into how many shards state is split; fixed for a flow's life (default 64)",
+        help="number of shards that state is split into; the first start of a flow fixes it "
+        "(default 64)",
     )
     group.add_argument(
         "--no-pickle",
         action="store_true",
-        help="neither write nor read pickled state",
+        help="refuse to write and to read pickled state, which can run code when it is read",
     )
     group.add_argument(
         "--allow-import",
         action="append",
         default=[],
         metavar="MODULE",
-        help="with --no-pickle, import this module where a value needs a class of it",
+        help="with --no-pickle: import this module if a value needs one of its classes",
     )
     group.add_argument(
         "--key-file",
         type=Path,
         metavar="FILE",
-        help="TOML or JSON with the keys that values are signed and encrypted with, which only "
-        "you can read; or the keys themselves in the environment "
+        help="TOML or JSON file with the keys that sign and encrypt values; only its owner and "
+        "group may be able to read it. The keys can also be in the environment "
         f"[env: {', '.join(SECRETS_ENVIRONMENT)}]",
     )
     group.add_argument(
         "--compression",
         choices=("zstd", "zlib"),
-        help="compress large values; zstd needs the extra zstd [env: BYTEWAX_REDIS_COMPRESSION]",
+        help="compress values of 1 KiB and more; zstd needs the extra zstd "
+        "[env: BYTEWAX_REDIS_COMPRESSION]",
     )
     group.add_argument(
         "--no-fast-paths",
         action="store_true",
-        help="run every operator by Bytewax's own logic [env: BYTEWAX_REDIS_FAST_PATHS=false]",
+        help="run every operator with Bytewax's own logic objects "
+        "[env: BYTEWAX_REDIS_FAST_PATHS=false]",
     )
 
 
@@ -201,29 +212,30 @@ def _add_idle_options(group: argparse._ArgumentGroup) -> None:
         "--retention",
         action="append",
         metavar="STEP=DURATION",
-        help="keep an idle key of a step this long, as in orders.sum=7d, or =forever; window steps "
-        "have one by themselves [env: BYTEWAX_REDIS_RETENTION, with commas]",
+        help="drop an idle key of this step after this time, as in orders.sum=7d; forever drops "
+        "none. Window steps have a retention by default. May be repeated "
+        "[env: BYTEWAX_REDIS_RETENTION, separated by commas]",
     )
     group.add_argument(
         "--window-grace",
         type=_duration,
         metavar="DURATION",
-        help="keep an idle key of a window step this much longer than its window needs it "
+        help="how much longer than its window needs it a window step keeps an idle key "
         "(default 24h) [env: BYTEWAX_REDIS_WINDOW_GRACE]",
     )
     group.add_argument(
         "--downtime-allowance",
         type=_duration,
         metavar="DURATION",
-        help="how long the flow may stand still before Redis drops keys past their deadline "
-        "(default 7d) [env: BYTEWAX_REDIS_DOWNTIME_ALLOWANCE]",
+        help="how long the flow may be stopped before Redis itself drops idle keys (default 7d) "
+        "[env: BYTEWAX_REDIS_DOWNTIME_ALLOWANCE]",
     )
     group.add_argument(
         "--on-expired",
         choices=("continue", "fail"),
         default="continue",
-        help="what to do where it stood still for longer and keys have gone (default continue); "
-        "fail writes nothing",
+        help="what a start does if the flow was stopped for longer and Redis has dropped keys: "
+        "continue (default), or fail before anything is written",
     )
 
 
@@ -233,7 +245,7 @@ def _add_change_options(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="STEP",
-        help="delete the state of a step that the flow no longer has",
+        help="delete the state of a step that the flow no longer has; may be repeated",
     )
     group.add_argument(
         "--rename-step",
@@ -241,14 +253,15 @@ def _add_change_options(group: argparse._ArgumentGroup) -> None:
         type=_rename,
         default=[],
         metavar="OLD=NEW",
-        help="hand the state of a step on to a step with another name",
+        help="give the state of a step to the step with the new name; may be repeated",
     )
     group.add_argument(
         "--drop-partition",
         action="append",
         default=[],
         metavar="STEP:PARTITION",
-        help="delete the state of a source or sink partition that is no longer listed",
+        help="delete the state of a source or sink partition that its step no longer lists; may be "
+        "repeated",
     )
 
 
@@ -260,7 +273,7 @@ def _add_scaling_options(group: argparse._ArgumentGroup) -> None:
         type=int,
         default=env("BYTEWAX_WORKERS_PER_PROCESS") or "1",
         metavar="N",
-        help="workers of this process [env: BYTEWAX_WORKERS_PER_PROCESS]",
+        help="number of workers of this process (default 1) [env: BYTEWAX_WORKERS_PER_PROCESS]",
     )
     group.add_argument(
         "-i",
@@ -268,13 +281,14 @@ def _add_scaling_options(group: argparse._ArgumentGroup) -> None:
         type=int,
         default=env("BYTEWAX_PROCESS_ID"),
         metavar="N",
-        help="number of this process, with -a [env: BYTEWAX_PROCESS_ID]",
+        help="with -a: number of this process, from 0 [env: BYTEWAX_PROCESS_ID]",
     )
     group.add_argument(
         "-a",
         "--addresses",
         default=env("BYTEWAX_ADDRESSES"),
-        help='addresses of all processes: "host:port;host:port" [env: BYTEWAX_ADDRESSES]',
+        help='addresses of all processes, as in "host0:2101;host1:2101" [env: BYTEWAX_ADDRESSES]',
+        metavar="ADDRESSES",
     )
 
 
