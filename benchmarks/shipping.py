@@ -34,7 +34,7 @@ from bytewax_redis_state import RedisRecovery
 from bytewax_redis_state.codec.delta import pack_delta
 from bytewax_redis_state.codec.envelope import MSGPACK, seal_plain
 from bytewax_redis_state.config import RedisConfig
-from bytewax_redis_state.dataflow.shards.placement import shard_name
+from bytewax_redis_state.dataflow.shards.shard_names import shard_name
 from bytewax_redis_state.dataflow.steps import state_steps
 from bytewax_redis_state.keys import FlowKeys, shard_of
 from bytewax_redis_state.recovery.outbox.outbox import part_file

@@ -47,7 +47,7 @@ INSIDE = {
     ),
     "dataflow": (
         {"steps"},
-        {"ends"},
+        {"stateless_ends"},
         {"shards", "connectors"},
         {"retention", "fast_paths"},
         {"rewrite"},

@@ -12,9 +12,9 @@ from zlib import crc32
 
 from bytewax_redis_state.codec.compact_state import CompactState, pack_compact_state
 from bytewax_redis_state.codec.envelope import MSGPACK, MSGPACK_TUPLE, plain_start
+from bytewax_redis_state.codec.exactness import is_flat
+from bytewax_redis_state.codec.extension_types import SCALARS
 from bytewax_redis_state.codec.packing import Packing
-from bytewax_redis_state.codec.shapes import LEAVES
-from bytewax_redis_state.codec.survey import is_flat
 
 __all__ = ["seal_plain_all"]
 
@@ -38,12 +38,12 @@ def seal_plain_all(
     pack = packing.flat_packer()
     for key, value in states:
         kind = type(value)
-        is_brief = kind is CompactState and LEAVES.issuperset(map(type, value.fields))
-        if not (kind in LEAVES or is_brief or is_flat(value)):
+        is_compact = kind is CompactState and SCALARS.issuperset(map(type, value.fields))
+        if not (kind in SCALARS or is_compact or is_flat(value)):
             sealed[key] = encode(key, value, deadline)
             continue
         try:
-            if is_brief:
+            if is_compact:
                 payload = pack_compact_state(value, pack)
             else:
                 payload = pack([*value] if kind is tuple else value)

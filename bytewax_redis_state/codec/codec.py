@@ -16,7 +16,6 @@ from functools import cached_property, partial
 from typing import Any, Literal, TypeVar
 
 from bytewax_redis_state.codec.batch import seal_plain_all
-from bytewax_redis_state.codec.classes import Classes, Unfit
 from bytewax_redis_state.codec.compression import Compressor, Inflater
 from bytewax_redis_state.codec.encryption import Cipher
 from bytewax_redis_state.codec.envelope import (
@@ -33,9 +32,10 @@ from bytewax_redis_state.codec.envelope import (
     seal_plain,
 )
 from bytewax_redis_state.codec.packing import Packing
-from bytewax_redis_state.codec.paths import path_to, steepest
+from bytewax_redis_state.codec.paths import innermost_failure, path_to
 from bytewax_redis_state.codec.signing import Signer
-from bytewax_redis_state.codec.stages import Place, Stages
+from bytewax_redis_state.codec.stages import AssociatedData, Stages
+from bytewax_redis_state.codec.user_classes import NotPackable, UserClasses
 from bytewax_redis_state.config import RecoverySettings
 from bytewax_redis_state.errors import CodecError, ConfigError, DecodeError, EncodeError
 
@@ -161,7 +161,7 @@ class Codec:
 
     @cached_property
     def _packing(self) -> Packing:
-        return Packing(Classes(import_any=self.allow_pickle, allow_imports=self.allow_imports))
+        return Packing(UserClasses(import_any=self.allow_pickle, allow_imports=self.allow_imports))
 
     @cached_property
     def _stages(self) -> Stages:
@@ -198,9 +198,9 @@ class StateCodec:
         self.flow_id = flow_id
         self.step = step
         self._packing = packing
-        self._place = Place(namespace, flow_id, step)
+        self._associated = AssociatedData(namespace, flow_id, step)
         self._stages = stages = codec._stages
-        self._seal = seal_plain if stages.write_plain else partial(stages.seal, self._place)
+        self._seal = seal_plain if stages.write_plain else partial(stages.seal, self._associated)
         unpackers = {MSGPACK: packing.unpack, MSGPACK_TUPLE: packing.unpack_tuple}
         # How the most common envelopes go on; decode() looks at the rest.
         self._plain_readers = {
@@ -224,10 +224,10 @@ class StateCodec:
                 payload = self._packing.pack_tuple(value)
                 return self._seal(state_key, MSGPACK_TUPLE, payload, deadline)
             return self._seal(state_key, MSGPACK, self._packing.pack(value), deadline)
-        except Unfit as unfit:
+        except NotPackable as not_packable:
             value = self._packing.whole(value)
             if not self.codec.allow_pickle:
-                raise self._unfit_error(state_key, value, unfit) from None
+                raise self._not_packable_error(state_key, value, not_packable) from None
         return self._seal(state_key, PICKLE, self._pickle(state_key, value), deadline)
 
     def encode_all(
@@ -359,7 +359,7 @@ class StateCodec:
             message = f"step {self.step!r}: {error.message}" if self.step else error.message
             raise self._told(DecodeError(message, error.hint)) from None
         try:
-            return self._stages.open(self._place, state_key, envelope, data)
+            return self._stages.open(self._associated, state_key, envelope, data)
         except DecodeError as error:
             raise self._decode_error(state_key, error.message, error.hint) from None
 
@@ -381,19 +381,21 @@ class StateCodec:
         except Exception as error:
             # What is too deep fails at every part that is still too deep: no part is to blame.
             too_deep = isinstance(error, RecursionError)
-            path, part = ("value", value) if too_deep else steepest(value, _cant_pickle)
+            path, part = ("value", value) if too_deep else innermost_failure(value, _cant_pickle)
             raise self._encode_error(
                 state_key, path, part, f"can't be pickled: {type(error).__name__}: {error}",
                 "keep what can be copied in the state, and make the rest anew",
             ) from error  # fmt: skip
 
-    def _unfit_error(self, state_key: str | bytes, value: Any, unfit: Unfit) -> EncodeError:
-        path = path_to(value, unfit.node)
+    def _not_packable_error(
+        self, state_key: str | bytes, value: Any, not_packable: NotPackable
+    ) -> EncodeError:
+        path = path_to(value, not_packable.node)
         return self._encode_error(
             state_key,
             path,
-            value if path == "value" else unfit.node,
-            f"{unfit.reason}, which needs pickle, and allow_pickle is False",
+            value if path == "value" else not_packable.node,
+            f"{not_packable.reason}, which needs pickle, and allow_pickle is False",
             "use built-in types, dataclasses, Enums and namedtuples, each mutable value once",
         )
 

@@ -28,12 +28,12 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
-from bytewax_redis_state.codec.classes import Classes, Pack, Shape, Unpack
-from bytewax_redis_state.codec.shapes import extension
+from bytewax_redis_state.codec.extension_types import extension
+from bytewax_redis_state.codec.user_classes import Pack, TypeFormat, Unpack, UserClasses
 from bytewax_redis_state.errors import DecodeError
 
 __all__ = [
-    "BRIEF",
+    "COMPACT_STATE",
     "EPOCH",
     "FIXED",
     "JOIN",
@@ -45,7 +45,7 @@ __all__ = [
     "pack_compact_state",
 ]
 
-BRIEF = 19
+COMPACT_STATE = 19
 """Extension type."""
 FIXED, SESSIONS, JOIN = 1, 2, 3
 """Kinds."""
@@ -73,16 +73,16 @@ def microseconds(time: datetime) -> int:
     return (time - EPOCH) // TICK
 
 
-def _write(brief: CompactState, pack: Pack) -> bytes:
-    return brief.kind.to_bytes(1, "big") + pack(brief.fields)
+def _write(compact: CompactState, pack: Pack) -> bytes:
+    return compact.kind.to_bytes(1, "big") + pack(compact.fields)
 
 
-def pack_compact_state(brief: CompactState, pack: Pack) -> bytes:
+def pack_compact_state(compact: CompactState, pack: Pack) -> bytes:
     """Pack a state whose fields are all scalars."""
-    return pack(extension((BRIEF, _write(brief, pack))))
+    return pack(extension((COMPACT_STATE, _write(compact, pack))))
 
 
-SHAPE = Shape(BRIEF, _write, lambda brief: brief.fields)
+COMPACT_FORMAT = TypeFormat(COMPACT_STATE, _write, lambda compact: compact.fields)
 """How a :class:`CompactState` is written."""
 
 
@@ -92,7 +92,7 @@ class CompactStateReader:
     :arg classes: Finds Bytewax's.
     """
 
-    def __init__(self, classes: Classes) -> None:
+    def __init__(self, classes: UserClasses) -> None:
         self._classes = classes
 
     def __call__(self, data: bytes, unpack: Unpack) -> Any:
@@ -102,12 +102,12 @@ class CompactStateReader:
         """
         return self.whole(CompactState(data[0], unpack(data[1:])))
 
-    def whole(self, brief: CompactState) -> Any:
+    def whole(self, compact: CompactState) -> Any:
         """Make Bytewax's snapshot of what was written short.
 
         :raises DecodeError: As above.
         """
-        kind, fields = brief
+        kind, fields = compact
         if kind == JOIN:
             return self._join(fields)
         if kind not in (FIXED, SESSIONS):

@@ -3,8 +3,8 @@
 A delta is a msgpack map ``{state key: envelope, or nil where the key was deleted}``. A shard makes
 it when an epoch closes; the outbox and the journal carry it unread; a fold takes it apart.
 
-A shard that was called for everything answers with a msgpack array ``[number of the call, counted,
-delta]``, whose delta holds all of its keys; the replicator ships the delta alone.
+A shard that was asked for a full snapshot answers with a msgpack array ``[number of the request,
+awaited, delta]``, whose delta holds all keys of the shard. The replicator ships the delta alone.
 """
 
 from __future__ import annotations
@@ -17,59 +17,57 @@ import msgpack
 from bytewax_redis_state.errors import DecodeError
 
 __all__ = [
-    "Answer",
-    "pack_answer",
+    "FullDelta",
     "pack_delta",
-    "unpack_answer",
+    "pack_full_delta",
     "unpack_changes",
-    "unpack_delta",
+    "unpack_full_delta",
 ]
 
 _CHANGES = {bytes, type(None)}
-_KEYS = {str}
 _ARRAY_OF_3 = b"\x93"  # a delta begins as a map
 
 
-class Answer(NamedTuple):
-    """All that one cell holds.
+class FullDelta(NamedTuple):
+    """A shard's answer to a request for a full snapshot.
 
-    :arg number: Of the call.
-    :arg counted: Whether the caller waits for this one.
-    :arg delta: With all keys, and those that were deleted in the epoch.
+    :arg request: Number of the request.
+    :arg awaited: Whether the requester waits for this answer.
+    :arg delta: All keys of the cell, and those that were deleted in the epoch.
     """
 
-    number: int
-    counted: bool
+    request: int
+    awaited: bool
     delta: bytes
 
 
-def pack_answer(number: int, delta: bytes, *, counted: bool) -> bytes:
-    """Encode all that one cell holds.
+def pack_full_delta(request: int, delta: bytes, *, awaited: bool) -> bytes:
+    """Encode a shard's answer to a request for a full snapshot.
 
-    :arg number: Of the call.
-    :arg delta: With all keys.
-    :arg counted: Whether the caller waits for this one.
-    :returns: The answer.
+    :arg request: Number of the request.
+    :arg delta: All keys of the cell, and those that were deleted in the epoch.
+    :arg awaited: Whether the requester waits for this answer.
+    :returns: The full delta.
     """
-    return cast(bytes, msgpack.packb((number, counted, delta), use_bin_type=True))
+    return cast(bytes, msgpack.packb((request, awaited, delta), use_bin_type=True))
 
 
-def unpack_answer(data: bytes) -> Answer | None:
-    """Decode an answer.
+def unpack_full_delta(data: bytes) -> FullDelta | None:
+    """Decode a full delta.
 
-    :arg data: From :func:`pack_answer` or :func:`pack_delta`.
-    :returns: The answer; ``None`` for an ordinary delta.
-    :raises DecodeError: If it is a damaged answer.
+    :arg data: From :func:`pack_full_delta` or :func:`pack_delta`.
+    :returns: The full delta; ``None`` for an ordinary delta.
+    :raises DecodeError: If it is a damaged full delta.
     """
     if not data.startswith(_ARRAY_OF_3):
         return None
     try:
-        answer = Answer(*msgpack.unpackb(data, raw=False, max_array_len=3))
+        full = FullDelta(*msgpack.unpackb(data, raw=False, max_array_len=3))
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
-        raise DecodeError(f"an answer of {len(data)} bytes can't be read: {error}") from error
-    if tuple(map(type, answer)) != (int, bool, bytes):
-        raise DecodeError(f"an answer of {len(data)} bytes holds something else")
-    return answer
+        raise DecodeError(f"a full delta of {len(data)} bytes can't be read: {error}") from error
+    if tuple(map(type, full)) != (int, bool, bytes):
+        raise DecodeError(f"a full delta of {len(data)} bytes holds other types than expected")
+    return full
 
 
 def pack_delta(changes: Mapping[str, bytes | None]) -> bytes:
@@ -79,24 +77,6 @@ def pack_delta(changes: Mapping[str, bytes | None]) -> bytes:
     :returns: The delta.
     """
     return cast(bytes, msgpack.packb(changes, use_bin_type=True))
-
-
-def unpack_delta(data: bytes) -> dict[str, bytes | None]:
-    """Decode a delta.
-
-    :arg data: From :func:`pack_delta`.
-    :returns: State key to envelope, or ``None`` where the key was deleted.
-    :raises DecodeError: If the bytes are no delta.
-    """
-    try:
-        changes = msgpack.unpackb(data, raw=False, max_array_len=0)
-    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
-        raise DecodeError(f"a delta of {len(data)} bytes can't be read: {error}") from error
-    if type(changes) is not dict or not _CHANGES.issuperset(map(type, changes.values())):
-        raise DecodeError(f"a delta of {len(data)} bytes holds something else than changes")
-    if not _KEYS.issuperset(map(type, changes)):
-        raise DecodeError(f"a delta of {len(data)} bytes holds a state key that is no text")
-    return cast("dict[str, bytes | None]", changes)
 
 
 def unpack_changes(data: bytes) -> dict[bytes, bytes | None]:

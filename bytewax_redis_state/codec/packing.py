@@ -14,19 +14,24 @@ from typing import Any, cast
 
 import msgpack
 
-from bytewax_redis_state.codec.classes import (
+from bytewax_redis_state.codec.compact_state import (
+    COMPACT_FORMAT,
+    COMPACT_STATE,
+    CompactState,
+    CompactStateReader,
+)
+from bytewax_redis_state.codec.exactness import check_exact, is_flat
+from bytewax_redis_state.codec.extension_types import BYTEARRAY, READERS, TYPE_FORMATS, extension
+from bytewax_redis_state.codec.user_classes import (
     DATACLASS,
     ENUM,
     NAMEDTUPLE,
-    Classes,
+    NotPackable,
     Pack,
-    Shape,
-    Unfit,
-    shape_of,
+    TypeFormat,
+    UserClasses,
+    format_of,
 )
-from bytewax_redis_state.codec.compact_state import BRIEF, SHAPE, CompactState, CompactStateReader
-from bytewax_redis_state.codec.shapes import BYTEARRAY, READERS, SHAPES, extension
-from bytewax_redis_state.codec.survey import is_flat, survey
 from bytewax_redis_state.errors import DecodeError
 
 __all__ = ["Packing"]
@@ -37,12 +42,12 @@ _LEVELS = 64
 _KEPT_BYTES = 1024 * 1024
 
 
-class _Shapes(dict[type, Shape | None]):
+class _TypeFormats(dict[type, TypeFormat | None]):
     """The shape of every type met so far; ``None`` where it is foreign."""
 
-    def __missing__(self, cls: type) -> Shape | None:
-        shape = self[cls] = shape_of(cls)
-        return shape
+    def __missing__(self, cls: type) -> TypeFormat | None:
+        type_format = self[cls] = format_of(cls)
+        return type_format
 
 
 def _without_bytearrays(value: Any) -> Any:
@@ -54,7 +59,7 @@ def _without_bytearrays(value: Any) -> Any:
     return extension((BYTEARRAY, bytes(value))) if kind is bytearray else value
 
 
-class _Level:
+class _LevelPacker:
     """Pack values at one depth of nested extension types.
 
     :arg shapes: The shape of every type.
@@ -64,11 +69,11 @@ class _Level:
 
     def __init__(
         self,
-        shapes: _Shapes,
+        formats: _TypeFormats,
         prepare: Callable[[Any], Any] | None = None,
         depth: int = _LEVELS,
     ) -> None:
-        self._shapes = shapes
+        self._formats = formats
         self._prepare = prepare
         self._depth = depth
         self._pool: list[Any] = []
@@ -77,11 +82,11 @@ class _Level:
     def _pack_inner(self) -> Pack:
         if not self._depth:
             return self._refuse
-        return _Level(self._shapes, self._prepare, self._depth - 1).pack
+        return _LevelPacker(self._formats, self._prepare, self._depth - 1).pack
 
     @staticmethod
     def _refuse(value: object) -> bytes:
-        raise Unfit(value, f"is nested deeper than {_LEVELS} levels")
+        raise NotPackable(value, f"is nested deeper than {_LEVELS} levels")
 
     def pack(self, value: Any) -> bytes:
         """Pack one value; a failed packer is not used again."""
@@ -101,10 +106,10 @@ class _Level:
         return msgpack.Packer(default=self._default, strict_types=True)
 
     def _default(self, value: Any) -> Any:
-        shape = self._shapes[type(value)]
-        if shape is None:
-            raise Unfit(value, "is of a foreign class")
-        return extension((shape.code, shape.write(value, self._pack_inner)))
+        type_format = self._formats[type(value)]
+        if type_format is None:
+            raise NotPackable(value, "is of a foreign class")
+        return extension((type_format.code, type_format.write(value, self._pack_inner)))
 
 
 class Packing:
@@ -113,16 +118,16 @@ class Packing:
     :arg classes: Knows the user's classes.
     """
 
-    def __init__(self, classes: Classes) -> None:
-        self._shapes = _Shapes({**SHAPES, CompactState: SHAPE})
-        self._plain = _Level(self._shapes)
-        self._lowering = _Level(self._shapes, _without_bytearrays)
-        self._brief = CompactStateReader(classes)
+    def __init__(self, classes: UserClasses) -> None:
+        self._formats = _TypeFormats({**TYPE_FORMATS, CompactState: COMPACT_FORMAT})
+        self._plain = _LevelPacker(self._formats)
+        self._lowering = _LevelPacker(self._formats, _without_bytearrays)
+        self._compact = CompactStateReader(classes)
         self._readers = dict(READERS) | {
             ENUM: classes.read_enum,
             DATACLASS: classes.read_dataclass,
             NAMEDTUPLE: classes.read_namedtuple,
-            BRIEF: self._brief,
+            COMPACT_STATE: self._compact,
         }
         self.unpack: Callable[[bytes], Any] = partial(
             msgpack.unpackb, raw=False, strict_map_key=False, ext_hook=self._read_extension
@@ -136,14 +141,14 @@ class Packing:
         :raises Unfit: If msgpack can't hold it exactly.
         """
         level = self._plain
-        if not is_flat(value) and survey(value, self._shapes):
+        if not is_flat(value) and check_exact(value, self._formats):
             level = self._lowering
         try:
             return level.pack(value)
         except UnicodeEncodeError:
-            raise Unfit(value, "holds a string that is no UTF-8 (a lone surrogate)") from None
+            raise NotPackable(value, "holds a string that is no UTF-8 (a lone surrogate)") from None
         except (ValueError, OverflowError, RecursionError) as error:
-            raise Unfit(value, f"is too large for msgpack ({error})") from error
+            raise NotPackable(value, f"is too large for msgpack ({error})") from error
 
     def flat_packer(self) -> Pack:
         """Make what packs flat values as :meth:`pack` does, for one thread, up to its first error.
@@ -166,7 +171,7 @@ class Packing:
 
     def whole(self, value: Any) -> Any:
         """Give what is read where a value was packed; some states are handed over short."""
-        return self._brief.whole(value) if type(value) is CompactState else value
+        return self._compact.whole(value) if type(value) is CompactState else value
 
     def _read_extension(self, code: int, data: bytes) -> Any:
         reader = self._readers.get(code)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from reprlib import repr as short_repr
 from typing import Any
 
-__all__ = ["path_to", "steepest"]
+__all__ = ["innermost_failure", "path_to"]
 
 
 def _parts(node: Any) -> Iterator[tuple[str, Any]]:
@@ -43,7 +43,7 @@ def path_to(value: Any, target: object) -> str:
     return "value"
 
 
-def steepest(value: Any, fails: Callable[[Any], bool]) -> tuple[str, Any]:
+def innermost_failure(value: Any, fails: Callable[[Any], bool]) -> tuple[str, Any]:
     """Follow a failure down to the innermost part that fails by itself.
 
     :arg value: Something that fails.

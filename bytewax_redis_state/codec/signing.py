@@ -24,24 +24,24 @@ class Signer:
         self._ring = KeyRing("signing", keys, _LENGTHS)
         self._keys = self._ring.by_id()
 
-    def sign(self, key_id: bytes, place: bytes, content: bytes) -> bytes:
+    def sign(self, key_id: bytes, bound_to: bytes, content: bytes) -> bytes:
         """Sign content.
 
         :arg key_id: One of the keys.
-        :arg place: What the content belongs to; self-delimiting.
+        :arg bound_to: From :meth:`.AssociatedData.for_key`; the signature covers it.
         :arg content: What is to be signed.
         :returns: The signature.
         """
-        return hmac.digest(self._keys[key_id], place + content, "sha256")
+        return hmac.digest(self._keys[key_id], bound_to + content, "sha256")
 
-    def verify(self, key_id: bytes, place: bytes, content: bytes, signature: bytes) -> None:
+    def verify(self, key_id: bytes, bound_to: bytes, content: bytes, signature: bytes) -> None:
         """Verify a signature.
 
         :raises DecodeError: If the key is unknown, or the signature is not by it.
         """
         if key_id not in self._keys:
             raise self._ring.unknown(key_id)
-        if not hmac.compare_digest(self.sign(key_id, place, content), signature):
+        if not hmac.compare_digest(self.sign(key_id, bound_to, content), signature):
             raise DecodeError(
                 f"has a signature that its key {key_id.decode()!r} did not make for this place",
                 "it was altered, moved from another place, or the key's bytes differ",

@@ -24,15 +24,18 @@ from bytewax_redis_state.codec.envelope import (
 from bytewax_redis_state.codec.signing import Signer
 from bytewax_redis_state.errors import DecodeError
 
-__all__ = ["Place", "Stages"]
+__all__ = ["AssociatedData", "Stages"]
 
 
 def _part(text: bytes) -> bytes:
     return len(text).to_bytes(4, "big") + text
 
 
-class Place:
-    """What the values of one step belong to; covered by signature and encryption.
+class AssociatedData:
+    """The names that a step's values are bound to; signature and encryption cover them.
+
+    AES-GCM calls this the associated data. Each name goes with its length, so that no two different
+    sets of names have the same bytes.
 
     :arg namespace: Of the keys.
     :arg flow_id: Of the flow; empty for none.
@@ -42,8 +45,8 @@ class Place:
     def __init__(self, namespace: str, flow_id: str, step: str) -> None:
         self._parts = b"".join(_part(name.encode()) for name in (namespace, flow_id, step))
 
-    def of(self, state_key: str | bytes) -> bytes:
-        """Add the state key; no two places have the same bytes."""
+    def for_key(self, state_key: str | bytes) -> bytes:
+        """Add a state key to the names."""
         return self._parts + _part(key_bytes(state_key))
 
 
@@ -82,7 +85,7 @@ class Stages:
 
     def seal(
         self,
-        place: Place,
+        names: AssociatedData,
         state_key: str | bytes,
         codec: int,
         payload: bytes,
@@ -101,20 +104,20 @@ class Stages:
             signer=self.sign_with,
         )
         body = payload if squeezed is None else squeezed
-        where = place.of(state_key)
+        bound_to = names.for_key(state_key)
         if self.encrypt_with and self.cipher:
-            body = self.cipher.encrypt(self.encrypt_with, where + head, body)
+            body = self.cipher.encrypt(self.encrypt_with, bound_to + head, body)
         content = head + body
         if self.sign_with and self.signer:
-            content += self.signer.sign(self.sign_with, where, content)
+            content += self.signer.sign(self.sign_with, bound_to, content)
         return close_envelope(state_key, content)
 
     def open(
-        self, place: Place, state_key: str | bytes, envelope: Envelope, data: bytes
+        self, names: AssociatedData, state_key: str | bytes, envelope: Envelope, data: bytes
     ) -> Envelope:
         """Take a payload back through the stages.
 
-        :arg place: Where it was found.
+        :arg names: Of the step that the envelope was found in.
         :arg state_key: Whose state it should be.
         :arg envelope: As opened from ``data``.
         :arg data: All its bytes.
@@ -122,28 +125,28 @@ class Stages:
         :raises DecodeError: If it is forged, moved, damaged, needs a key that is not there, or
             lacks a stage that the settings insist on. The message goes on after the key's name.
         """
-        where = place.of(state_key)
-        self._verify(where, envelope, data)
-        payload = self._decrypted(where, envelope)
+        bound_to = names.for_key(state_key)
+        self._verify(bound_to, envelope, data)
+        payload = self._decrypted(bound_to, envelope)
         if envelope.compressed:
             payload = self.inflater.inflate(payload)
         return envelope._replace(payload=payload)
 
-    def _verify(self, where: bytes, envelope: Envelope, data: bytes) -> None:
+    def _verify(self, bound_to: bytes, envelope: Envelope, data: bytes) -> None:
         if envelope.signer:
             signer = self.signer or Signer({})
             content = data[:2] + data[OVERHEAD:-SIGNATURE_BYTES]
-            signer.verify(envelope.signer, where, content, envelope.signature)
+            signer.verify(envelope.signer, bound_to, content, envelope.signature)
         elif not self.accept_unsigned:
             raise DecodeError(
                 "is not signed, and accept_unsigned is False",
                 "it is forged, or older than signing: accept_unsigned=True reads it meanwhile",
             )
 
-    def _decrypted(self, where: bytes, envelope: Envelope) -> bytes:
+    def _decrypted(self, bound_to: bytes, envelope: Envelope) -> bytes:
         if envelope.key_id:
             cipher = self.cipher or Cipher({})
-            associated = where + head_of(
+            associated = bound_to + head_of(
                 envelope.codec,
                 key_id=envelope.key_id,
                 deadline=envelope.deadline,

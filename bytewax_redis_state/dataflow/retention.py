@@ -34,7 +34,7 @@ _LONGEST = timedelta(days=2_000_000)  # a deadline has to fit into an envelope's
 
 
 @dataclass(frozen=True)
-class _Retain(Operator):
+class _RetentionMark(Operator):
     """A mark on a stream: for how long the step that made it keeps an idle key."""
 
     up: SinglePort
@@ -68,7 +68,7 @@ def retain(stream: _Stream, lifetime: timedelta | None) -> _Stream:
             "give it what a keyed operator returned, or name the step with --retention",
         )
     (step_id,) = keyed
-    for other in _nodes(scope.substeps, _Retain):
+    for other in _nodes(scope.substeps, _RetentionMark):
         if other.marked != step_id:
             continue
         if other.lifetime != lifetime:
@@ -79,7 +79,7 @@ def retain(stream: _Stream, lifetime: timedelta | None) -> _Stream:
         return stream
     mark_id = f"{made_by.step_id}_retain"
     scope.substeps.append(
-        _Retain(
+        _RetentionMark(
             step_name=mark_id.rsplit(".", 1)[-1],
             step_id=mark_id,
             substeps=[],
@@ -109,7 +109,7 @@ def lifetimes(
         needed = _needed(node.clock, node.windower)
         for step_id in _keyed([node]):
             found[step_id] = None if needed is None else _sum(needed, grace)
-    for mark in _nodes(flow.substeps, _Retain):
+    for mark in _nodes(flow.substeps, _RetentionMark):
         found[mark.marked] = mark.lifetime
     steps = state_steps(flow)
     names: dict[str, str] = {}

@@ -20,14 +20,14 @@ from bytewax_redis_state.codec import Codec, StateCodec
 from bytewax_redis_state.dataflow.connectors.gate import Gate, GatedSource
 from bytewax_redis_state.dataflow.connectors.sink import EncodedSink
 from bytewax_redis_state.dataflow.connectors.source import EncodedSource
-from bytewax_redis_state.dataflow.ends import unwatched_ends
-from bytewax_redis_state.dataflow.fast_paths.recognition import FastPath, fast_path
+from bytewax_redis_state.dataflow.fast_paths.registry import FastPath, fast_path
 from bytewax_redis_state.dataflow.shards.deadlines import Lifetime, wall_clock
 from bytewax_redis_state.dataflow.shards.handover import Handover
 from bytewax_redis_state.dataflow.shards.logic_shard import ShardLogic
 from bytewax_redis_state.dataflow.shards.routing import unroute
 from bytewax_redis_state.dataflow.shards.shard_builder import ShardBuilder
 from bytewax_redis_state.dataflow.shards.snapshot_requests import SnapshotRequests
+from bytewax_redis_state.dataflow.stateless_ends import stateless_ends
 from bytewax_redis_state.dataflow.steps import engine_id_of, is_stateless, kind_of, state_steps
 
 __all__ = ["shard_stateful_steps"]
@@ -68,7 +68,7 @@ class _Rewrite:
     ends: Mapping[str, str]
     lifetimes: Mapping[str, Lifetime]
     gate: Gate | None
-    roll: SnapshotRequests | None
+    requests: SnapshotRequests | None
     handover: Handover | None
     fast_paths: bool
 
@@ -106,7 +106,7 @@ class _Rewrite:
         fast = fast_path((*within, step)) if self.fast_paths else None
         how = fast or FastPath(ShardLogic, step.builder)
         builder = ShardBuilder(
-            step_id, how.logic, codec, lifetime, self.roll, how.kind, self.handover
+            step_id, how.logic, codec, lifetime, self.requests, how.kind, self.handover
         )
         mapper = how.router(self.shards, self.workers)
         route = _mapped(f"{step_id}.route", step.up.stream_id, mapper)
@@ -173,7 +173,7 @@ def shard_stateful_steps(
     retention: Mapping[str, timedelta] | None = None,
     flow_time: Callable[[], int] = wall_clock,
     gate: Gate | None = None,
-    roll: SnapshotRequests | None = None,
+    snapshot_requests: SnapshotRequests | None = None,
     handover: Handover | None = None,
     fast_paths: bool = True,
 ) -> Dataflow:
@@ -196,7 +196,8 @@ def shard_stateful_steps(
         :func:`~bytewax_redis_state.dataflow.retention.lifetimes` gives it; by default none.
     :arg flow_time: Tells the flow's time in milliseconds: the clock's, less all downtime.
     :arg gate: Holds the flow's sources back where it has to; ``None`` for never.
-    :arg roll: Calls all shards for what they hold where it has to; ``None`` for never.
+    :arg snapshot_requests: Ask the shards for full snapshots where Redis came back empty; ``None``
+        for never.
     :arg handover: Where restored states wait for the shards; ``None`` where nothing was restored.
     :arg fast_paths: Whether operators whose logic is known run without a logic per key.
     :returns: A new flow. One without any state comes back as it is.
@@ -211,12 +212,12 @@ def shard_stateful_steps(
         codec=Codec() if codec is None else codec,
         namespace=namespace,
         names={**own_names, **(names or {})},
-        ends=unwatched_ends(flow),
+        ends=stateless_ends(flow),
         lifetimes={
             step_id: Lifetime(kept, flow_time) for step_id, kept in (retention or {}).items()
         },
         gate=gate,
-        roll=roll,
+        requests=snapshot_requests,
         handover=handover,
         fast_paths=fast_paths,
     )

@@ -36,8 +36,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bytewax_redis_state.codec import Codec
-from bytewax_redis_state.codec.classes import DATACLASS
 from bytewax_redis_state.codec.envelope import MSGPACK, OVERHEAD, PICKLE, open_envelope, seal
+from bytewax_redis_state.codec.user_classes import DATACLASS
 from bytewax_redis_state.errors import DecodeError, EncodeError
 
 PLACE = {"namespace": "bytewax", "flow_id": "orders", "step": "sum"}
@@ -854,7 +854,7 @@ def test_other_operator_states_come_back(value):
 
 
 def test_every_known_class_still_exists():
-    from bytewax_redis_state.codec.classes import _KNOWN
+    from bytewax_redis_state.codec.user_classes import _KNOWN
 
     for module, qualname in _KNOWN:
         assert is_dataclass(getattr(sys.modules[module], qualname))

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 
 import bytewax_redis_state as package
 from bytewax_redis_state.codec import Codec
-from bytewax_redis_state.codec.classes import DATACLASS, ENUM, NAMEDTUPLE
 from bytewax_redis_state.codec.envelope import MSGPACK, PICKLE, seal
+from bytewax_redis_state.codec.user_classes import DATACLASS, ENUM, NAMEDTUPLE
 from bytewax_redis_state.errors import DecodeError
 from tests.fuzz.targets import LENIENT, SAFE
 from tests.fuzz.test_targets import inputs, packed

@@ -17,18 +17,18 @@ from bytewax.testing import TestingSink, TestingSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bytewax_redis_state.codec.delta import unpack_delta
 from bytewax_redis_state.codec.envelope import deadline_of
 from bytewax_redis_state.dataflow.fast_paths.fast_path import FastPath
-from bytewax_redis_state.dataflow.fast_paths.recognition import fast_path
+from bytewax_redis_state.dataflow.fast_paths.registry import fast_path
 from bytewax_redis_state.dataflow.shards.deadlines import NEVER, Lifetime
 from bytewax_redis_state.dataflow.shards.logic_shard import ShardLogic
 from bytewax_redis_state.dataflow.shards.shard_builder import ShardBuilder
 from bytewax_redis_state.dataflow.shards.snapshot_requests import SnapshotRequests
 
-from .catalog import EPOCH, PLAIN, WINDOWERS, timestamp, windowed
-from .connectors import PlainCodec
-from .core import core_path
+from .core_steps import core_path
+from .deltas import changes_of
+from .operator_catalog import EPOCH, PLAIN, WINDOWERS, timestamp, windowed
+from .recording import RecordingCodec
 
 LIFETIME = timedelta(seconds=32)
 STEP_MS = 1000
@@ -166,7 +166,7 @@ class Ours:
         parts = (
             "flow.step",
             self.how.logic,
-            PlainCodec(),
+            RecordingCodec(),
             lifetime,
             SnapshotRequests(),
             self.how.kind,
@@ -191,7 +191,7 @@ class Ours:
         return [item for part in parts for item in part]
 
     def close(self) -> None:
-        for key, data in unpack_delta(self.shard.snapshot()).items():
+        for key, data in changes_of(self.shard.snapshot()).items():
             if data is None:
                 self.stored.pop(key, None)
             else:

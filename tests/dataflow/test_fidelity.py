@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from .catalog import CASES, catalog
 from .entry_points import run_thread, run_two_processes, run_two_threads
+from .operator_catalog import CASES, catalog
 
 PerKey = dict[tuple[str, str], list[str]]
 
@@ -45,12 +45,13 @@ def test_two_workers_of_shards_put_out_the_same(stock: PerKey, fast: bool) -> No
 
 
 def test_two_processes_put_out_the_same(stock: PerKey) -> None:
-    assert per_key(run_two_processes("catalog", "catalog", sharded=False)) == stock
+    assert per_key(run_two_processes("operator_catalog", "catalog", sharded=False)) == stock
 
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_two_processes_of_shards_put_out_the_same(stock: PerKey, fast: bool) -> None:
-    assert per_key(run_two_processes("catalog", "catalog", sharded=True, fast=fast)) == stock
+    put_out = run_two_processes("operator_catalog", "catalog", sharded=True, fast=fast)
+    assert per_key(put_out) == stock
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .entry_points import run_thread, run_two_processes, run_two_threads
-from .idle import BUSY, IDLE, ROUNDS, counting
+from .idle_keys import BUSY, IDLE, ROUNDS, counting
 
 
 def per_key(record: list[Any]) -> dict[str, list[int]]:
@@ -26,7 +26,7 @@ def test_two_workers_let_idle_keys_start_anew() -> None:
 
 
 def test_two_processes_let_idle_keys_start_anew() -> None:
-    assert per_key(run_two_processes("idle", "counting", sharded=True, retained=True)) == NEW
+    assert per_key(run_two_processes("idle_keys", "counting", sharded=True, retained=True)) == NEW
 
 
 def test_nothing_expires_unless_it_is_asked_for() -> None:

@@ -32,9 +32,8 @@ from hypothesis import strategies as st
 
 from bytewax_redis_state import retain, shard_stateful_steps
 from bytewax_redis_state.codec import Codec
-from bytewax_redis_state.codec.delta import unpack_delta
 from bytewax_redis_state.codec.envelope import deadline_of
-from bytewax_redis_state.dataflow.fast_paths.recognition import fast_path
+from bytewax_redis_state.dataflow.fast_paths.registry import fast_path
 from bytewax_redis_state.dataflow.retention import lifetimes
 from bytewax_redis_state.dataflow.shards.deadlines import Lifetime
 from bytewax_redis_state.dataflow.shards.logic_shard import ShardLogic
@@ -42,7 +41,8 @@ from bytewax_redis_state.dataflow.shards.shard import Shard
 from bytewax_redis_state.dataflow.steps import kind_of, state_steps
 from bytewax_redis_state.errors import ConfigError
 
-from .core import core_path
+from .core_steps import core_path
+from .deltas import changes_of
 
 EPOCH = datetime(2024, 1, 1, tzinfo=timezone.utc)
 S = timedelta(seconds=1)
@@ -371,7 +371,7 @@ def test_results_are_stocks_where_an_idle_key_counts_as_new(case, kept, fast, sc
         elif what == "close":
             drop_due(shard)
             expected = oracle.close(clock[0])
-            delta = unpack_delta(shard.snapshot())
+            delta = changes_of(shard.snapshot())
             durable = {k: d for k, d in (durable | delta).items() if d is not None}
             assert {key: deadline_of(data) for key, data in durable.items()} == expected
             saved, closed_at = oracle.saved(), clock[0]
@@ -405,7 +405,7 @@ def test_a_few_are_dropped_in_each_activation():
         assert 0 < before - len(shard._held) <= 100
         rounds += 1
     assert rounds == 10
-    assert set(unpack_delta(shard.snapshot()).values()) == {None}
+    assert set(changes_of(shard.snapshot()).values()) == {None}
 
 
 def test_an_overdue_key_that_comes_before_it_is_dropped_counts_as_new():
@@ -432,7 +432,7 @@ def test_a_key_touched_in_an_open_epoch_is_not_dropped():
     shard.on_batch([{"a": [(EPOCH, 1)]}])
     clock[0] = 5000
     drop_due(shard)
-    assert deadline_of(unpack_delta(shard.snapshot())["a"]) >= 6000
+    assert deadline_of(changes_of(shard.snapshot())["a"]) >= 6000
     clock[0] = 5900
     assert list(shard.on_batch([{"a": [(EPOCH, 1)]}])[0]) == [[("a", 6)]]
 
@@ -446,7 +446,7 @@ def test_a_key_that_owes_again_loses_its_deadline():
 
     def deadline_after(at: datetime) -> int | None:
         shard.on_batch([{"a": [(at, 1)]}])
-        return deadline_of(unpack_delta(shard.snapshot())["a"])
+        return deadline_of(changes_of(shard.snapshot())["a"])
 
     assert deadline_after(EPOCH) is None, "a window is open"
     now[0] += 60 * S
@@ -456,7 +456,7 @@ def test_a_key_that_owes_again_loses_its_deadline():
     assert deadline_after(now[0]) is None, "another one is open"
     clock[0] = 5000
     drop_due(shard)
-    assert unpack_delta(shard.snapshot()) == {}
+    assert changes_of(shard.snapshot()) == {}
 
 
 def test_deleted_keys_leave_nothing_in_the_shard():
@@ -492,13 +492,13 @@ def test_a_retention_that_comes_or_goes_has_all_keys_written_once(case):
     far = EPOCH + 100 * S
     first.on_batch([{"a": [(EPOCH, 1)], "b": [(EPOCH, 1)]}])
     first.on_batch([{"b": [(far, 1)]}])
-    durable = unpack_delta(first.snapshot())
+    durable = changes_of(first.snapshot())
     open_keys = {"a", "b"} if name else set()
     for timed in (lifetime, lifetime, None, None):
         shard = ShardLogic("f.w", build, CODEC, timed)
         shard.restore(durable)
         at = shard.notify_at()
-        delta = unpack_delta(shard.snapshot())
+        delta = changes_of(shard.snapshot())
         now_timed = {k for k in durable if deadline_of(durable[k]) is not None}
         wrong = (set(durable) - open_keys) - now_timed if timed else now_timed
         assert set(delta) == wrong

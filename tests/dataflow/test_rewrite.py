@@ -17,14 +17,14 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 
 from bytewax_redis_state import shard_stateful_steps
-from bytewax_redis_state.dataflow.ends import unwatched_ends
-from bytewax_redis_state.dataflow.shards.placement import shard_name
 from bytewax_redis_state.dataflow.shards.routing import pair_router, router, unroute
+from bytewax_redis_state.dataflow.shards.shard_names import shard_name
+from bytewax_redis_state.dataflow.stateless_ends import stateless_ends
 from bytewax_redis_state.dataflow.steps import state_steps
 from tests.dataflow.shards.test_return_checks import ITEMS
 
-from .catalog import catalog, twice
-from .connectors import CountingSink, NumbersSource, PlainCodec, StatelessSource, call_log
+from .operator_catalog import catalog, twice
+from .recording import CountingSink, NumbersSource, RecordingCodec, StatelessSource, call_log
 
 
 def tree(steps: Iterable[Operator]) -> list[Any]:
@@ -77,9 +77,9 @@ def test_each_step_gets_a_codec_bound_to_its_name() -> None:
     bound: list[Any] = []
 
     class Binding:
-        def bind(self, **names: str) -> PlainCodec:
+        def bind(self, **names: str) -> RecordingCodec:
             bound.append(tuple(names.values()))
-            return PlainCodec()
+            return RecordingCodec()
 
     flow = Dataflow("flow")
     pairs = op.key_on("key", op.input("in", flow, NumbersSource(1)), str)
@@ -141,7 +141,7 @@ def test_streams_that_end_without_state_are_watched_once() -> None:
     op.map("on", op.inspect("passing", plain), lambda item: item)
     known = op.inspect("known", op.map("more", items, lambda item: ("a", item)))
     op.count_final("count", known, lambda item: item[0])
-    assert unwatched_ends(flow) == {
+    assert stateless_ends(flow) == {
         "flow.out2": "flow.plain.flat_map_batch.down",
         "flow.passing.inspect_debug": "flow.passing.inspect_debug.down",
         "flow.seen.inspect_debug": "flow.seen.inspect_debug.down",

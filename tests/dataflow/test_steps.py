@@ -20,8 +20,8 @@ from bytewax_redis_state.dataflow.steps import (
 )
 from bytewax_redis_state.errors import ConfigError
 
-from .catalog import WINDOWERS, TwoPartSource, event_clock, twice
-from .connectors import CountingSink, NumbersSource
+from .operator_catalog import WINDOWERS, TwoPartSource, event_clock, twice
+from .recording import CountingSink, NumbersSource
 
 
 def orders() -> Dataflow:

@@ -21,7 +21,7 @@ class FastPath:
     """How a step runs without a logic per key.
 
     :arg kind: The class of its shards, called as
-        ``kind(step_id, logic, codec, lifetime, roll)``.
+        ``kind(step_id, logic, codec, lifetime, requests)``.
     :arg logic: What the shards run.
     :arg router: Makes the mapper that sends batches to the shards, as they want them.
     """

@@ -32,7 +32,7 @@ class FoldShard(StateShard):
     of input, and are gone then.
     """
 
-    def heed(self, step: Any) -> None:
+    def configure(self, step: Any) -> None:
         """Take the functions."""
         self._builder: Callable[[], Any] = step.builder
         self._folder: Callable[[Any, Any], Any] = step.folder
@@ -79,7 +79,7 @@ class FoldShard(StateShard):
 class ReduceShard(FoldShard):
     """Run the reducer of ``reduce_final`` on one shard's keys; as :class:`FoldShard`."""
 
-    def heed(self, step: Any) -> None:
+    def configure(self, step: Any) -> None:
         """Take the functions."""
         self._reducer: Callable[[Any, Any], Any] = step.reducer
 

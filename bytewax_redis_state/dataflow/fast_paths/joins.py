@@ -16,9 +16,9 @@ from bytewax.operators import _JoinState
 
 from bytewax_redis_state.dataflow.fast_paths.fast_path import FastPath
 from bytewax_redis_state.dataflow.fast_paths.pair_shard import PairShard
+from bytewax_redis_state.dataflow.shards.logic_snapshots import join_snapshot
 from bytewax_redis_state.dataflow.shards.routing import Pairs, pair_router
 from bytewax_redis_state.dataflow.shards.shard import Items
-from bytewax_redis_state.dataflow.shards.snapshots import join_snapshot
 
 __all__ = ["JoinShard", "recognise_join"]
 
@@ -38,7 +38,7 @@ class JoinShard(PairShard):
 
     _held: dict[str, _Sides]
 
-    def heed(self, step: Any) -> None:
+    def configure(self, step: Any) -> None:
         """Take the modes, and how many sides there are."""
         self._none: _Sides = ((),) * len(step.sides.stream_ids)
         self._keeps_last = step.insert_mode == "last"

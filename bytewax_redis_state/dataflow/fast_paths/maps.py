@@ -34,7 +34,7 @@ class FlatMapShard(StateShard):
 
     emits = "emit_values"
 
-    def heed(self, step: Any) -> None:
+    def configure(self, step: Any) -> None:
         """Take the mapper."""
         self._mapper: Callable[[Any, Any], Any] = step.mapper
         self._operator_id: str = step.step_id

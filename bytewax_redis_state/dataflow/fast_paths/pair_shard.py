@@ -25,7 +25,7 @@ class PairShard(Shard):
     :arg step: The operator, with its functions or modes.
     :arg codec: Of the step.
     :arg lifetime: How long an idle key is kept; ``None`` for ever.
-    :arg roll: Calls for everything where Redis came back empty; ``None`` for never.
+    :arg requests: Ask for full snapshots where Redis came back empty; ``None`` for never.
     """
 
     def __init__(
@@ -34,13 +34,13 @@ class PairShard(Shard):
         step: Any,
         codec: StateCodec,
         lifetime: Lifetime | None = None,
-        roll: SnapshotRequests | None = None,
+        requests: SnapshotRequests | None = None,
     ) -> None:
-        super().__init__(step_id, codec, lifetime, roll)
-        self.heed(step)
+        super().__init__(step_id, codec, lifetime, requests)
+        self.configure(step)
 
     @abstractmethod
-    def heed(self, step: Any) -> None:
+    def configure(self, step: Any) -> None:
         """Take from the operator what is needed of it."""
 
     @abstractmethod

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Collection
 from typing import Any
 
-from bytewax_redis_state.codec.survey import is_flat
+from bytewax_redis_state.codec.exactness import is_flat
 from bytewax_redis_state.dataflow.fast_paths.pair_shard import PairShard
 
 __all__ = ["StateShard"]

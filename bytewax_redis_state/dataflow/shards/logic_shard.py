@@ -21,12 +21,12 @@ from bytewax.operators.windowing import _WindowLogic
 
 from bytewax_redis_state.codec import StateCodec
 from bytewax_redis_state.dataflow.shards.deadlines import Lifetime
-from bytewax_redis_state.dataflow.shards.patient_window import PatientWindow
+from bytewax_redis_state.dataflow.shards.deferred_window import DeferredWindow
+from bytewax_redis_state.dataflow.shards.logic_snapshots import snapshot_of
 from bytewax_redis_state.dataflow.shards.return_checks import checked_emit, checked_time
 from bytewax_redis_state.dataflow.shards.routing import Groups, merged
 from bytewax_redis_state.dataflow.shards.shard import NOTHING, Items, Shard
 from bytewax_redis_state.dataflow.shards.snapshot_requests import SnapshotRequests
-from bytewax_redis_state.dataflow.shards.snapshots import snapshot_of
 from bytewax_redis_state.dataflow.shards.timers import Timers
 from bytewax_redis_state.errors import DecodeError
 
@@ -72,7 +72,7 @@ class ShardLogic(Shard):
     :arg builder: The user's.
     :arg codec: Of the step.
     :arg lifetime: How long an idle key is kept; ``None`` for ever.
-    :arg roll: Calls for everything where Redis came back empty; ``None`` for never.
+    :arg requests: Ask for full snapshots where Redis came back empty; ``None`` for never.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class ShardLogic(Shard):
         builder: Callable[[Any], Logic],
         codec: StateCodec,
         lifetime: Lifetime | None = None,
-        roll: SnapshotRequests | None = None,
+        requests: SnapshotRequests | None = None,
     ) -> None:
-        super().__init__(step_id, codec, lifetime, roll)
+        super().__init__(step_id, codec, lifetime, requests)
         self._builder = builder
         self._timers = Timers()
         self._keep_time = False
@@ -191,7 +191,7 @@ class ShardLogic(Shard):
     def owes(self, key: str) -> bool:
         """Tell whether a window is open, or a notification is to come."""
         logic = self._held[key]
-        return logic.owes if type(logic) is PatientWindow else key in self._timers
+        return logic.owes if type(logic) is DeferredWindow else key in self._timers
 
     def forget(self, key: str) -> None:
         """Drop a key's logic and its notification."""
@@ -207,7 +207,7 @@ class ShardLogic(Shard):
         if not isinstance(logic, StatefulBatchLogic):
             raise TypeError("logic must subclass `bytewax.operators.StatefulBatchLogic`")
         if type(logic) is _WindowLogic:
-            logic = PatientWindow(logic)
+            logic = DeferredWindow(logic)
         if not self._keep_time and _keeps_time(logic):
             self._keep_time = True
         self._held[key] = logic
@@ -222,5 +222,5 @@ class ShardLogic(Shard):
         items.extend((key, value) for value in emit)
         if is_complete:
             self.discard(key)
-        if is_complete or type(logic) is not PatientWindow or logic.changed:
+        if is_complete or type(logic) is not DeferredWindow or logic.changed:
             self._dirty.add(key)

@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import Any
 from zlib import crc32
 
-from bytewax_redis_state.dataflow.shards.placement import shard_name
+from bytewax_redis_state.dataflow.shards.shard_names import shard_name
 
 __all__ = ["Groups", "Pairs", "merged", "pair_router", "router", "unroute"]
 

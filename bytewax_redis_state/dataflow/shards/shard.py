@@ -18,10 +18,10 @@ from bytewax.errors import BytewaxRuntimeError
 from bytewax.operators import StatefulBatchLogic
 
 from bytewax_redis_state.codec import StateCodec
-from bytewax_redis_state.codec.delta import pack_answer, pack_delta
+from bytewax_redis_state.codec.delta import pack_delta, pack_full_delta
 from bytewax_redis_state.codec.envelope import deadline_of, keys_with_deadline
 from bytewax_redis_state.dataflow.shards.deadlines import NEVER, Deadlines, Lifetime
-from bytewax_redis_state.dataflow.shards.snapshot_requests import Call, SnapshotRequests
+from bytewax_redis_state.dataflow.shards.snapshot_requests import SnapshotRequest, SnapshotRequests
 from bytewax_redis_state.errors import CodecError
 
 __all__ = ["NOTHING", "Items", "Shard"]
@@ -48,7 +48,7 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
     :arg step_id: Of the user's core step; errors name it.
     :arg codec: Of the step.
     :arg lifetime: How long an idle key is kept; ``None`` for ever.
-    :arg roll: Calls for everything where Redis came back empty; ``None`` for never.
+    :arg requests: Ask for full snapshots where Redis came back empty; ``None`` for never.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
         step_id: str,
         codec: StateCodec,
         lifetime: Lifetime | None = None,
-        roll: SnapshotRequests | None = None,
+        requests: SnapshotRequests | None = None,
     ) -> None:
         self._step_id = step_id
         self._codec = codec
         self._lifetime = lifetime
-        self._call: Call | None = None
+        self._request: SnapshotRequest | None = None
         self._answered = 0
-        self._longest_sleep = None if roll is None else roll.interval
+        self._longest_sleep = None if requests is None else requests.interval
         self._deadlines = Deadlines()
         self._mistimed: list[str] = []
         self._restless = False
@@ -72,8 +72,8 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
         self._held: dict[str, Any] = {}
         self._asleep: dict[str, bytes] = {}
         self._dirty: set[str] = set()
-        if roll is not None:
-            roll.add(self)
+        if requests is not None:
+            requests.add(self)
 
     # -- what a kind of shard says ------------------------------------------------------------
 
@@ -177,22 +177,22 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
         :raises BytewaxRuntimeError: If the user's code fails; names the user's step and the key.
         """
         changes = self._changes()
-        call = self._call
-        if call is None or call.number <= self._answered:
+        request = self._request
+        if request is None or request.number <= self._answered:
             data = pack_delta(changes)
         else:
-            self._answered = call.number
+            self._answered = request.number
             delta = pack_delta(changes | self._unchanged())
-            data = pack_answer(call.number, delta, counted=call.counted)
+            data = pack_full_delta(request.number, delta, awaited=request.awaited)
         self._dirty.clear()
         self._shrink()
         return data
 
     # -- what others call ---------------------------------------------------------------------
 
-    def ask(self, call: Call) -> None:
-        """Answer a call for everything with the next snapshot; from any thread."""
-        self._call = call
+    def request(self, request: SnapshotRequest) -> None:
+        """Answer a request for a full snapshot with the next one; called from any thread."""
+        self._request = request
 
     def restore(self, states: Mapping[str, bytes]) -> None:
         """Take in restored keys; they count as unchanged.

@@ -22,7 +22,7 @@ class ShardBuilder:
     :arg logic: What the shards run: the user's builder, or what a fast kind of shard takes.
     :arg codec: Of the step.
     :arg lifetime: How long an idle key is kept; ``None`` for ever.
-    :arg roll: Where the shards are entered; ``None`` for nowhere.
+    :arg requests: Ask for full snapshots where Redis came back empty; ``None`` for never.
     :arg kind: Makes a shard of the arguments before it.
     :arg handover: Where restored states wait.
     """
@@ -33,11 +33,11 @@ class ShardBuilder:
         logic: Any,
         codec: StateCodec,
         lifetime: Lifetime | None = None,
-        roll: SnapshotRequests | None = None,
+        requests: SnapshotRequests | None = None,
         kind: Callable[..., Shard] = ShardLogic,
         handover: Handover | None = None,
     ) -> None:
-        self._shard_parts = step_id, logic, codec, lifetime, roll
+        self._shard_parts = step_id, logic, codec, lifetime, requests
         self._kind = kind
         self.handover = handover or Handover()
 

@@ -1,9 +1,11 @@
-"""The roll: the live shards of a process, who can be asked for all that they hold.
+"""Requests for full snapshots, which go to all live shards of a process.
 
-A Redis that came back empty is filled again from memory. The engine asks a shard for its snapshot
-in the epochs in which it was awoken only, so while there is a roll each shard wakes by itself now
-and then. Invariant: a shard answers a call once, with its first snapshot after it; one that is born
-after a call answers too, but nobody waits for it.
+A Redis that came back empty is filled again from memory, so each shard is asked for everything that
+it holds. The engine asks a shard for its snapshot only in epochs in which the shard was awoken.
+Therefore each shard wakes by itself every now and then, where there may be requests.
+
+Invariant: a shard answers a request once, with its first snapshot after the request. A shard that
+is built after a request answers it too, but the requester does not wait for that answer.
 """
 
 from __future__ import annotations
@@ -13,54 +15,57 @@ from threading import Lock
 from typing import NamedTuple, Protocol
 from weakref import WeakSet
 
-__all__ = ["Asked", "Call", "SnapshotRequests"]
+__all__ = ["RequestedShard", "SnapshotRequest", "SnapshotRequests"]
 
 
-class Call(NamedTuple):
-    """A call for everything.
+class SnapshotRequest(NamedTuple):
+    """A request for a full snapshot.
 
-    :arg number: Grows with each call.
-    :arg counted: Whether the shard was there when it went out.
+    :arg number: Grows with each request.
+    :arg awaited: Whether the requester waits for this shard's answer: the shard was there when the
+        request went out.
     """
 
     number: int
-    counted: bool
+    awaited: bool
 
 
-class Asked(Protocol):
-    """What can be asked for everything."""
+class RequestedShard(Protocol):
+    """A shard that can be asked for a full snapshot."""
 
-    def ask(self, call: Call) -> None:
-        """Answer with the next snapshot."""
+    def request(self, request: SnapshotRequest) -> None:
+        """Answer a request with the next snapshot; called from any thread."""
 
 
 class SnapshotRequests:
-    """Keep the live shards of all steps, and call them.
+    """Keep the live shards of all steps, and ask them for full snapshots.
 
-    :arg interval: How long a shard may sleep before it looks whether it was called.
+    :arg interval: How long a shard may sleep before it looks for a request. A shorter interval
+        would wake idle shards more often; a longer one would delay the renewal of an emptied Redis.
     """
 
     def __init__(self, interval: timedelta = timedelta(seconds=10)) -> None:
         self.interval = interval
-        self.number = 0
+        self.latest = 0
         self._lock = Lock()
-        self._shards: WeakSet[Asked] = WeakSet()
+        # The engine drops a logic without telling it, so a shard must not be kept alive from here.
+        self._shards: WeakSet[RequestedShard] = WeakSet()
 
-    def add(self, shard: Asked) -> None:
-        """Take in a shard that was just built."""
+    def add(self, shard: RequestedShard) -> None:
+        """Add a shard that was just built."""
         with self._lock:
             self._shards.add(shard)
-            if self.number:
-                shard.ask(Call(self.number, counted=False))
+            if self.latest:
+                shard.request(SnapshotRequest(self.latest, awaited=False))
 
-    def call(self, number: int) -> int:
-        """Ask all shards; from any thread.
+    def send(self, number: int) -> int:
+        """Ask all shards for a full snapshot; called from any thread.
 
-        :arg number: Of the call, above that of the last one.
+        :arg number: Number of the request, above that of the latest one.
         :returns: How many shards will answer.
         """
         with self._lock:
-            self.number = number
+            self.latest = number
             for shard in self._shards:
-                shard.ask(Call(number, counted=True))
+                shard.request(SnapshotRequest(number, awaited=True))
             return len(self._shards)

@@ -21,7 +21,7 @@ import redis
 
 from bytewax_redis_state.codec.envelope import are_sound, deadline_of, is_sound, open_envelope
 from bytewax_redis_state.dataflow.shards.handover import Handover
-from bytewax_redis_state.dataflow.shards.placement import shard_name
+from bytewax_redis_state.dataflow.shards.shard_names import shard_name
 from bytewax_redis_state.errors import DecodeError, StateLostError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.records.cells import Cell, CellMark

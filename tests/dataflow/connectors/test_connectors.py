@@ -17,7 +17,7 @@ from bytewax.testing import TestingSink, run_main
 from bytewax_redis_state import shard_stateful_steps
 from bytewax_redis_state.dataflow.connectors.sink import EncodedSink
 from bytewax_redis_state.dataflow.connectors.source import EncodedSource
-from tests.dataflow.connectors import CountingSink, NumbersSource, PlainCodec
+from tests.dataflow.recording import CountingSink, NumbersSource, RecordingCodec
 
 
 def fresh_recovery(folder: Path) -> RecoveryConfig:
@@ -81,7 +81,7 @@ def test_another_error_of_a_source_comes_through() -> None:
 
 
 def test_no_state_is_none_and_a_state_of_none_is_handed_on() -> None:
-    codec = PlainCodec()
+    codec = RecordingCodec()
     source = NumbersSource(1, tells_where=False)
     wrapped = EncodedSource(source, codec)
     first = wrapped.build_part("step", "numbers", None)
@@ -94,7 +94,7 @@ def test_no_state_is_none_and_a_state_of_none_is_handed_on() -> None:
 
 def test_partitions_are_listed_live() -> None:
     source = NumbersSource(1)
-    wrapped = EncodedSource(source, PlainCodec())
+    wrapped = EncodedSource(source, RecordingCodec())
     assert wrapped.list_parts() == ["numbers"]
     source.parts.append("more")
     assert wrapped.list_parts() == ["numbers", "more"]
@@ -111,17 +111,17 @@ def test_a_wrapper_is_of_the_class_that_the_engine_tries_first() -> None:
     assert isinstance(source.source, EncodedSource)
     assert isinstance(source.source, FixedPartitionedSource)
     assert not isinstance(source.source, DynamicSource)
-    assert isinstance(EncodedSink(CountingSink(), PlainCodec()), FixedPartitionedSink)
+    assert isinstance(EncodedSink(CountingSink(), RecordingCodec()), FixedPartitionedSink)
 
 
 def test_what_runs_for_every_batch_is_the_users_own() -> None:
     source, sink = NumbersSource(1), CountingSink()
-    part = EncodedSource(source, PlainCodec()).build_part("step", "numbers", None)
+    part = EncodedSource(source, RecordingCodec()).build_part("step", "numbers", None)
     assert part.next_batch.__self__ is part._part
     assert part.next_awake.__self__ is part._part
-    written = EncodedSink(sink, PlainCodec()).build_part("step", "a", None)
+    written = EncodedSink(sink, RecordingCodec()).build_part("step", "a", None)
     assert written.write_batch.__self__ is written._part
-    assert EncodedSink(sink, PlainCodec()).part_fn("abc") == 0
+    assert EncodedSink(sink, RecordingCodec()).part_fn("abc") == 0
 
 
 @pytest.mark.parametrize("kind", ["source", "sink"])
@@ -134,6 +134,6 @@ def test_a_part_of_another_class_is_refused_as_in_stock(kind: str) -> None:
             return 0
 
     odd: Any = Odd()
-    wrapped = (EncodedSource if kind == "source" else EncodedSink)(odd, PlainCodec())
+    wrapped = (EncodedSource if kind == "source" else EncodedSink)(odd, RecordingCodec())
     with pytest.raises(TypeError, match=f"stateful {kind} partition must subclass"):
         wrapped.build_part("step", "part", None)

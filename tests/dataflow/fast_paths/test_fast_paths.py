@@ -25,22 +25,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytewax_redis_state import shard_stateful_steps
-from bytewax_redis_state.codec.delta import unpack_answer, unpack_delta
+from bytewax_redis_state.codec.delta import unpack_full_delta
 from bytewax_redis_state.codec.envelope import deadline_of
 from bytewax_redis_state.dataflow.fast_paths.fast_path import FastPath
 from bytewax_redis_state.dataflow.fast_paths.folds import FoldShard, ReduceShard
 from bytewax_redis_state.dataflow.fast_paths.joins import JoinShard
 from bytewax_redis_state.dataflow.fast_paths.maps import FlatMapShard, MapShard
-from bytewax_redis_state.dataflow.fast_paths.recognition import fast_path
+from bytewax_redis_state.dataflow.fast_paths.registry import fast_path
 from bytewax_redis_state.dataflow.shards.deadlines import NEVER, Lifetime
 from bytewax_redis_state.dataflow.shards.logic_shard import ShardLogic
 from bytewax_redis_state.dataflow.shards.shard import Shard
 from bytewax_redis_state.dataflow.shards.shard_builder import ShardBuilder
-from bytewax_redis_state.dataflow.shards.snapshot_requests import Call, SnapshotRequests
+from bytewax_redis_state.dataflow.shards.snapshot_requests import SnapshotRequest, SnapshotRequests
 from bytewax_redis_state.dataflow.steps import kind_of
-from tests.dataflow.catalog import JOIN_MODES, PLAIN
-from tests.dataflow.connectors import PlainCodec
-from tests.dataflow.core import core_path
+from tests.dataflow.core_steps import core_path
+from tests.dataflow.deltas import changes_of
+from tests.dataflow.operator_catalog import JOIN_MODES, PLAIN
+from tests.dataflow.recording import RecordingCodec
 
 Keyed = Stream[tuple[str, Any]]
 Batch = list[tuple[str, Any]]
@@ -206,7 +207,14 @@ class Ours:
     """One kind of shard, driven as the engine does, and what its deltas add up to."""
 
     def __init__(self, how: FastPath, lifetime: Lifetime | None) -> None:
-        self.parts = ("flow.step", how.logic, PlainCodec(), lifetime, SnapshotRequests(), how.kind)
+        self.parts = (
+            "flow.step",
+            how.logic,
+            RecordingCodec(),
+            lifetime,
+            SnapshotRequests(),
+            how.kind,
+        )
         self.route = how.router(1, 1)
         self.stored: dict[str, bytes] = {}
         self.resume({})
@@ -235,13 +243,13 @@ class Ours:
         parts, _ = self.shard.on_eof()
         return [(key, repr(value)) for part in parts for key, value in part]
 
-    def close(self, call: int | None) -> dict[str, bytes | None]:
-        if call is not None:
-            self.shard.ask(Call(call, counted=True))
+    def close(self, request: int | None) -> dict[str, bytes | None]:
+        if request is not None:
+            self.shard.request(SnapshotRequest(request, awaited=True))
         data = self.shard.snapshot()
-        answer = unpack_answer(data)
-        assert (answer and answer.number) == call
-        delta = unpack_delta(answer.delta if answer else data)
+        answer = unpack_full_delta(data)
+        assert (answer and answer.request) == request
+        delta = changes_of(answer.delta if answer else data)
         for key, state in delta.items():
             self.stored.pop(key, None)
             if state is not None:
@@ -250,7 +258,7 @@ class Ours:
 
 
 def decoded(key: str, data: bytes | None) -> Any:
-    return None if data is None else PlainCodec().decode(key, data)
+    return None if data is None else RecordingCodec().decode(key, data)
 
 
 def outcome(run: Callable[[], Any]) -> Any:
@@ -365,7 +373,7 @@ def test_a_join_goes_on_from_a_state_of_other_modes_or_sides(name: str, seen: An
     path: Any = path_of(JOINS[name])
     fast = fast_path(path)
     assert fast is not None
-    data = PlainCodec().encode("a", _JoinState(seen))
+    data = RecordingCodec().encode("a", _JoinState(seen))
     for values in ([(0, 5)], [(1, 5)], [(0, 5), (1, 6), (1, 7)], []):
         batch = [[("a", value) for value in values]]
         own = Own(path[-1].builder, None)

@@ -17,13 +17,13 @@ from bytewax.operators import (
     _StatefulLogic,
 )
 
-from bytewax_redis_state.codec.delta import unpack_delta
 from bytewax_redis_state.dataflow.shards.logic_shard import ShardLogic
-from bytewax_redis_state.dataflow.shards.placement import shard_name, worker_of
 from bytewax_redis_state.dataflow.shards.shard_builder import ShardBuilder
+from bytewax_redis_state.dataflow.shards.shard_names import shard_name, worker_of
 from bytewax_redis_state.dataflow.shards.snapshot_requests import SnapshotRequests
 from bytewax_redis_state.errors import DecodeError, EncodeError
-from tests.dataflow.connectors import PlainCodec
+from tests.dataflow.deltas import changes_of
+from tests.dataflow.recording import RecordingCodec
 
 PAST = datetime(2020, 1, 1, tzinfo=timezone.utc)
 
@@ -76,20 +76,20 @@ def shimmed(logic: Callable[[], StatefulLogic[Any, Any, Any]]) -> Callable[[Any]
 
 
 def shard_of(builder: Callable[[Any], Any]) -> ShardLogic:
-    return ShardLogic("flow.sum", builder, PlainCodec())
+    return ShardLogic("flow.sum", builder, RecordingCodec())
 
 
 def changes(shard: ShardLogic) -> dict[str, Any]:
     """Take a snapshot as the engine does, and decode it."""
-    codec = PlainCodec()
+    codec = RecordingCodec()
     return {
         key: None if data is None else codec.decode(key, data)
-        for key, data in unpack_delta(shard.snapshot()).items()
+        for key, data in changes_of(shard.snapshot()).items()
     }
 
 
 def states(**values: int) -> dict[str, bytes]:
-    return {key: PlainCodec().encode(key, value) for key, value in values.items()}
+    return {key: RecordingCodec().encode(key, value) for key, value in values.items()}
 
 
 def test_a_delta_holds_what_changed_since_the_last_one() -> None:
@@ -166,7 +166,7 @@ def test_values_are_encoded_when_the_epoch_closes() -> None:
     shard.on_batch([{"a": [1]}])
     delta = shard.snapshot()
     shard.on_batch([{"a": [2]}])
-    assert PlainCodec().decode("a", unpack_delta(delta)["a"] or b"") == [1]
+    assert RecordingCodec().decode("a", changes_of(delta)["a"] or b"") == [1]
 
 
 def test_a_due_notification_is_part_of_the_delta() -> None:
@@ -198,7 +198,7 @@ def test_the_end_changes_only_keys_that_wait_for_it(builder: Any, expected: Any)
 
 
 def test_restored_state_is_unchanged_and_its_timers_run() -> None:
-    build = ShardBuilder("flow.sum", Summing, PlainCodec())
+    build = ShardBuilder("flow.sum", Summing, RecordingCodec())
     shard = build(build.handover.leave(states(a=5, b=4)))
     assert isinstance(shard, ShardLogic)
     assert changes(shard) == {}
@@ -239,7 +239,7 @@ BYTEWAX_OWN: dict[str, tuple[Callable[[Any], Any], Any, list[Any], list[Any]]] =
 @pytest.mark.parametrize("case", BYTEWAX_OWN.values(), ids=BYTEWAX_OWN.keys())
 def test_restored_keys_of_every_operator_see_items_and_the_end(case: Any) -> None:
     builder, state, at_end, for_item = case
-    codec = PlainCodec()
+    codec = RecordingCodec()
     restored = {key: codec.encode(key, state) for key in "abc"}
 
     def build() -> ShardLogic:
@@ -265,22 +265,22 @@ def test_a_state_of_none_is_handed_to_the_builder_and_nothing_is_not() -> None:
         built.append(state)
         return Summing(0)
 
-    build = ShardBuilder("flow.sum", builder, PlainCodec())
-    build(build.handover.leave({"a": PlainCodec().encode("a", None)}))
+    build = ShardBuilder("flow.sum", builder, RecordingCodec())
+    build(build.handover.leave({"a": RecordingCodec().encode("a", None)}))
     assert built == [None]
-    ShardBuilder("flow.sum", builder, PlainCodec())(None)
+    ShardBuilder("flow.sum", builder, RecordingCodec())(None)
     assert built == [None]
 
 
 def test_restored_states_are_handed_over_once_and_in_their_own_process_only() -> None:
-    build = ShardBuilder("flow.sum", Summing, PlainCodec())
+    build = ShardBuilder("flow.sum", Summing, RecordingCodec())
     tickets = [build.handover.leave(states(a=2)), build.handover.leave(states(a=20))]
     shards = [build(ticket) for ticket in tickets]
     assert [shard.on_batch([{"a": [0]}]) for shard in shards] == [
         (([("a", 2)],), False),
         (([("a", 20)],), False),
     ]
-    for ticket in (tickets[0], ShardBuilder("", Summing, PlainCodec()).handover.leave({})):
+    for ticket in (tickets[0], ShardBuilder("", Summing, RecordingCodec()).handover.leave({})):
         with pytest.raises(DecodeError, match="does not wait in this process"):
             build(ticket)
 
@@ -301,8 +301,8 @@ def test_an_encode_error_passes_as_it_is() -> None:
         shard.snapshot()
 
 
-def test_a_shard_that_may_be_called_asks_for_its_next_look_once_until_it_has_come() -> None:
-    shard = ShardLogic("flow.sum", Summing, PlainCodec(), roll=SnapshotRequests())
+def test_a_shard_that_may_get_requests_asks_for_its_next_look_once_until_it_has_come() -> None:
+    shard = ShardLogic("flow.sum", Summing, RecordingCodec(), requests=SnapshotRequests())
     assert shard.notify_at() is not None
     shard.on_batch([{"a": [2]}])
     assert shard.notify_at() is None, "the engine keeps the time that it has"

@@ -12,8 +12,8 @@ from bytewax.dataflow import Dataflow
 from bytewax.testing import TestingSink, TestingSource, run_main
 
 from bytewax_redis_state import shard_stateful_steps
-from bytewax_redis_state.dataflow.fast_paths.recognition import fast_path
-from tests.dataflow.core import core_path
+from bytewax_redis_state.dataflow.fast_paths.registry import fast_path
+from tests.dataflow.core_steps import core_path
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=timezone.utc)
 S = timedelta(seconds=1)

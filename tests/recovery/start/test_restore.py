@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bytewax_redis_state.dataflow.shards.placement import shard_of_name, worker_of
+from bytewax_redis_state.dataflow.shards.shard_names import shard_of_name, worker_of
 from bytewax_redis_state.errors import DecodeError, StateLostError
 from bytewax_redis_state.keys import shard_of
 from bytewax_redis_state.server.client import Client

@@ -20,11 +20,15 @@ from bytewax.operators.windowing import (
 )
 
 from bytewax_redis_state.codec.compact_state import FIXED, CompactState, microseconds
-from bytewax_redis_state.codec.shapes import LEAVES
-from bytewax_redis_state.codec.survey import is_flat
-from bytewax_redis_state.dataflow.fast_paths.windows.window_rules import REDUCE, Span, WindowRules
+from bytewax_redis_state.codec.exactness import is_flat
+from bytewax_redis_state.codec.extension_types import SCALARS
+from bytewax_redis_state.dataflow.fast_paths.windows.window_config import (
+    REDUCE,
+    FixedWindowConfig,
+    Interval,
+)
 from bytewax_redis_state.dataflow.fast_paths.windows.window_times import WindowTimes
-from bytewax_redis_state.dataflow.shards.snapshots import waiting
+from bytewax_redis_state.dataflow.shards.logic_snapshots import add_queue
 
 __all__ = ["NEVER", "KeyWindows", "is_steady", "snapshot_of_windows", "windows_of_snapshot"]
 
@@ -47,7 +51,18 @@ class KeyWindows:
     """
 
     __slots__ = (
-        *("base", "blind", "closes", "next", "now", "odd", "queue", "since", "states", "vain"),
+        *(
+            "base",
+            "unpredictable",
+            "closes",
+            "next",
+            "now",
+            "irregular",
+            "queue",
+            "since",
+            "states",
+            "fruitless",
+        ),
     )
 
     def __init__(self, now: datetime) -> None:
@@ -64,16 +79,16 @@ class KeyWindows:
         """When the first window closes."""
         self.next = NEVER
         """The watermark at which the next thing happens."""
-        self.blind = False
+        self.unpredictable = False
         """Whether what happens when can't be told beforehand: times of a zone whose clock jumps."""
-        self.odd: dict[int, WindowMetadata] | None = None
+        self.irregular: dict[int, WindowMetadata] | None = None
         """Windows with other times than their IDs stand for: the step was another one before."""
-        self.vain = 0
+        self.fruitless = 0
         """How often it was notified in vain since something happened."""
 
-    def be_blind(self) -> None:
+    def mark_unpredictable(self) -> None:
         """Look whether something happens each time that there is a reason to."""
-        self.blind = True
+        self.unpredictable = True
         self.next = UTC_MIN
 
     def resume(self, snapshot: Any) -> None:
@@ -85,34 +100,34 @@ class KeyWindows:
                 self.since = clock.system_time_of_max_event
         self.queue = snapshot.queue
         if not all(map(is_steady, [self.base, *(at for _value, at in self.queue)])):
-            self.be_blind()
+            self.mark_unpredictable()
 
-    def meta(self, window_id: int, spans: WindowTimes) -> WindowMetadata:
+    def meta(self, window_id: int, times: WindowTimes) -> WindowMetadata:
         """Give the metadata of an open window."""
-        if self.odd is not None and window_id in self.odd:
-            return self.odd[window_id]
-        return WindowMetadata(*spans[window_id])
+        if self.irregular is not None and window_id in self.irregular:
+            return self.irregular[window_id]
+        return WindowMetadata(*times[window_id])
 
-    def close_of(self, window_id: int, spans: WindowTimes) -> datetime:
+    def close_of(self, window_id: int, times: WindowTimes) -> datetime:
         """Tell when an open window closes."""
-        if self.odd is not None and window_id in self.odd:
-            return self.odd[window_id].close_time
-        return spans[window_id][1]
+        if self.irregular is not None and window_id in self.irregular:
+            return self.irregular[window_id].close_time
+        return times[window_id][1]
 
-    def look_ahead(self, spans: WindowTimes, *, ordered: bool) -> None:
+    def look_ahead(self, times: WindowTimes, *, ordered: bool) -> None:
         """Find anew when the next thing happens."""
         closes = NEVER
         for window_id in self.states:
-            closes = min(closes, self.close_of(window_id, spans))
+            closes = min(closes, self.close_of(window_id, times))
         self.closes = self.next = closes
         if ordered:
             for _value, timestamp in self.queue:
                 self.next = min(self.next, timestamp)
-        if self.blind:
+        if self.unpredictable:
             self.next = UTC_MIN
 
 
-def snapshot_of_windows(held: KeyWindows, spans: WindowTimes) -> Any:
+def snapshot_of_windows(held: KeyWindows, times: WindowTimes) -> Any:
     """Make the snapshot that Bytewax's own logic would make, or what is read as that.
 
     :arg held: Stays as it is.
@@ -120,17 +135,17 @@ def snapshot_of_windows(held: KeyWindows, spans: WindowTimes) -> Any:
     :returns: It shares what can't change, or is encoded before it can.
     """
     since, base, fields = held.since, held.base, None
-    if held.odd is None and spans.in_utc and since.tzinfo is _UTC is base.tzinfo:
-        fields = waiting(held.queue, [spans.since[since], microseconds(base)])
+    if held.irregular is None and times.in_utc and since.tzinfo is _UTC is base.tzinfo:
+        fields = add_queue(held.queue, [times.since[since], microseconds(base)])
     if fields is not None:
         for window_id, state in held.states.items():
-            kept = state if type(state) in LEAVES or is_flat(state) else deepcopy(state)
-            fields += (window_id, *spans.numbers[window_id], kept)
+            kept = state if type(state) in SCALARS or is_flat(state) else deepcopy(state)
+            fields += (window_id, *times.numbers[window_id], kept)
         return CompactState(FIXED, fields)
     return _WindowSnapshot(
         _EventClockState(held.since, held.base),
         _SlidingWindowerState(
-            {window_id: held.meta(window_id, spans) for window_id in held.states}
+            {window_id: held.meta(window_id, times) for window_id in held.states}
         ),
         {
             window_id: state if is_flat(state) else deepcopy(state)
@@ -140,7 +155,7 @@ def snapshot_of_windows(held: KeyWindows, spans: WindowTimes) -> Any:
     )
 
 
-def windows_of_snapshot(snapshot: Any, rules: WindowRules, spans: WindowTimes) -> KeyWindows:
+def windows_of_snapshot(snapshot: Any, config: FixedWindowConfig, times: WindowTimes) -> KeyWindows:
     """Take in what a key's windows were at the last committed epoch.
 
     :arg snapshot: Bytewax's, of the same step.
@@ -148,24 +163,24 @@ def windows_of_snapshot(snapshot: Any, rules: WindowRules, spans: WindowTimes) -
     :arg spans: Of the step's windows.
     :returns: The key's windows.
     """
-    held = KeyWindows(rules.now())
+    held = KeyWindows(config.now())
     held.resume(snapshot)
     states = snapshot.logic_states
     for window_id, meta in snapshot.windower_state.opened.items():
         state = states[window_id]
-        if state is None and rules.kind != REDUCE:
-            state = rules.build()
+        if state is None and config.kind != REDUCE:
+            state = config.build()
         held.states[window_id] = state
-        if not (is_steady(meta.close_time) and is_steady(spans[window_id][1])):
-            held.be_blind()
-        if not _is_plain(meta, spans[window_id]):
-            held.odd = {**(held.odd or {}), window_id: meta}
-    held.look_ahead(spans, ordered=rules.ordered)
+        if not (is_steady(meta.close_time) and is_steady(times[window_id][1])):
+            held.mark_unpredictable()
+        if not _is_plain(meta, times[window_id]):
+            held.irregular = {**(held.irregular or {}), window_id: meta}
+    held.look_ahead(times, ordered=config.ordered)
     return held
 
 
-def _is_plain(meta: WindowMetadata, span: Span) -> bool:
+def _is_plain(meta: WindowMetadata, interval: Interval) -> bool:
     """Tell whether a window's times are those that its ID stands for."""
     times = meta.open_time, meta.close_time
-    zones = [time.tzinfo for time in (*times, *span)]
-    return times == span and not meta.merged_ids and zones[:2] == zones[2:]
+    zones = [time.tzinfo for time in (*times, *interval)]
+    return times == interval and not meta.merged_ids and zones[:2] == zones[2:]

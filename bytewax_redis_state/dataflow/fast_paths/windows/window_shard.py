@@ -17,17 +17,21 @@ from bytewax.operators import _get_system_utc
 
 from bytewax_redis_state.codec import StateCodec
 from bytewax_redis_state.dataflow.fast_paths.fast_path import FastPath
-from bytewax_redis_state.dataflow.fast_paths.windows.key_fold import KeyFold
-from bytewax_redis_state.dataflow.fast_paths.windows.key_windows import KeyWindows
-from bytewax_redis_state.dataflow.fast_paths.windows.session_fold import SessionFold
-from bytewax_redis_state.dataflow.fast_paths.windows.wake_ups import WakeUps
-from bytewax_redis_state.dataflow.fast_paths.windows.window_fold import WindowFold
-from bytewax_redis_state.dataflow.fast_paths.windows.window_rules import (
-    Rules,
-    SessionRules,
-    WindowRules,
-    rules_of,
+from bytewax_redis_state.dataflow.fast_paths.windows.fixed_window_aggregator import (
+    FixedWindowAggregator,
 )
+from bytewax_redis_state.dataflow.fast_paths.windows.key_windows import KeyWindows
+from bytewax_redis_state.dataflow.fast_paths.windows.session_window_aggregator import (
+    SessionWindowAggregator,
+)
+from bytewax_redis_state.dataflow.fast_paths.windows.window_aggregator import WindowAggregator
+from bytewax_redis_state.dataflow.fast_paths.windows.window_config import (
+    FixedWindowConfig,
+    SessionWindowConfig,
+    WindowConfig,
+    window_config_of,
+)
+from bytewax_redis_state.dataflow.fast_paths.windows.window_timers import WindowTimers
 from bytewax_redis_state.dataflow.shards.deadlines import Lifetime
 from bytewax_redis_state.dataflow.shards.routing import Groups, merged
 from bytewax_redis_state.dataflow.shards.shard import NOTHING, Items, Shard
@@ -46,7 +50,7 @@ class WindowShard(Shard):
     :arg rules: Of the step.
     :arg codec: Of the step.
     :arg lifetime: How long an idle key is kept; ``None`` for ever.
-    :arg roll: Calls for everything where Redis came back empty; ``None`` for never.
+    :arg requests: Ask for full snapshots where Redis came back empty; ``None`` for never.
     """
 
     _held: dict[str, KeyWindows]
@@ -54,16 +58,16 @@ class WindowShard(Shard):
     def __init__(
         self,
         step_id: str,
-        rules: Rules,
+        config: WindowConfig,
         codec: StateCodec,
         lifetime: Lifetime | None = None,
-        roll: SnapshotRequests | None = None,
+        requests: SnapshotRequests | None = None,
     ) -> None:
-        super().__init__(step_id, codec, lifetime, roll)
-        self._rules = rules
-        self._fold = _fold_of(rules)
-        self._wake_ups = WakeUps(rules)
-        self._reads_system = rules.now is _get_system_utc
+        super().__init__(step_id, codec, lifetime, requests)
+        self._config = config
+        self._fold = _aggregator_of(config)
+        self._wake_ups = WindowTimers(config)
+        self._reads_system = config.now is _get_system_utc
 
     def load(self, states: Mapping[str, bytes]) -> None:
         """Decode restored keys, and find out when they are to be notified.
@@ -88,7 +92,7 @@ class WindowShard(Shard):
         groups = values[0] if len(values) == 1 else merged(values)
         self.expire_passed(groups)
         items: Items = []
-        all_held, read, take = self._held, self._rules.now, self._fold.take
+        all_held, read, take = self._held, self._config.now, self._fold.take
         discards = self._fold.discards
         # Bytewax reads the clock for each key. The system's may as well stand still for a batch.
         now = read() if self._reads_system else None
@@ -134,7 +138,7 @@ class WindowShard(Shard):
         except Exception as error:
             raise self.failure(f"StatefulBatchLogic.{method}", key) from error
         items += events
-        held.vain = 0 if changed else held.vain + 1
+        held.fruitless = 0 if changed else held.fruitless + 1
         if self._fold.discards and not (held.states or held.queue):
             self.discard(key)
             changed = True
@@ -163,14 +167,14 @@ class WindowShard(Shard):
         self._wake_ups.drop(key)
 
 
-def _fold_of(rules: Rules) -> KeyFold[Any]:
-    if isinstance(rules, SessionRules):
-        return SessionFold(rules)
-    assert isinstance(rules, WindowRules)
-    return WindowFold(rules)
+def _aggregator_of(config: WindowConfig) -> WindowAggregator[Any]:
+    if isinstance(config, SessionWindowConfig):
+        return SessionWindowAggregator(config)
+    assert isinstance(config, FixedWindowConfig)
+    return FixedWindowAggregator(config)
 
 
 def recognise_window(path: Sequence[Operator]) -> FastPath | None:
     """Find the windows around a core step that can be run so."""
-    rules = rules_of(path)
-    return None if rules is None else FastPath(WindowShard, rules)
+    config = window_config_of(path)
+    return None if config is None else FastPath(WindowShard, config)

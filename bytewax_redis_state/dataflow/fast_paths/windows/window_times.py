@@ -7,16 +7,19 @@ from datetime import datetime, timezone
 from typing import TypeVar
 
 from bytewax_redis_state.codec.compact_state import microseconds
-from bytewax_redis_state.dataflow.fast_paths.windows.window_rules import Span, WindowRules
+from bytewax_redis_state.dataflow.fast_paths.windows.window_config import (
+    FixedWindowConfig,
+    Interval,
+)
 
-__all__ = ["Memory", "WindowTimes"]
+__all__ = ["Cache", "WindowTimes"]
 
 _KEPT = 10_000
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
 
-class Memory(dict[_K, _V]):
+class Cache(dict[_K, _V]):
     """What was made lately.
 
     :arg make: Makes what is missing.
@@ -32,19 +35,19 @@ class Memory(dict[_K, _V]):
         return made
 
 
-class WindowTimes(Memory[int, Span]):
+class WindowTimes(Cache[int, Interval]):
     """The spans of the windows met lately, by ID.
 
     :arg rules: Of the step.
     """
 
-    def __init__(self, rules: WindowRules) -> None:
-        super().__init__(rules.span)
-        self.in_utc = rules.align_to.tzinfo is timezone.utc
+    def __init__(self, config: FixedWindowConfig) -> None:
+        super().__init__(config.interval)
+        self.in_utc = config.align_to.tzinfo is timezone.utc
         """Whether they are in UTC, and have numbers."""
-        self.numbers: Memory[int, tuple[int, int]] = Memory(self._numbers)
+        self.numbers: Cache[int, tuple[int, int]] = Cache(self._numbers)
         """Start and length by ID, in microseconds."""
-        self.since: Memory[datetime, int] = Memory(microseconds)
+        self.since: Cache[datetime, int] = Cache(microseconds)
         """Times of the system's clock, which the keys of a batch share, in microseconds."""
 
     def _numbers(self, window_id: int) -> tuple[int, int]:

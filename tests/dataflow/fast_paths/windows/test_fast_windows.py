@@ -20,18 +20,18 @@ import bytewax.operators.windowing as win
 import pytest
 from bytewax.dataflow import Dataflow, Operator
 from bytewax.testing import TestingSink, TestingSource
-from bytewax_redis_state.dataflow.fast_paths.recognition.windows import window_rules, window_shard
+from bytewax_redis_state.dataflow.fast_paths.registry.windows import window_rules, window_shard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bytewax_redis_state.codec.delta import unpack_delta
-from bytewax_redis_state.dataflow.fast_paths.recognition import fast_path
+from bytewax_redis_state.dataflow.fast_paths.registry import fast_path
 from bytewax_redis_state.dataflow.fast_paths.windows.window_shard import WindowShard
 from bytewax_redis_state.dataflow.shards import patient_window, wake_ups
 from bytewax_redis_state.dataflow.shards.logic_shard import ShardLogic
 from bytewax_redis_state.dataflow.shards.shard import Shard
 from bytewax_redis_state.dataflow.steps import kind_of
-from tests.dataflow.connectors import PlainCodec
+from tests.dataflow.deltas import changes_of
+from tests.dataflow.recording import RecordingCodec
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=timezone.utc)
 SECOND = timedelta(seconds=1)
@@ -251,10 +251,10 @@ class Ours:
         assert found is not None
         shard: Shard
         if fast:
-            shard = found.kind("flow.step", found.logic, PlainCodec())
+            shard = found.kind("flow.step", found.logic, RecordingCodec())
             assert type(shard) is WindowShard
         else:
-            shard = ShardLogic("flow.step", self.path[-1].builder, PlainCodec())
+            shard = ShardLogic("flow.step", self.path[-1].builder, RecordingCodec())
         shard.restore(self.stored)
         self.shard = shard
         self.at = shard.next_time()
@@ -278,7 +278,7 @@ class Ours:
 
     def close(self) -> set[str]:
         """Close an epoch; gives the keys of the delta."""
-        delta = unpack_delta(self.shard.snapshot())
+        delta = changes_of(self.shard.snapshot())
         for key, data in delta.items():
             self.stored.pop(key, None)
             if data is not None:
@@ -286,7 +286,7 @@ class Ours:
         return set(delta)
 
     def snapshots(self) -> dict[str, Any]:
-        return {key: PlainCodec().decode(key, data) for key, data in self.stored.items()}
+        return {key: RecordingCodec().decode(key, data) for key, data in self.stored.items()}
 
 
 def events(items: Iterable[tuple[str, Any]]) -> Events:

@@ -21,9 +21,9 @@ from bytewax.operators.windowing import (
     _WindowLogic,
 )
 
-from bytewax_redis_state.dataflow.shards.snapshots import window_snapshot
+from bytewax_redis_state.dataflow.shards.logic_snapshots import window_snapshot
 
-__all__ = ["PatientWindow", "patience"]
+__all__ = ["DeferredWindow", "backoff"]
 
 _TICK = timedelta(microseconds=1)
 _FIRST_DELAY = timedelta(milliseconds=1)
@@ -31,7 +31,7 @@ _LAST_DELAY = timedelta(milliseconds=50)
 _DOUBLINGS = 6
 
 
-def patience(fruitless: int) -> timedelta:
+def backoff(fruitless: int) -> timedelta:
     """Tell how long to wait where a clock can't be foretold.
 
     :arg fruitless: How many notifications in a row were in vain; at least one.
@@ -40,7 +40,7 @@ def patience(fruitless: int) -> timedelta:
     return min(_FIRST_DELAY * (1 << min(fruitless - 1, _DOUBLINGS)), _LAST_DELAY)
 
 
-class PatientWindow(StatefulBatchLogic[Any, Any, Any]):
+class DeferredWindow(StatefulBatchLogic[Any, Any, Any]):
     """Wrap the logic of all windows of one key.
 
     On resume the windows are as they were at the last committed epoch; a watermark moves with the
@@ -116,7 +116,7 @@ class PatientWindow(StatefulBatchLogic[Any, Any, Any]):
         reached = self._reached_at()
         if reached is not None and reached > now:
             return reached
-        return now + patience(self._fruitless) if self._fruitless else None
+        return now + backoff(self._fruitless) if self._fruitless else None
 
     def _reached_at(self) -> datetime | None:
         """Foretell the system time at which the watermark lets the next thing happen."""

@@ -45,9 +45,9 @@ from zoneinfo import ZoneInfo
 
 import msgpack
 
-from bytewax_redis_state.codec.classes import Pack, Shape, Unfit, Unpack
+from bytewax_redis_state.codec.user_classes import NotPackable, Pack, TypeFormat, Unpack
 
-__all__ = ["BYTEARRAY", "LEAVES", "READERS", "SHAPES", "TUPLE", "extension"]
+__all__ = ["BYTEARRAY", "READERS", "SCALARS", "TUPLE", "TYPE_FORMATS", "extension"]
 
 TUPLE, BYTEARRAY = 1, 3
 
@@ -144,7 +144,7 @@ def _write_timezone(value: timezone, pack: Pack) -> bytes:
 def _write_zoneinfo(value: ZoneInfo, _: Pack) -> bytes:
     # Zones made by no_cache() or from_file() are other objects than the one a reader would get.
     if value.key is None or ZoneInfo(value.key) is not value:
-        raise Unfit(value, "is not the zone that its key stands for")
+        raise NotPackable(value, "is not the zone that its key stands for")
     return value.key.encode()
 
 
@@ -170,7 +170,7 @@ def _read_deque(data: bytes, unpack: Unpack) -> deque[Any]:
 
 def _write_map(value: dict[Any, Any], pack: Pack) -> bytes:
     if value.__dict__:
-        raise Unfit(value, "has attributes of its own")
+        raise NotPackable(value, "has attributes of its own")
     return pack(dict(value))
 
 
@@ -184,7 +184,7 @@ def _write_defaultdict(value: defaultdict[Any, Any], pack: Pack) -> bytes:
     factory = value.default_factory
     name = getattr(factory, "__name__", None)
     if factory is not None and (type(name) is not str or _FACTORIES.get(name) is not factory):
-        raise Unfit(value, "has a default_factory that is no built-in type")
+        raise NotPackable(value, "has a default_factory that is no built-in type")
     return pack([name, dict(value)])
 
 
@@ -193,27 +193,27 @@ def _read_defaultdict(data: bytes, unpack: Unpack) -> defaultdict[Any, Any]:
     return defaultdict(None if name is None else _FACTORIES[name], items)
 
 
-SHAPES: Mapping[type, Shape] = {
-    list: Shape(0, _native, iter, mutable=True),
-    dict: Shape(0, _native, _items, mutable=True),
-    tuple: Shape(TUPLE, _write_values, iter),
-    int: Shape(2, _write_int, _no_parts),
-    bytearray: Shape(BYTEARRAY, lambda value, _: bytes(value), _no_parts, mutable=True),
-    datetime: Shape(4, _write_datetime, _no_parts),
-    date: Shape(5, _write_date, _no_parts),
-    time: Shape(6, _write_time, _no_parts),
-    timedelta: Shape(7, _write_timedelta, _no_parts),
-    Decimal: Shape(8, lambda value, _: str(value).encode(), _no_parts),
-    UUID: Shape(9, _write_uuid, _no_parts),
-    set: Shape(10, _write_values, iter, mutable=True),
-    frozenset: Shape(11, _write_values, iter),
-    deque: Shape(12, _write_deque, iter, mutable=True),
-    OrderedDict: Shape(13, _write_map, _items, mutable=True),
-    Counter: Shape(14, _write_map, _items, mutable=True),
-    defaultdict: Shape(15, _write_defaultdict, _items, mutable=True),
-    complex: Shape(16, lambda value, pack: pack([value.real, value.imag]), _no_parts),
-    timezone: Shape(17, _write_timezone, _no_parts),
-    ZoneInfo: Shape(18, _write_zoneinfo, _no_parts),
+TYPE_FORMATS: Mapping[type, TypeFormat] = {
+    list: TypeFormat(0, _native, iter, mutable=True),
+    dict: TypeFormat(0, _native, _items, mutable=True),
+    tuple: TypeFormat(TUPLE, _write_values, iter),
+    int: TypeFormat(2, _write_int, _no_parts),
+    bytearray: TypeFormat(BYTEARRAY, lambda value, _: bytes(value), _no_parts, mutable=True),
+    datetime: TypeFormat(4, _write_datetime, _no_parts),
+    date: TypeFormat(5, _write_date, _no_parts),
+    time: TypeFormat(6, _write_time, _no_parts),
+    timedelta: TypeFormat(7, _write_timedelta, _no_parts),
+    Decimal: TypeFormat(8, lambda value, _: str(value).encode(), _no_parts),
+    UUID: TypeFormat(9, _write_uuid, _no_parts),
+    set: TypeFormat(10, _write_values, iter, mutable=True),
+    frozenset: TypeFormat(11, _write_values, iter),
+    deque: TypeFormat(12, _write_deque, iter, mutable=True),
+    OrderedDict: TypeFormat(13, _write_map, _items, mutable=True),
+    Counter: TypeFormat(14, _write_map, _items, mutable=True),
+    defaultdict: TypeFormat(15, _write_defaultdict, _items, mutable=True),
+    complex: TypeFormat(16, lambda value, pack: pack([value.real, value.imag]), _no_parts),
+    timezone: TypeFormat(17, _write_timezone, _no_parts),
+    ZoneInfo: TypeFormat(18, _write_zoneinfo, _no_parts),
 }
 """How each type is written; classes of the user come from :class:`.Classes`."""
 
@@ -239,7 +239,7 @@ READERS: Mapping[int, Callable[[bytes, Unpack], Any]] = {
 }
 """Extension type to reader: data and unpacker of inner values → value."""
 
-LEAVES = frozenset({type(None), bool, int, float, str, bytes, complex}) | frozenset(
+SCALARS = frozenset({type(None), bool, int, float, str, bytes, complex}) | frozenset(
     {datetime, date, time, timedelta, Decimal, UUID, timezone, ZoneInfo}
 )
 """Types that hold no other values and can't change: sharing them can't be seen."""

@@ -15,12 +15,21 @@ import bytewax.operators.windowing as win
 from bytewax.dataflow import Operator
 from bytewax.operators import _get_system_utc, _identity
 
-__all__ = ["COUNT", "FOLD", "REDUCE", "Rules", "SessionRules", "Span", "WindowRules", "rules_of"]
+__all__ = [
+    "COUNT",
+    "FOLD",
+    "REDUCE",
+    "FixedWindowConfig",
+    "Interval",
+    "SessionWindowConfig",
+    "WindowConfig",
+    "window_config_of",
+]
 
 COUNT, FOLD, REDUCE = range(3)
 """How a window's state takes a value: one more, by the folder, by the reducer."""
 
-Span = tuple[datetime, datetime]
+Interval = tuple[datetime, datetime]
 """When a window opens, and when it closes."""
 
 _ZERO = timedelta(0)
@@ -31,7 +40,7 @@ _count_window, _reduce_window = _op_of(win.count_window), _op_of(win.reduce_wind
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class WindowConfig:
     """The configuration of one window step, whatever its windows are.
 
     :arg timestamp_of: Of a value.
@@ -57,7 +66,7 @@ class Rules:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SessionRules(Rules):
+class SessionWindowConfig(WindowConfig):
     """The configuration of a step of session windows.
 
     :arg windower: Bytewax's.
@@ -67,7 +76,7 @@ class SessionRules(Rules):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WindowRules(Rules):
+class FixedWindowConfig(WindowConfig):
     """The configuration of a step of windows of fixed length.
 
     :arg length: Of a window.
@@ -89,13 +98,13 @@ class WindowRules(Rules):
         since = timestamp - self.align_to
         return range((since - self.length) // self.offset + 1, since // self.offset + 1)
 
-    def span(self, window_id: int) -> Span:
+    def interval(self, window_id: int) -> Interval:
         """Give a window's times."""
         opens = self.align_to + self.offset * window_id
         return opens, opens + self.length
 
 
-def rules_of(path: Sequence[Operator]) -> Rules | None:
+def window_config_of(path: Sequence[Operator]) -> WindowConfig | None:
     """Recognise the windows of an event clock that fold values: of a fixed length, or sessions.
 
     :arg path: The operators around a core step, outermost first, and the step itself.
@@ -128,17 +137,21 @@ def rules_of(path: Sequence[Operator]) -> Rules | None:
         "merge": step.merger,
     }
     if type(windower) is win.SessionWindower:
-        return SessionRules(windower=windower, **common) if _is_span(windower.gap) else None
+        return (
+            SessionWindowConfig(windower=windower, **common)
+            if _is_timedelta(windower.gap)
+            else None
+        )
     return _fixed(windower, common) if type(windower) in _WINDOWERS else None
 
 
-def _fixed(windower: Any, common: dict[str, Any]) -> WindowRules | None:
+def _fixed(windower: Any, common: dict[str, Any]) -> FixedWindowConfig | None:
     length = windower.length
     offset = windower.offset if type(windower) is win.SlidingWindower else length
-    if not (_is_span(length) and _is_span(offset) and _ZERO < offset <= length):
+    if not (_is_timedelta(length) and _is_timedelta(offset) and _ZERO < offset <= length):
         return None
-    return WindowRules(length=length, offset=offset, align_to=windower.align_to, **common)
+    return FixedWindowConfig(length=length, offset=offset, align_to=windower.align_to, **common)
 
 
-def _is_span(span: object) -> bool:
-    return type(span) is timedelta
+def _is_timedelta(interval: object) -> bool:
+    return type(interval) is timedelta

@@ -19,10 +19,10 @@ from bytewax_redis_state import shard_stateful_steps
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.codec.compact_state import JOIN, CompactState
 from bytewax_redis_state.dataflow.shards import logic_shard
-from bytewax_redis_state.dataflow.shards.patient_window import PatientWindow
-from bytewax_redis_state.dataflow.shards.snapshots import snapshot_of
+from bytewax_redis_state.dataflow.shards.deferred_window import DeferredWindow
+from bytewax_redis_state.dataflow.shards.logic_snapshots import snapshot_of
 from bytewax_redis_state.errors import DecodeError, EncodeError
-from tests.dataflow.catalog import catalog
+from tests.dataflow.operator_catalog import catalog
 
 UTC = timezone.utc
 CODEC = Codec().bind(namespace="n", flow_id="f", step="s")
@@ -36,7 +36,7 @@ def test_every_operator_gives_the_same_state(monkeypatch: pytest.MonkeyPatch) ->
     taken: Counter[str] = Counter()
 
     def compared(logic: Any) -> Any:
-        own = logic._logic if isinstance(logic, PatientWindow) else logic
+        own = logic._logic if isinstance(logic, DeferredWindow) else logic
         state, copy = snapshot_of(logic), own.snapshot()
         if type(state) is CompactState:
             taken["CompactState"] += 1
@@ -61,7 +61,7 @@ def windows(windower: Any, clock_state: Any, states: dict[int, Any], queue: list
         window_id: win._FoldWindowLogic(operator.add, operator.add, state)
         for window_id, state in states.items()
     }
-    return PatientWindow(
+    return DeferredWindow(
         win._WindowLogic(clock, windower, lambda state: state, False, folds, queue)
     )
 

@@ -31,9 +31,9 @@ from bytewax.operators.windowing import (
 )
 
 from bytewax_redis_state.codec.compact_state import EPOCH, FIXED, JOIN, SESSIONS, TICK, CompactState
-from bytewax_redis_state.codec.survey import is_flat
+from bytewax_redis_state.codec.exactness import is_flat
 
-__all__ = ["join_snapshot", "session_windows", "snapshot_of", "waiting", "window_snapshot"]
+__all__ = ["add_queue", "join_snapshot", "session_snapshot", "snapshot_of", "window_snapshot"]
 
 _UTC = timezone.utc
 _OWN_WINDOWERS = (_SlidingWindowerLogic, _SessionWindowerLogic)
@@ -80,7 +80,7 @@ def window_snapshot(logic: _WindowLogic[Any, Any, Any, Any, Any]) -> Callable[[]
     if type(clock) is not _EventClockLogic or type(windower) not in _OWN_WINDOWERS:
         return logic.snapshot
 
-    brief = _fixed if type(windower) is _SlidingWindowerLogic else session_windows
+    brief = _fixed if type(windower) is _SlidingWindowerLogic else session_snapshot
 
     def snapshot() -> Any:
         # Clock and windower hold times and numbers, which nothing else refers to.
@@ -110,7 +110,7 @@ def _fixed(
     return CompactState(FIXED, fields)
 
 
-def session_windows(
+def session_snapshot(
     clock: Any, windower: Any, states: dict[int, Any], queue: list[Any]
 ) -> CompactState | None:
     """Give what is read as the state of all sessions of a key.
@@ -139,10 +139,10 @@ def _clock_and_queue(clock: Any, queue: list[tuple[Any, datetime]]) -> list[Any]
     since, base = clock.system_time_of_max_event, clock.watermark_base
     if not since.tzinfo is _UTC is base.tzinfo:
         return None
-    return waiting(queue, [(since - EPOCH) // TICK, (base - EPOCH) // TICK])
+    return add_queue(queue, [(since - EPOCH) // TICK, (base - EPOCH) // TICK])
 
 
-def waiting(queue: list[tuple[Any, datetime]], fields: list[Any]) -> list[Any] | None:
+def add_queue(queue: list[tuple[Any, datetime]], fields: list[Any]) -> list[Any] | None:
     """Add a queue to the fields of :class:`.CompactState`.
 
     :arg queue: Values and their times.

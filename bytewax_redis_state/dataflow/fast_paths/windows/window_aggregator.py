@@ -13,17 +13,17 @@ from operator import itemgetter
 from typing import Any, ClassVar, Generic, TypeVar
 
 from bytewax_redis_state.dataflow.fast_paths.windows.key_windows import NEVER, KeyWindows, Queue
-from bytewax_redis_state.dataflow.fast_paths.windows.window_rules import Rules
+from bytewax_redis_state.dataflow.fast_paths.windows.window_config import WindowConfig
 from bytewax_redis_state.dataflow.shards.shard import Items
 
-__all__ = ["KeyFold"]
+__all__ = ["WindowAggregator"]
 
 _timestamp: Any = itemgetter(1)
 _UTC = timezone.utc
 _H = TypeVar("_H", bound=KeyWindows)
 
 
-class KeyFold(ABC, Generic[_H]):
+class WindowAggregator(ABC, Generic[_H]):
     """Run the windows of one step's keys, one key at a time.
 
     :arg rules: Of the step.
@@ -32,8 +32,8 @@ class KeyFold(ABC, Generic[_H]):
     discards: ClassVar[bool]
     """Whether a key with no open window and no value that waits is as good as a new one."""
 
-    def __init__(self, rules: Rules) -> None:
-        self.rules = rules
+    def __init__(self, config: WindowConfig) -> None:
+        self.config = config
 
     @abstractmethod
     def begin(self, now: datetime) -> _H:
@@ -84,8 +84,8 @@ class KeyFold(ABC, Generic[_H]):
             held.now = now
         else:
             now = held.now
-        rules = self.rules
-        timestamp_of, wait = rules.timestamp_of, rules.wait
+        config = self.config
+        timestamp_of, wait = config.timestamp_of, config.wait
         watermark = held.base + (now - held.since)
         items: Items = []
         due: Queue = []
@@ -93,7 +93,7 @@ class KeyFold(ABC, Generic[_H]):
             timestamp = timestamp_of(value)
             zone = timestamp.tzinfo
             if zone is not _UTC and not isinstance(zone, timezone):
-                held.be_blind()
+                held.mark_unpredictable()
             try:
                 base = timestamp - wait
                 if base > watermark:
@@ -108,13 +108,13 @@ class KeyFold(ABC, Generic[_H]):
                     items.append((key, (window_id, "L", value)))
             else:
                 due.append((value, timestamp))
-        if rules.ordered:
+        if config.ordered:
             self._enqueue(held, due)
         elif held.queue:
             held.queue += due
         else:
             self._fold(held, due)
-        if held.next <= watermark or (held.queue and not rules.ordered):
+        if held.next <= watermark or (held.queue and not config.ordered):
             self.advance(key, held, watermark, items)
         return items
 
@@ -123,7 +123,7 @@ class KeyFold(ABC, Generic[_H]):
 
         :returns: What to put out, and whether anything has changed.
         """
-        now = self.rules.now()
+        now = self.config.now()
         if now > held.now:
             held.now = now
         watermark = held.base + (held.now - held.since)
@@ -145,7 +145,7 @@ class KeyFold(ABC, Generic[_H]):
         """
         due = self._due(held, watermark) if held.queue else []
         self._fold(held, due)
-        may_close = held.closes <= watermark or held.blind
+        may_close = held.closes <= watermark or held.unpredictable
         closed = may_close and self._close(key, held, watermark, items)
         if due or closed:
             self.look_ahead(held)
@@ -159,7 +159,7 @@ class KeyFold(ABC, Generic[_H]):
 
     def _due(self, held: _H, watermark: datetime) -> Queue:
         queue = held.queue
-        if not self.rules.ordered:
+        if not self.config.ordered:
             held.queue = []
             return queue
         due: Queue = []

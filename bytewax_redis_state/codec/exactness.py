@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bytewax_redis_state.codec.classes import Shape, Unfit
-from bytewax_redis_state.codec.shapes import LEAVES
+from bytewax_redis_state.codec.extension_types import SCALARS
+from bytewax_redis_state.codec.user_classes import NotPackable, TypeFormat
 
-__all__ = ["is_flat", "survey"]
+__all__ = ["check_exact", "is_flat"]
 
 # msgpack packs 511 or 1,024 levels, by version, and 1.2 packs one level more than it reads.
 _DEPTH = 500
@@ -22,13 +22,15 @@ def is_flat(value: Any) -> bool:
     """Tell quickly that a value holds nothing but scalars; ``False`` where it isn't certain."""
     kind = type(value)
     if kind is list or kind is tuple:
-        return LEAVES.issuperset(map(type, value))
+        return SCALARS.issuperset(map(type, value))
     if kind is dict:
-        return LEAVES.issuperset(map(type, value.values())) and LEAVES.issuperset(map(type, value))
-    return kind in LEAVES
+        return SCALARS.issuperset(map(type, value.values())) and SCALARS.issuperset(
+            map(type, value)
+        )
+    return kind in SCALARS
 
 
-def survey(value: Any, shapes: Mapping[type, Shape | None]) -> bool:
+def check_exact(value: Any, formats: Mapping[type, TypeFormat | None]) -> bool:
     """Check every container inside a value.
 
     Immutable values may be shared: nobody can tell the copies apart, except by ``is``.
@@ -46,16 +48,16 @@ def survey(value: Any, shapes: Mapping[type, Shape | None]) -> bool:
         below: list[Any] = []
         for node in layer:
             kind = type(node)
-            shape = shapes[kind]
-            if shape is None:
-                raise Unfit(node, "is of a foreign class")
+            type_format = formats[kind]
+            if type_format is None:
+                raise NotPackable(node, "is of a foreign class")
             has_bytearray |= kind is bytearray
-            inner = [part for part in shape.parts(node) if type(part) not in LEAVES]
-            if not inner and not shape.mutable:
+            inner = [part for part in type_format.parts(node) if type(part) not in SCALARS]
+            if not inner and not type_format.mutable:
                 continue
             if id(node) in once:
-                if shape.mutable:
-                    raise Unfit(node, "is reached twice (shared, or a cycle)")
+                if type_format.mutable:
+                    raise NotPackable(node, "is reached twice (shared, or a cycle)")
                 # Go in once more, to meet what is mutable inside again; a third time adds nothing.
                 if id(node) in twice:
                     continue
@@ -65,4 +67,4 @@ def survey(value: Any, shapes: Mapping[type, Shape | None]) -> bool:
         if not below:
             return has_bytearray
         layer = below
-    raise Unfit(layer[0], f"is nested deeper than {_DEPTH} levels")
+    raise NotPackable(layer[0], f"is nested deeper than {_DEPTH} levels")

@@ -20,14 +20,18 @@ from bytewax.operators.windowing import (
 )
 
 from bytewax_redis_state.codec.compact_state import TICK
-from bytewax_redis_state.codec.survey import is_flat
-from bytewax_redis_state.dataflow.fast_paths.windows.key_fold import KeyFold
+from bytewax_redis_state.codec.exactness import is_flat
 from bytewax_redis_state.dataflow.fast_paths.windows.key_windows import NEVER, KeyWindows, is_steady
-from bytewax_redis_state.dataflow.fast_paths.windows.window_rules import COUNT, REDUCE, SessionRules
+from bytewax_redis_state.dataflow.fast_paths.windows.window_aggregator import WindowAggregator
+from bytewax_redis_state.dataflow.fast_paths.windows.window_config import (
+    COUNT,
+    REDUCE,
+    SessionWindowConfig,
+)
+from bytewax_redis_state.dataflow.shards.logic_snapshots import session_snapshot
 from bytewax_redis_state.dataflow.shards.shard import Items
-from bytewax_redis_state.dataflow.shards.snapshots import session_windows
 
-__all__ = ["KeySessions", "SessionFold"]
+__all__ = ["KeySessions", "SessionWindowAggregator"]
 
 _NEW = object()
 _UTC = timezone.utc
@@ -48,7 +52,7 @@ class KeySessions(KeyWindows):
         self.windower = windower
 
 
-class SessionFold(KeyFold[KeySessions]):
+class SessionWindowAggregator(WindowAggregator[KeySessions]):
     """Run session windows.
 
     :arg rules: Of the step.
@@ -56,22 +60,22 @@ class SessionFold(KeyFold[KeySessions]):
 
     # The next session's ID follows from it.
     discards = False
-    rules: SessionRules
+    config: SessionWindowConfig
 
     def begin(self, now: datetime) -> KeySessions:
         """Make the sessions of a new key: none."""
-        return KeySessions(now, self.rules.windower.build(None))
+        return KeySessions(now, self.config.windower.build(None))
 
     def resume(self, snapshot: Any) -> KeySessions:
         """Take in what a key's sessions were at the last committed epoch."""
-        rules = self.rules
-        held = KeySessions(rules.now(), rules.windower.build(snapshot.windower_state))
+        config = self.config
+        held = KeySessions(config.now(), config.windower.build(snapshot.windower_state))
         held.resume(snapshot)
         if not all(is_steady(meta.close_time) for meta in held.windower.state.sessions.values()):
-            held.be_blind()
+            held.mark_unpredictable()
         for window_id, state in snapshot.logic_states.items():
-            is_none = state is None and rules.kind != REDUCE
-            held.states[window_id] = rules.build() if is_none else state
+            is_none = state is None and config.kind != REDUCE
+            held.states[window_id] = config.build() if is_none else state
         self.look_ahead(held)
         return held
 
@@ -82,7 +86,7 @@ class SessionFold(KeyFold[KeySessions]):
             window_id: state if is_flat(state) else deepcopy(state)
             for window_id, state in held.states.items()
         }
-        windows = session_windows(clock, sessions, states, held.queue)
+        windows = session_snapshot(clock, sessions, states, held.queue)
         return windows or _WindowSnapshot(clock, sessions, states, held.queue)
 
     def late_for(self, timestamp: datetime) -> Iterable[int]:
@@ -92,7 +96,7 @@ class SessionFold(KeyFold[KeySessions]):
     def look_ahead(self, held: KeySessions) -> None:
         """Find anew when the next session may close, or a value is due."""
         self._look_at_sessions(held)
-        if self.rules.ordered and not held.blind:
+        if self.config.ordered and not held.unpredictable:
             for _value, timestamp in held.queue:
                 held.next = min(held.next, timestamp)
 
@@ -102,14 +106,14 @@ class SessionFold(KeyFold[KeySessions]):
             held.closes = NEVER
         else:
             held.closes = min(meta.close_time for meta in sessions.values()) + held.windower.gap
-        if held.blind:
+        if held.unpredictable:
             held.next = UTC_MIN
         else:  # a session closes after its gap, not with it
             held.next = held.closes + TICK if held.closes < NEVER else NEVER
 
     def _fold(self, held: KeySessions, entries: Iterable[tuple[Any, datetime]]) -> None:
-        rules, states, windower = self.rules, held.states, held.windower
-        kind, fold, gap = rules.kind, rules.fold, windower.gap
+        config, states, windower = self.config, held.states, held.windower
+        kind, fold, gap = config.kind, config.fold, windower.gap
         state_of_windower = windower.state
         sessions = state_of_windower.sessions
         moved = False
@@ -128,7 +132,7 @@ class SessionFold(KeyFold[KeySessions]):
                 (window_id,) = windower.open_for(timestamp)
             state = states.get(window_id, _NEW)
             if state is _NEW:
-                state = None if kind == REDUCE else rules.build()
+                state = None if kind == REDUCE else config.build()
             if kind == COUNT:
                 states[window_id] = state + 1
             elif kind == REDUCE and state is None:
@@ -140,7 +144,7 @@ class SessionFold(KeyFold[KeySessions]):
             for original, target in windower.merged():
                 if target != original:
                     consumed = states.pop(original)
-                    states[target] = rules.merge(states[target], consumed)
+                    states[target] = config.merge(states[target], consumed)
         if moved:
             self._look_at_sessions(held)
 

@@ -15,7 +15,7 @@ from bytewax.dataflow import Dataflow, Operator, _CoreOperator
 
 from bytewax_redis_state.dataflow.steps import kind_of
 
-__all__ = ["unwatched_ends"]
+__all__ = ["stateless_ends"]
 
 
 def _core_steps(substeps: Iterable[Operator]) -> Iterator[Operator]:
@@ -30,7 +30,7 @@ def _streams(step: Any, port_names: Iterable[str]) -> set[str]:
     return {stream for name in port_names for stream in getattr(step, name).stream_ids.values()}
 
 
-def unwatched_ends(flow: Dataflow) -> dict[str, str]:
+def stateless_ends(flow: Dataflow) -> dict[str, str]:
     """Find the streams that end without a step with state.
 
     :arg flow: Not yet rewritten.

@@ -29,12 +29,12 @@ __all__ = [
     "DATACLASS",
     "ENUM",
     "NAMEDTUPLE",
-    "Classes",
+    "NotPackable",
     "Pack",
-    "Shape",
-    "Unfit",
+    "TypeFormat",
     "Unpack",
-    "shape_of",
+    "UserClasses",
+    "format_of",
 ]
 
 Pack = Callable[[Any], bytes]
@@ -62,7 +62,7 @@ _HOOKS = (
 )
 
 
-class Unfit(Exception):  # noqa: N818 - not an error: it sends the value to the next codec
+class NotPackable(Exception):  # noqa: N818 - not an error: it sends the value to the next codec
     """Say that msgpack can't hold a value exactly.
 
     :arg node: The part that can't be held.
@@ -75,7 +75,7 @@ class Unfit(Exception):  # noqa: N818 - not an error: it sends the value to the 
         self.reason = reason
 
 
-class Shape(NamedTuple):
+class TypeFormat(NamedTuple):
     """How values of one type are written.
 
     :arg code: Extension type; 0 where msgpack knows the type itself.
@@ -138,12 +138,12 @@ def _dataclass_fields(cls: type) -> Callable[[Any], dict[str, Any]] | None:
         try:
             return {name: getattr(value, name) for name in slots}
         except AttributeError as error:
-            raise Unfit(value, f"has an empty slot ({error})") from None
+            raise NotPackable(value, f"has an empty slot ({error})") from None
 
     return fields
 
 
-def _dataclass_shape(cls: type, name: bytes) -> Shape | None:
+def _dataclass_format(cls: type, name: bytes) -> TypeFormat | None:
     fields = _dataclass_fields(cls)
     if fields is None:
         return None
@@ -152,7 +152,7 @@ def _dataclass_shape(cls: type, name: bytes) -> Shape | None:
     except TypeError:
         return None  # abstract, or built on a type with a layout of its own
     frozen: bool = cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
-    return Shape(
+    return TypeFormat(
         DATACLASS,
         lambda value, pack: name + pack(fields(value)),
         lambda value: fields(value).values(),
@@ -160,13 +160,13 @@ def _dataclass_shape(cls: type, name: bytes) -> Shape | None:
     )
 
 
-def _enum_shape(cls: Any, name: bytes) -> Shape:
+def _enum_format(cls: Any, name: bytes) -> TypeFormat:
     def write(member: Any, _: Pack) -> bytes:
         if cls._member_map_.get(member._name_) is not member:
-            raise Unfit(member, "is a combination of flags without a name")
+            raise NotPackable(member, "is a combination of flags without a name")
         return name + str(member._name_).encode()
 
-    return Shape(ENUM, write, _no_parts)
+    return TypeFormat(ENUM, write, _no_parts)
 
 
 def _is_namedtuple(cls: type) -> bool:
@@ -174,30 +174,30 @@ def _is_namedtuple(cls: type) -> bool:
     return issubclass(cls, tuple) and isinstance(fields, tuple) and not cls.__dictoffset__
 
 
-def _namedtuple_shape(cls: Any, name: bytes) -> Shape:
+def _namedtuple_format(cls: Any, name: bytes) -> TypeFormat:
     def write(value: tuple[Any, ...], pack: Pack) -> bytes:
         if len(value) != len(cls._fields):
-            raise Unfit(value, f"has {len(value)} values for {len(cls._fields)} fields")
+            raise NotPackable(value, f"has {len(value)} values for {len(cls._fields)} fields")
         return name + pack(list(value))
 
-    return Shape(NAMEDTUPLE, write, iter)
+    return TypeFormat(NAMEDTUPLE, write, iter)
 
 
-def shape_of(cls: type) -> Shape | None:
+def format_of(cls: type) -> TypeFormat | None:
     """Tell how values of a user's class are written; ``None`` where it is foreign."""
     name = _name_of(cls)
     if name is None or _find(sys.modules.get(cls.__module__), cls.__qualname__) is not cls:
         return None
     if issubclass(cls, Enum):
-        return _enum_shape(cls, name)
+        return _enum_format(cls, name)
     if _has_hooks(cls):
         return None
     if is_dataclass(cls):
-        return _dataclass_shape(cls, name)
-    return _namedtuple_shape(cls, name) if _is_namedtuple(cls) else None
+        return _dataclass_format(cls, name)
+    return _namedtuple_format(cls, name) if _is_namedtuple(cls) else None
 
 
-class Classes:
+class UserClasses:
     """Know the classes that values are made of.
 
     :arg import_any: Whether modules that are not loaded may be imported on reading.
@@ -265,8 +265,8 @@ class Classes:
                 f"there is no class {module_name}.{qualname}", "was it renamed or moved?"
             )
         same = (cls.__module__, cls.__qualname__) == (module_name, qualname)
-        shape = shape_of(cls) if same else None
-        if shape is None or shape.code != code:
+        type_format = format_of(cls) if same else None
+        if type_format is None or type_format.code != code:
             raise DecodeError(f"{module_name}.{qualname} is not a class that may be rebuilt")
         return cls
 

@@ -16,7 +16,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from bytewax_redis_state.codec import Codec, StateCodec
 
 
-class PlainCodec(StateCodec):
+class RecordingCodec(StateCodec):
     """A step's codec that tells what was encoded when."""
 
     def __init__(self) -> None:

@@ -14,12 +14,12 @@ from bytewax.dataflow import Dataflow
 from bytewax.testing import TestingSink, run_main
 
 from bytewax_redis_state import shard_stateful_steps
-from bytewax_redis_state.codec.delta import unpack_delta
 from bytewax_redis_state.dataflow.shards import patient_window
+from bytewax_redis_state.dataflow.shards.deferred_window import DeferredWindow
 from bytewax_redis_state.dataflow.shards.logic_shard import ShardLogic
-from bytewax_redis_state.dataflow.shards.patient_window import PatientWindow
-from tests.dataflow.catalog import LastTwo
-from tests.dataflow.connectors import PlainCodec
+from tests.dataflow.deltas import changes_of
+from tests.dataflow.operator_catalog import LastTwo
+from tests.dataflow.recording import RecordingCodec
 from tests.dataflow.shards.test_timers import ScriptSource, now
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=timezone.utc)
@@ -87,12 +87,12 @@ def test_a_window_wakes_at_the_first_moment_that_changes_something(
     now_getter: Any = wall
     made = event_clock(now_getter) if clock == "event" else win.SystemClock()
     logic = window_logic(made, SHAPES[shape], ordered=ordered)
-    patient = PatientWindow(logic)
+    deferred = DeferredWindow(logic)
     first = NOON + timedelta(seconds=age)
     later = (4, 1, 13, 2)
-    patient.on_batch([(first + timedelta(seconds=second), second) for second in later])
+    deferred.on_batch([(first + timedelta(seconds=second), second) for second in later])
     for _ in range(30):
-        wish = patient.notify_at()
+        wish = deferred.notify_at()
         if wish is None:
             break
         stock_wish = logic.notify_at()
@@ -102,7 +102,7 @@ def test_a_window_wakes_at_the_first_moment_that_changes_something(
         else:
             assert wish == stock_wish
         wall.time = max(wish, wall.time)
-        patient.on_notify()
+        deferred.on_notify()
     assert not logic.logics
     assert not logic.queue
 
@@ -111,11 +111,11 @@ def windowed_shard(wall: Wall, shape: str) -> ShardLogic:
     def builder(_state: Any) -> Any:
         return window_logic(event_clock(wall), SHAPES[shape], ordered=True)
 
-    return ShardLogic("flow.window", builder, PlainCodec())
+    return ShardLogic("flow.window", builder, RecordingCodec())
 
 
 def changed(shard: ShardLogic) -> set[str]:
-    return set(unpack_delta(shard.snapshot()))
+    return set(changes_of(shard.snapshot()))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -148,13 +148,13 @@ def test_an_idle_session_is_no_change_at_the_end(wall: Wall) -> None:
 
 def test_a_clock_that_cannot_be_foretold_is_asked_a_little_later_each_time() -> None:
     logic = window_logic(event_clock(lambda: NOON), SHAPES["tumbling"], ordered=False)
-    patient = PatientWindow(logic)
-    patient.on_batch([(NOON, 1)])
-    assert patient.notify_at() == NOON + timedelta(seconds=10)
+    deferred = DeferredWindow(logic)
+    deferred.on_batch([(NOON, 1)])
+    assert deferred.notify_at() == NOON + timedelta(seconds=10)
     delays = []
     for _ in range(10):
-        patient.on_notify()
-        wish = patient.notify_at()
+        deferred.on_notify()
+        wish = deferred.notify_at()
         assert wish is not None
         delays.append((wish - now()) / timedelta(milliseconds=1))
     assert delays == pytest.approx([1, 2, 4, 8, 16, 32, 50, 50, 50, 50], abs=1)
@@ -169,10 +169,10 @@ def test_a_window_of_the_users_own_parts_counts_as_changed() -> None:
         pass
 
     own = OwnWindower(length=timedelta(seconds=10), align_to=NOON)
-    patient = PatientWindow(window_logic(event_clock(lambda: NOON), own, ordered=False))
-    patient.on_batch([(NOON, 1)])
-    patient.on_notify()
-    assert patient.changed
+    deferred = DeferredWindow(window_logic(event_clock(lambda: NOON), own, ordered=False))
+    deferred.on_batch([(NOON, 1)])
+    deferred.on_notify()
+    assert deferred.changed
 
 
 def late_windows(record: list[Any]) -> Dataflow:

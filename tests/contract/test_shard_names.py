@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from bytewax_redis_state.dataflow.shards.placement import (
+from bytewax_redis_state.dataflow.shards.shard_names import (
     shard_name,
     shard_of_name,
     worker_of,

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from bytewax_redis_state.dataflow.fast_paths.windows.key_fold import KeyFold
 from bytewax_redis_state.dataflow.fast_paths.windows.key_windows import (
     NEVER,
     KeyWindows,
@@ -14,29 +13,34 @@ from bytewax_redis_state.dataflow.fast_paths.windows.key_windows import (
     snapshot_of_windows,
     windows_of_snapshot,
 )
-from bytewax_redis_state.dataflow.fast_paths.windows.window_rules import COUNT, REDUCE, WindowRules
+from bytewax_redis_state.dataflow.fast_paths.windows.window_aggregator import WindowAggregator
+from bytewax_redis_state.dataflow.fast_paths.windows.window_config import (
+    COUNT,
+    REDUCE,
+    FixedWindowConfig,
+)
 from bytewax_redis_state.dataflow.fast_paths.windows.window_times import WindowTimes
 from bytewax_redis_state.dataflow.shards.shard import Items
 
-__all__ = ["WindowFold"]
+__all__ = ["FixedWindowAggregator"]
 
 _NEW = object()
 _UTC = timezone.utc
 
 
-class WindowFold(KeyFold[KeyWindows]):
+class FixedWindowAggregator(WindowAggregator[KeyWindows]):
     """Run tumbling or sliding windows.
 
     :arg rules: Of the step.
     """
 
     discards = True
-    rules: WindowRules
+    config: FixedWindowConfig
 
-    def __init__(self, rules: WindowRules) -> None:
-        super().__init__(rules)
-        self.spans = WindowTimes(rules)
-        self._is_steady = is_steady(rules.align_to)
+    def __init__(self, config: FixedWindowConfig) -> None:
+        super().__init__(config)
+        self.times = WindowTimes(config)
+        self._is_steady = is_steady(config.align_to)
         # The window that the last value was in: the next one's is most often the same.
         self._last: Sequence[int] = ()
         self._opens = self._closes = NEVER
@@ -45,28 +49,28 @@ class WindowFold(KeyFold[KeyWindows]):
         """Make the windows of a new key."""
         held = KeyWindows(now)
         if not self._is_steady:
-            held.be_blind()
+            held.mark_unpredictable()
         return held
 
     def resume(self, snapshot: Any) -> KeyWindows:
         """Take in what a key's windows were at the last committed epoch."""
-        return windows_of_snapshot(snapshot, self.rules, self.spans)
+        return windows_of_snapshot(snapshot, self.config, self.times)
 
     def snapshot(self, held: KeyWindows) -> Any:
         """Make Bytewax's snapshot."""
-        return snapshot_of_windows(held, self.spans)
+        return snapshot_of_windows(held, self.times)
 
     def late_for(self, timestamp: datetime) -> Sequence[int]:
         """Give the windows that would have been open."""
-        return self.rules.windows_at(timestamp)
+        return self.config.windows_at(timestamp)
 
     def look_ahead(self, held: KeyWindows) -> None:
         """Find anew when the next window closes, or a value is due."""
-        held.look_ahead(self.spans, ordered=self.rules.ordered)
+        held.look_ahead(self.times, ordered=self.config.ordered)
 
     def _fold(self, held: KeyWindows, entries: Iterable[tuple[Any, datetime]]) -> None:
-        rules, states = self.rules, held.states
-        kind, fold = rules.kind, rules.fold
+        config, states = self.config, held.states
+        kind, fold = config.kind, config.fold
         for value, timestamp in entries:
             if self._opens <= timestamp < self._closes and timestamp.tzinfo is _UTC:
                 window_ids = self._last
@@ -84,26 +88,26 @@ class WindowFold(KeyFold[KeyWindows]):
                     states[window_id] = fold(state, value)
 
     def _windows_at(self, timestamp: datetime) -> Sequence[int]:
-        rules = self.rules
-        window_ids = rules.windows_at(timestamp)
-        if not rules.overlaps and rules.align_to.tzinfo is _UTC is timestamp.tzinfo:
+        config = self.config
+        window_ids = config.windows_at(timestamp)
+        if not config.overlaps and config.align_to.tzinfo is _UTC is timestamp.tzinfo:
             self._last = window_ids
-            self._opens, self._closes = self.spans[window_ids[0]]
+            self._opens, self._closes = self.times[window_ids[0]]
         return window_ids
 
     def _open(self, held: KeyWindows, window_id: int) -> Any:
-        closes = self.spans[window_id][1]
+        closes = self.times[window_id][1]
         held.closes = min(held.closes, closes)
         held.next = min(held.next, closes)
-        return None if self.rules.kind == REDUCE else self.rules.build()
+        return None if self.config.kind == REDUCE else self.config.build()
 
     def _close(self, key: str, held: KeyWindows, watermark: datetime, items: Items) -> bool:
-        states, spans = held.states, self.spans
-        closed = [each for each in states if held.close_of(each, spans) <= watermark]
+        states, times = held.states, self.times
+        closed = [each for each in states if held.close_of(each, times) <= watermark]
         for window_id in closed:
-            meta = held.meta(window_id, spans)
+            meta = held.meta(window_id, times)
             items.append((key, (window_id, "E", states.pop(window_id))))
             items.append((key, (window_id, "M", meta)))
-            if held.odd is not None:
-                held.odd.pop(window_id, None)
+            if held.irregular is not None:
+                held.irregular.pop(window_id, None)
         return bool(closed)

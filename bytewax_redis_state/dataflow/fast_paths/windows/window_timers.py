@@ -15,24 +15,24 @@ from datetime import datetime, timezone
 from bytewax.operators import _get_system_utc, _identity
 
 from bytewax_redis_state.dataflow.fast_paths.windows.key_windows import NEVER, KeyWindows
-from bytewax_redis_state.dataflow.fast_paths.windows.window_rules import Rules
-from bytewax_redis_state.dataflow.shards.patient_window import patience
+from bytewax_redis_state.dataflow.fast_paths.windows.window_config import WindowConfig
+from bytewax_redis_state.dataflow.shards.deferred_window import backoff
 from bytewax_redis_state.dataflow.shards.return_checks import checked_time
 from bytewax_redis_state.dataflow.shards.timers import Timers
 
-__all__ = ["WakeUps"]
+__all__ = ["WindowTimers"]
 
 
-class WakeUps:
+class WindowTimers:
     """Keep the times of one shard's keys.
 
     :arg rules: Of the step.
     """
 
-    def __init__(self, rules: Rules) -> None:
-        self._rules = rules
-        self._reads_system = rules.now is _get_system_utc
-        self._passes_on = rules.to_system is _identity
+    def __init__(self, config: WindowConfig) -> None:
+        self._config = config
+        self._reads_system = config.now is _get_system_utc
+        self._passes_on = config.to_system is _identity
         self._timers = Timers()
         self._aside: set[str] = set()
         self._soonest_aside = NEVER
@@ -110,17 +110,20 @@ class WakeUps:
     def _wish(self, windows: KeyWindows) -> datetime | None:
         """Tell the time that Bytewax would ask for."""
         wish = windows.closes
-        if self._rules.ordered and windows.queue:
+        if self._config.ordered and windows.queue:
             wish = min(wish, windows.queue[0][1])
         if wish is NEVER:
             return None
-        at = wish if self._passes_on else self._rules.to_system(wish)
+        at = wish if self._passes_on else self._config.to_system(wish)
         return None if at is None else checked_time(at)
 
     def _foretold(self, windows: KeyWindows, wish: datetime) -> datetime | None:
         """Foretell when the next thing happens; ``None`` where that can't be."""
         # Other zones add by the wall clock, which jumps.
-        if not (self._reads_system and isinstance(windows.base.tzinfo, timezone)) or windows.blind:
+        if (
+            not (self._reads_system and isinstance(windows.base.tzinfo, timezone))
+            or windows.unpredictable
+        ):
             return None
         try:
             return max(wish, windows.since + (windows.next - windows.base))
@@ -133,10 +136,10 @@ class WakeUps:
         self._put_off.discard(key)
         if wish > now:
             return wish
-        if not windows.vain:
+        if not windows.fruitless:
             return wish
         self._put_off.add(key)
-        return now + patience(windows.vain)
+        return now + backoff(windows.fruitless)
 
     def _stop_putting_off(self, key: str) -> None:
         # As in the engine, None leaves an earlier time as it is. Where we have put that off, the
