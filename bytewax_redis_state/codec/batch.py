@@ -1,7 +1,7 @@
-"""Many states to bytes in one go: what an epoch has changed in a shard.
+"""Batches of states to bytes: the changes of an epoch in a shard.
 
-Invariant: each comes out as :meth:`.StateCodec.encode` makes it, bit by bit; what is not simple
-enough is left to it.
+Invariant: each envelope equals the one of :meth:`.StateCodec.encode`, bit by bit. States that are
+not flat are left to that method.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def seal_plain_all(
     """Encode states whose envelopes are neither signed nor encrypted nor compressed.
 
     :arg packing: How values become msgpack.
-    :arg states: State key and value, one by one; each is taken after the one before is done.
-    :arg deadline: Of all.
-    :arg encode: Encodes one, for those that are not flat or can't be packed.
+    :arg states: State key and value; an item is taken when the one before is encoded.
+    :arg deadline: Of all states.
+    :arg encode: Encodes a state that is not flat or can't be packed.
     :returns: State key to envelope.
     """
     sealed: dict[str, bytes] = {}
@@ -47,7 +47,7 @@ def seal_plain_all(
                 payload = pack_compact_state(value, pack)
             else:
                 payload = pack([*value] if kind is tuple else value)
-        except Exception:  # noqa: BLE001 - encode() knows another way, or what to say
+        except Exception:  # noqa: BLE001 - encode() tries pickle, or raises the right error
             pack = packing.flat_packer()
             sealed[key] = encode(key, value, deadline)
             continue

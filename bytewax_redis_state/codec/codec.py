@@ -1,10 +1,10 @@
 """The codec: a state of a step to the bytes that Redis holds, and back.
 
-Values go to msgpack where it can hold them exactly, else to pickle where the settings allow it;
-then through the :mod:`.stages` that are set.
+A value is written as msgpack if msgpack can hold it exactly, otherwise as a pickle if the settings
+allow it. Then it goes through the :mod:`.stages` that the settings ask for.
 
-Invariant: ``decode(encode(value))`` equals ``value`` and has its types, all the way down; where
-that can't be kept there is an error.
+Invariant: ``decode(encode(value))`` equals ``value`` and has the same types, all the way down. A
+value for which that is impossible is an error.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from bytewax_redis_state.codec.packing import Packing
 from bytewax_redis_state.codec.paths import innermost_failure, path_to
 from bytewax_redis_state.codec.signing import Signer
 from bytewax_redis_state.codec.stages import AssociatedData, Stages
-from bytewax_redis_state.codec.user_classes import NotPackable, UserClasses
+from bytewax_redis_state.codec.type_format import NotPackable
+from bytewax_redis_state.codec.user_classes import UserClasses
 from bytewax_redis_state.config import RecoverySettings
 from bytewax_redis_state.errors import CodecError, ConfigError, DecodeError, EncodeError
 
@@ -47,35 +48,35 @@ _Error = TypeVar("_Error", bound=CodecError)
 
 @dataclass(frozen=True, kw_only=True)
 class Codec:
-    """Say how states become bytes.
+    """Configure how states become bytes.
 
-    Without pickle, reading a value runs no code that the value chose: it rebuilds dataclasses,
-    Enum members and namedtuples of modules that are loaded already or listed, by setting fields.
-    A dict or set still hashes and compares its keys, as those classes define it.
+    Without pickle, reading a value runs no code that the value chose: the reader rebuilds
+    dataclasses, Enum members and namedtuples of modules that are loaded already or listed, by
+    setting fields. A dict or set still hashes and compares its keys, as those classes define it.
 
-    With pickle, whoever can write to Redis can run code in the readers, as with any pickle. So
-    allowing it also allows importing any module that a value names.
+    With pickle, anybody who can write to Redis can run code in the readers, as with any pickle. So
+    ``allow_pickle`` also allows the import of any module that a value names.
 
     :arg allow_pickle: Whether values that msgpack can't hold are pickled, and pickles read.
     :arg allow_imports: Full names of modules that may be imported on reading where pickle is not
         allowed and they are not loaded.
-    :arg compression: ``"zstd"`` (extra ``zstd``), ``"zlib"`` or ``None``; counts for writing, and
-        both are always read. With encryption, sizes still tell how well a value compresses.
-    :arg compress_above: Smaller values, in bytes as serialised, stay as they are. So does what
-        would not get smaller.
-    :arg inflate_limit: Largest value, in bytes as serialised, that is compressed, or read back if
-        it was: a few forged bytes must not fill the memory.
+    :arg compression: ``"zstd"`` (extra ``zstd``), ``"zlib"`` or ``None``, for writing. A reader
+        takes both. With encryption, sizes still tell how well a value compresses.
+    :arg compress_above: Values up to this size, in serialised bytes, stay uncompressed. So do
+        values that would not get smaller.
+    :arg inflate_limit: The largest value, in serialised bytes, that is compressed on writing and
+        decompressed on reading: a few forged bytes must not fill the memory.
     :arg encryption_keys: Key by key ID: 16, 24 or 32 random bytes, for AES-GCM (extra
-        ``crypto``). All are for reading.
-    :arg encrypt_with: ID of the key for writing. Give it a new one, by ID, before it has encrypted
-        2**32 values.
+        ``crypto``). A reader uses all of them.
+    :arg encrypt_with: ID of the key for writing. Change to a new key before one has encrypted 2**32
+        values.
     :arg accept_unencrypted: Whether values that aren't encrypted are read, while encryption is
         brought in or, without ``encrypt_with``, taken out.
-    :arg signing_keys: Key by key ID: 16 random bytes or more, for HMAC-SHA256. All are for
-        reading.
+    :arg signing_keys: Key by key ID: 16 random bytes or more, for HMAC-SHA256. A reader
+        uses all of them.
     :arg sign_with: ID of the key for writing.
     :arg accept_unsigned: Whether values that aren't signed are read, while signing is brought in
-        or, without ``sign_with``, taken out. Meanwhile, a forger need only leave it out.
+        or, without ``sign_with``, taken out. Meanwhile a forger need only leave the signature out.
     :arg on_error: Gets each error before it is raised: the engine may lose it on its way.
     """
 
@@ -97,7 +98,7 @@ class Codec:
         _check_size("inflate_limit", self.inflate_limit, 1)
         self._check_keys("encryption_keys", "encrypt_with", "accept_unencrypted")
         self._check_keys("signing_keys", "sign_with", "accept_unsigned")
-        _ = self._stages  # what is wrong with keys or packages shows now
+        _ = self._stages  # made now, so that unusable keys and missing packages are refused here
 
     def _check_keys(self, keys_field: str, with_field: str, accept_field: str) -> None:
         keys, key_id, accept = (
@@ -118,8 +119,8 @@ class Codec:
             )
         if keys and key_id is None and not accept:
             raise ConfigError(
-                f"{keys_field} has keys and {with_field} is None: none would be used for writing",
-                f"give {with_field} a key's ID, or {accept_field}=True to write without",
+                f"{keys_field} has keys and {with_field} is None, so none is used for writing",
+                f"set {with_field} to the ID of a key, or {accept_field}=True to write without",
             )
         object.__setattr__(self, keys_field, dict(keys))
 
@@ -178,7 +179,7 @@ class Codec:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # Without what is cached, which can't be pickled.
+        # Only the fields: the cached properties can't be pickled.
         return {part.name: getattr(self, part.name) for part in fields(self)}
 
 
@@ -202,7 +203,7 @@ class StateCodec:
         self._stages = stages = codec._stages
         self._seal = seal_plain if stages.write_plain else partial(stages.seal, self._associated)
         unpackers = {MSGPACK: packing.unpack, MSGPACK_TUPLE: packing.unpack_tuple}
-        # How the most common envelopes go on; decode() looks at the rest.
+        # Readers for the most common envelopes; decode() handles all others.
         self._plain_readers = {
             head: (unpackers[kind], start)
             for head, (kind, start) in PLAIN_STARTS.items()
@@ -213,10 +214,11 @@ class StateCodec:
         """Encode a state.
 
         :arg state_key: Whose state it is.
-        :arg value: Any value; not changed, and not kept.
+        :arg value: Any value; it is neither changed nor kept.
         :arg deadline: When it expires, in milliseconds of the flow's time; ``None`` for never.
-        :returns: What :meth:`decode` takes with the same key.
-        :raises EncodeError: If it can't be encoded; names step, key, type and the path inside.
+        :returns: Bytes for :meth:`decode` with the same key.
+        :raises EncodeError: If it can't be encoded; names step, key, type and the path inside the
+            value.
         :raises OverflowError: If the deadline is negative or beyond the year 10889.
         """
         try:
@@ -236,12 +238,12 @@ class StateCodec:
         deadline: int | None = None,
         encode: Callable[[str, Any, int | None], bytes] | None = None,
     ) -> dict[str, bytes]:
-        """Encode many states: an epoch changes thousands.
+        """Encode many states, such as the changes of an epoch in a shard.
 
-        :arg states: State key and value, one by one; each is taken after the one before is done.
-        :arg deadline: Of all, as in :meth:`encode`.
-        :arg encode: Encodes those that hold more than scalars; by default :meth:`encode`.
-        :returns: State key to what :meth:`encode` gives for it.
+        :arg states: State key and value; an item is taken when the one before is encoded.
+        :arg deadline: Of all states, as in :meth:`encode`.
+        :arg encode: Encodes states that are not flat; by default :meth:`encode`.
+        :returns: State key to the bytes of :meth:`encode`.
         :raises EncodeError: As :meth:`encode`.
         """
         encode = encode or self.encode
@@ -264,7 +266,7 @@ class StateCodec:
             unpack, start = plain
             try:
                 return unpack(data[start:])
-            except Exception:  # noqa: BLE001 - met again below, where the key is named
+            except Exception:  # noqa: BLE001 - raised again below, where the key is named
                 pass
         envelope = self._open(state_key, data)
         try:
@@ -272,54 +274,58 @@ class StateCodec:
         except DecodeError as error:
             raise self._decode_error(state_key, error.message, error.hint) from None
         except Exception as error:
-            what = f"can't be rebuilt: {type(error).__name__}: {error}"
+            what = f"its value can't be rebuilt: {type(error).__name__}: {error}"
             raise self._decode_error(
-                state_key, what, "can the classes that it is made of be imported, unchanged?"
+                state_key,
+                what,
+                "check that the classes in the value can be imported and have not changed",
             ) from error
 
     def decode_all(self, states: Mapping[str, bytes]) -> Iterator[tuple[str, Any]]:
-        """Decode many states: a restart has a million of them.
+        """Decode many states, such as those of a restored shard.
 
-        :arg states: State key to what :meth:`encode` gave for it.
+        :arg states: State key to the bytes of :meth:`encode`.
         :returns: State key and value, one by one.
         :raises DecodeError: As :meth:`decode`.
         """
         readers = self._plain_readers
         for state_key, data in states.items():
-            # The common kinds without a call in between; decode() judges the rest.
+            # A restart decodes a million states: the common kinds without a call in between.
             plain = readers.get(data[:2])
             if plain is not None and is_sound(state_key.encode(), data):
                 unpack, start = plain
                 try:
                     value = unpack(data[start:])
-                except Exception:  # noqa: BLE001 - decode() meets it again, and names the key
+                except Exception:  # noqa: BLE001 - decode() raises it again, and names the key
                     value = self.decode(state_key, data)
             else:
                 value = self.decode(state_key, data)
             yield state_key, value
 
     def reseal(self, state_key: str | bytes, data: bytes, into: StateCodec) -> bytes:
-        """Encode again what this codec can read, without building the value.
+        """Seal again what this codec can read, for another codec, without building the value.
 
-        That is how values move to another namespace, or to other keys, which only matters where
-        they are encrypted or signed.
+        Values that are encrypted or signed are bound to their namespace and keys, so they can't be
+        copied to another namespace as bytes.
 
         :arg state_key: Whose state it is.
         :arg data: From :meth:`encode`.
-        :arg into: The codec that is to read it.
-        :returns: What ``into.decode`` takes with the same state key.
+        :arg into: The codec that will read it.
+        :returns: Bytes for ``into.decode`` with the same state key.
         :raises DecodeError: As :meth:`decode`, but not for what is wrong inside the value.
         """
         envelope = self._open(state_key, data)
         return into._seal(state_key, envelope.codec, envelope.payload, envelope.deadline)
 
     def outdated(self, states: Mapping[str, bytes]) -> dict[str, bytes]:
-        """Encode again what other keys protect than those that this codec writes with.
+        """Seal again the values that are protected by other keys than this codec writes with.
 
-        Also what none protects though it should, or one does though it shouldn't any more.
+        Those include values without protection that should have it, and protected values that
+        should no longer be. A start does it for state that the flow leaves idle: a running flow
+        writes only changed state, so a rotated key would be needed for ever.
 
-        :arg states: State key to what :meth:`encode` gave for it, each checked already.
-        :returns: Those, with deadlines as they were; most of the time none.
+        :arg states: State key to the bytes of :meth:`encode`, each checked already.
+        :returns: The values that were sealed again, with unchanged deadlines; most often none.
         :raises DecodeError: As :meth:`decode`, but not for what is wrong inside a value.
         """
         current = self._stages.encrypt_with, self._stages.sign_with
@@ -332,7 +338,7 @@ class StateCodec:
         }
 
     def require_readable(self, state_key: str | bytes, data: bytes) -> None:
-        """Refuse what this codec's keys can't read, or its settings forbid; builds no value.
+        """Refuse a value that this codec can't or may not read, without building it.
 
         :arg state_key: Whose state it is.
         :arg data: From :meth:`encode`.
@@ -341,12 +347,12 @@ class StateCodec:
         self._open(state_key, data)
 
     def reseal_until(self, state_key: str | bytes, data: bytes, deadline: int | None) -> bytes:
-        """Encode again with another deadline, without building the value.
+        """Seal a value again with another deadline, without building it.
 
         :arg state_key: Whose state it is.
         :arg data: From :meth:`encode`.
         :arg deadline: As in :meth:`encode`.
-        :returns: What :meth:`encode` would give for the same value with this deadline.
+        :returns: The bytes that :meth:`encode` would give for the same value with this deadline.
         :raises DecodeError: As :meth:`decode`, but not for what is wrong inside the value.
         """
         envelope = self._open(state_key, data)
@@ -370,7 +376,7 @@ class StateCodec:
             return self._packing.unpack_tuple(envelope.payload)
         if not self.codec.allow_pickle:
             raise DecodeError(
-                "it is a pickle, and allow_pickle is False",
+                "its value is a pickle, and allow_pickle is False",
                 "run the flow with allow_pickle=True, or delete the key",
             )
         return pickle.loads(envelope.payload)
@@ -379,12 +385,12 @@ class StateCodec:
         try:
             return pickle.dumps(value, _PICKLE_PROTOCOL)
         except Exception as error:
-            # What is too deep fails at every part that is still too deep: no part is to blame.
+            # A value that is too deep fails at every part that is too deep, too: name the whole.
             too_deep = isinstance(error, RecursionError)
             path, part = ("value", value) if too_deep else innermost_failure(value, _cant_pickle)
             raise self._encode_error(
                 state_key, path, part, f"can't be pickled: {type(error).__name__}: {error}",
-                "keep what can be copied in the state, and make the rest anew",
+                "keep only values that can be copied in the state, and make the others from them",
             ) from error  # fmt: skip
 
     def _not_packable_error(

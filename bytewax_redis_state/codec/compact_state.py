@@ -1,25 +1,29 @@
-"""The states that operators have most, written short: all windows of one key, and joins.
+"""Compact states: all windows of one key, or a join, as an array of numbers and values.
 
-As dataclasses inside a dataclass, with names of fields and a level of packing for each, a window
-takes eight times the time and five times the bytes. Extension type 19: one byte for the kind, then
-a msgpack array.
+Bytewax keeps a window as dataclasses inside a dataclass. Packed with the names of their fields, and
+a level of packing for each, they take eight times the time and five times the bytes. So the shards
+hand over the numbers of which a state consists, and the codec reads them as Bytewax's snapshot: no
+other reader has to know. A state that the numbers can't hold (other time zones, clocks or windowers
+of the user's own) stays a dataclass.
+
+Extension type 19: one byte for the kind, then a msgpack array.
 
 ====  ==================  ==============================================================
 kind  state               array
 ====  ==================  ==============================================================
 1     windows of fixed    since, base, queue, then of each window: ID, start, length,
       length              state
-2     session windows     since, base, queue, largest ID, merges that wait, then of each
+2     session windows     since, base, queue, largest ID, pending merges, then of each
                           window: ID, start, length, merged IDs, state
-3     join                of each side: the number of its values, then they
+3     join                of each side: the number of its values, then the values
 ====  ==================  ==============================================================
 
-Since and base are of the event clock; the queue is the number of values that wait, then value and
-time of each. Times are microseconds since 1970 in UTC, lengths are microseconds, and what else is
-empty is nil. Windows in another zone, or of another clock, are written as dataclasses.
+Since and base are the times of the event clock. The queue is the number of waiting values, then
+value and time of each. Times are microseconds since 1970 in UTC, lengths are microseconds, and
+other empty fields are nil.
 
-Invariant: what is read is Bytewax's ``_WindowSnapshot`` or ``_JoinState``, equal to the one that
-was written.
+Invariant: a compact state is read as Bytewax's ``_WindowSnapshot`` or ``_JoinState``, equal to the
+one that was written.
 """
 
 from __future__ import annotations
@@ -29,7 +33,8 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
 from bytewax_redis_state.codec.extension_types import extension
-from bytewax_redis_state.codec.user_classes import Pack, TypeFormat, Unpack, UserClasses
+from bytewax_redis_state.codec.type_format import Pack, TypeFormat, Unpack
+from bytewax_redis_state.codec.user_classes import UserClasses
 from bytewax_redis_state.errors import DecodeError
 
 __all__ = [
@@ -46,19 +51,19 @@ __all__ = [
 ]
 
 COMPACT_STATE = 19
-"""Extension type."""
+"""Code of the extension type."""
 FIXED, SESSIONS, JOIN = 1, 2, 3
 """Kinds."""
 
 _WINDOWING = "bytewax.operators.windowing"
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-"""When time begins."""
+"""The time from which microseconds are counted."""
 TICK = timedelta(microseconds=1)
-"""What it is counted in."""
+"""One microsecond."""
 
 
 class CompactState(NamedTuple):
-    """What is written, and read as Bytewax's snapshot.
+    """A state as the shards hand it over; it is read as Bytewax's snapshot.
 
     :arg kind: :data:`FIXED`, :data:`SESSIONS` or :data:`JOIN`.
     :arg fields: The array of the table above.
@@ -69,7 +74,7 @@ class CompactState(NamedTuple):
 
 
 def microseconds(time: datetime) -> int:
-    """Make a number of a time in UTC."""
+    """Count the microseconds since 1970 of a time in UTC."""
     return (time - EPOCH) // TICK
 
 
@@ -83,13 +88,13 @@ def pack_compact_state(compact: CompactState, pack: Pack) -> bytes:
 
 
 COMPACT_FORMAT = TypeFormat(COMPACT_STATE, _write, lambda compact: compact.fields)
-"""How a :class:`CompactState` is written."""
+"""The format of a :class:`CompactState`."""
 
 
 class CompactStateReader:
     """Read a :class:`CompactState` as Bytewax's snapshot.
 
-    :arg classes: Finds Bytewax's.
+    :arg classes: Finds Bytewax's classes.
     """
 
     def __init__(self, classes: UserClasses) -> None:
@@ -103,7 +108,7 @@ class CompactStateReader:
         return self.whole(CompactState(data[0], unpack(data[1:])))
 
     def whole(self, compact: CompactState) -> Any:
-        """Make Bytewax's snapshot of what was written short.
+        """Make Bytewax's snapshot of a compact state.
 
         :raises DecodeError: As above.
         """
@@ -112,7 +117,7 @@ class CompactStateReader:
             return self._join(fields)
         if kind not in (FIXED, SESSIONS):
             raise DecodeError(
-                f"a state of kind {kind}: written by a newer version",
+                f"a compact state has the kind {kind}: a newer version wrote it",
                 "upgrade bytewax-redis-state to read it",
             )
         read = self._sessions if kind == SESSIONS else self._fixed
@@ -130,7 +135,8 @@ class CompactStateReader:
             start, at = at + 1, at + 1 + fields[at]
             if not start <= at <= len(fields):
                 raise DecodeError(
-                    f"a side of a join with {fields[start - 1]} values", "it is damaged"
+                    f"a side of a join claims {fields[start - 1]} values, more than there are",
+                    "the value is damaged; restore it from a savepoint",
                 )
             seen.append(fields[start:at])
         return self._classes.find("bytewax.operators", "_JoinState")(seen)

@@ -1,10 +1,10 @@
-"""Compression: payloads made smaller by zstd or zlib, and made large again within bounds.
+"""Compression of payloads by zstd or zlib, and decompression within a limit.
 
 ======  =====  ==========================================
 offset  bytes  holds
 ======  =====  ==========================================
 0       1      method: 1 is zlib, 2 is zstd
-1       4      size of what was compressed, big-endian
+1       4      size of the payload before compression, big-endian
 5       rest   one zlib stream, or one zstd frame
 ======  =====  ==========================================
 
@@ -38,8 +38,9 @@ class Compressor:
     """Compress payloads; any number of threads may use it.
 
     :arg method: ``zstd`` or ``zlib``.
-    :arg above: Payloads of up to so many bytes stay as they are.
-    :arg limit: Payloads above so many bytes stay as they are: no reader would take them back.
+    :arg above: Payloads of up to this size stay as they are.
+    :arg limit: Payloads above this size stay as they are: a reader with the same settings would
+        refuse to decompress them.
     :raises ConfigError: If the method is unknown, or its package is missing.
     """
 
@@ -64,7 +65,7 @@ class Compressor:
         """Compress a payload.
 
         :arg payload: Any bytes.
-        :returns: What :meth:`Inflater.inflate` takes, or ``None`` where that would not be smaller.
+        :returns: Bytes for :meth:`Inflater.inflate`; ``None`` where they would not be smaller.
         """
         size = len(payload)
         if not self._above < size <= self._limit:
@@ -90,9 +91,9 @@ class Compressor:
 
 
 class Inflater:
-    """Make compressed payloads large again; any number of threads may use it.
+    """Decompress payloads; any number of threads may use it.
 
-    :arg limit: Most bytes to make of one payload.
+    :arg limit: The largest size of a decompressed payload, in bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -100,7 +101,7 @@ class Inflater:
         self._pool: list[Any] = []
 
     def inflate(self, data: bytes) -> bytes:
-        """Make a payload large again.
+        """Decompress a payload.
 
         :arg data: From :meth:`Compressor.compress`.
         :returns: The payload.
@@ -139,7 +140,7 @@ class Inflater:
                 "pip install 'bytewax-redis-state[zstd]'",
             ) from None
         try:
-            # It would make as many bytes as the frame says.
+            # The decompressor makes as many bytes as the frame says, so that is checked first.
             if zstandard.frame_content_size(frame) != size:
                 _refuse("its size is not what its header says")
             inflater = self._inflater(zstandard)

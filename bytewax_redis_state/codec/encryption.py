@@ -1,4 +1,4 @@
-"""Encryption: AES-GCM with random nonces, bound to the place that a value belongs to.
+"""Encryption: AES-GCM with random nonces, bound to a value's step and state key.
 
 Random nonces of 96 bits hold for 2**32 values a key (NIST SP 800-38D); rotate before that.
 """
@@ -49,8 +49,8 @@ class Cipher:
         """Encrypt data.
 
         :arg key_id: One of the keys.
-        :arg associated: What has to be the same when it is decrypted.
-        :arg data: What is to be kept secret.
+        :arg associated: The associated data, which must be the same when the data is decrypted.
+        :arg data: The secret.
         :returns: Nonce, cipher text and tag.
         """
         nonce = os.urandom(_NONCE_BYTES)
@@ -59,7 +59,7 @@ class Cipher:
     def decrypt(self, key_id: bytes, associated: bytes, sealed: bytes) -> bytes:
         """Decrypt data.
 
-        :raises DecodeError: If the key is unknown, or anything is not as it was.
+        :raises DecodeError: If the key is unknown, or data, key or associated data have changed.
         """
         cipher = self._ciphers.get(key_id)
         if cipher is None:
@@ -71,5 +71,5 @@ class Cipher:
                 return cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], associated)
         raise DecodeError(
             f"can't be decrypted with its key {key_id.decode()!r}",
-            "it was altered, moved from another place, or the key's bytes differ",
+            "it was altered, copied from another key or flow, or the key's bytes differ",
         )

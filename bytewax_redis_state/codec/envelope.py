@@ -12,14 +12,14 @@ then     1 + its length        signing key ID, after its length; only with flag 
 then     to the end, or the    payload; with ``COMPRESSED`` as :mod:`.compression` has it, inside
          signature             the encryption; with ``KEY_ID`` a nonce of 12 bytes, the AES-GCM
                                cipher text and its tag of 16
-last     32                    HMAC-SHA256 of place, bytes 0-1, bytes 6 to here; with ``SIGNED``
+last     32                    HMAC-SHA256 of names, bytes 0-1, bytes 6 to here; with ``SIGNED``
 =======  ====================  ==================================================================
 
-All flags are taken: what comes next needs a new format version. A reader refuses what it doesn't
-know.
+All flags are taken: another field needs a new format version. A reader refuses a version or codec
+that it does not know. "Names" are namespace, flow, step and state key (:class:`.AssociatedData`).
 
-Invariant: no payload is handed out before the check sum agreed, and it covers the state key, so
-that damaged bytes and swapped values are both noticed. It does not stop a forger: a signature does.
+Invariant: a payload is given out only if the check sum agrees. It covers the state key, so that
+damaged bytes and swapped values are both noticed. It does not stop a forger: a signature does.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 MSGPACK = 0
-"""Codec: the payload is one msgpack value with the extension types of :mod:`.shapes`."""
+"""Codec: the payload is one msgpack value with the extension types of :mod:`.extension_types`."""
 MSGPACK_TUPLE = 1
 """Codec: as :data:`MSGPACK`; the value is an array that stands for a tuple."""
 PICKLE = 2
@@ -79,7 +79,7 @@ SIGNATURE_BYTES = 32
 """Bytes that a signature takes at the end of an envelope."""
 
 DEADLINE_WITHIN = OVERHEAD + 1 + 255 + _DEADLINE_BYTES
-"""Bytes at the start of an envelope in which its deadline is, if it has one."""
+"""An envelope's deadline, if it has one, lies within this number of bytes at its start."""
 
 _HEADS = tuple(bytes([_MAGIC | _VERSION, kind]) for kind in range(256))
 _HEAD_SUMS = tuple(crc32(head) for head in _HEADS)
@@ -90,18 +90,18 @@ PLAIN_STARTS = {
     for codec in (MSGPACK, MSGPACK_TUPLE)
     for flag, size in ((0, 0), (_DEADLINE, _DEADLINE_BYTES))
 }
-"""How most envelopes begin, in two bytes, to codec and where the payload starts: this version, a
-msgpack value, no field or a deadline only."""
+"""First two bytes of the most common envelopes, to their codec and the start of their payload: this
+version, a msgpack value, no field or a deadline only."""
 
 
 class Envelope(NamedTuple):
-    """What an envelope holds.
+    """The content of an envelope.
 
     :arg codec: How the payload became bytes.
     :arg payload: The encoded state.
     :arg key_id: Which key the payload is encrypted with; empty for none.
     :arg deadline: When the state expires, milliseconds of the flow's time (the server's clock since
-        1970, less what the flow was down), or ``None``.
+        1970, less all downtime), or ``None``.
     :arg compressed: Whether the payload was compressed, before it was encrypted.
     :arg signer: Which key the envelope is signed with; empty for none.
     :arg signature: By that key.
@@ -117,7 +117,7 @@ class Envelope(NamedTuple):
 
 
 def key_bytes(state_key: str | bytes) -> bytes:
-    """Give a state key as check sums and signatures cover it: a flow's keys are text."""
+    """Give a state key as check sums and signatures cover it: text as UTF-8."""
     return state_key if isinstance(state_key, bytes) else state_key.encode()
 
 
@@ -126,7 +126,7 @@ def seal_plain(
 ) -> bytes:
     """Make the bytes that Redis holds for one state, without key ID; arguments as :func:`seal`.
 
-    :returns: The same bytes as :func:`seal`, sooner.
+    :returns: The same bytes as :func:`seal`, in less time.
     :raises OverflowError: As :func:`seal`.
     """
     key = state_key if isinstance(state_key, bytes) else state_key.encode()
@@ -138,7 +138,7 @@ def seal_plain(
 
 
 def plain_start(codec: int, deadline: int | None) -> tuple[bytes, int, bytes]:
-    """Give what many envelopes without key ID begin with; arguments as :func:`seal`.
+    """Give the start that many envelopes without key ID share; arguments as :func:`seal`.
 
     :returns: Bytes 0-1, their check sum, and the fields before the payload.
     :raises OverflowError: As :func:`seal`.
@@ -196,7 +196,7 @@ def head_of(
 
 
 def close_envelope(state_key: str | bytes, content: bytes) -> bytes:
-    """Put the check sum in.
+    """Put the check sum into an envelope.
 
     :arg state_key: Whose state this is.
     :arg content: From :func:`head_of`, then the payload, then the signature if there is one.
@@ -220,8 +220,8 @@ def open_envelope(state_key: str | bytes, data: bytes) -> Envelope:
     kind, body = data[1], data[OVERHEAD:]
     if _check_sum(kind, state_key, body) != int.from_bytes(data[2:OVERHEAD], "little"):
         raise DecodeError(
-            f"the value of key {state_key!r} fails its check sum: damaged, or another key's",
-            "restore it from a savepoint, or delete the key to let its state start anew",
+            f"the value of key {state_key!r} fails its check sum: it is damaged, or another key's",
+            "restore it from a savepoint, or delete the key, which then starts without state",
         )
     if kind in _CODECS:
         return Envelope(kind, body)
@@ -229,11 +229,11 @@ def open_envelope(state_key: str | bytes, data: bytes) -> Envelope:
 
 
 def deadline_of(data: bytes) -> int | None:
-    """Read the deadline of an envelope that something else checks.
+    """Read the deadline of an envelope; the caller checks the envelope itself.
 
-    :arg data: From :func:`seal` or :func:`close_envelope`; its start will do.
-    :returns: Milliseconds of the flow's time, or ``None`` where it has none, also where it is no
-        envelope of this version or ends too soon.
+    :arg data: From :func:`seal` or :func:`close_envelope`; :data:`DEADLINE_WITHIN` bytes will do.
+    :returns: Milliseconds of the flow's time; ``None`` where the envelope has no deadline, ends too
+        soon, or is not of this version.
     """
     if data[:1] != _HEADS[0][:1] or not data[1:2] or not data[1] & _DEADLINE:
         return None
@@ -245,7 +245,7 @@ def deadline_of(data: bytes) -> int | None:
 
 
 def keys_with_deadline(states: Mapping[str, bytes]) -> list[str]:
-    """Find the envelopes that have a deadline: a restart looks at a million.
+    """Find the envelopes that have a deadline; fast, because a restart looks at a million.
 
     :arg states: State key to envelope, each checked already.
     :returns: The keys of those that have one.
@@ -276,12 +276,12 @@ def is_sound(state_key: bytes, data: bytes) -> bool:
 
 
 def are_sound(state_keys: Sequence[bytes], values: Sequence[bytes]) -> bool:
-    """Tell whether many envelopes pass their check sums; a restart has a million of them.
+    """Tell whether many envelopes pass their check sums; fast, because a restart has a million.
 
     :arg state_keys: Whose states these should be, as UTF-8.
     :arg values: As many, in the same order.
-    :returns: False where :func:`is_sound` may say so of one of them, or where one is short or of
-        another version: ask of each.
+    :returns: True where all do. False where one may not, is short, or is of another version: then
+        ask :func:`is_sound` for each.
     """
     count = len(values)
     if not count:
@@ -304,11 +304,11 @@ def is_protected(data: bytes) -> bool:
 
 
 def key_ids_of(data: bytes) -> tuple[bytes, bytes]:
-    """Read which keys protect an envelope that something else checks.
+    """Read which keys protect an envelope; the caller checks the envelope itself.
 
     :arg data: From :func:`seal` or :func:`close_envelope`, perhaps.
-    :returns: ID of the key it is encrypted with, and of the one it is signed with; each empty for
-        none, also where the envelope is damaged.
+    :returns: IDs of the keys with which it is encrypted and signed; each empty for none, also where
+        the envelope is damaged.
     """
     if not is_protected(data):
         return b"", b""
@@ -352,7 +352,7 @@ def _open_fields(state_key: str | bytes, kind: int, body: bytes) -> Envelope:
 def _cut_id(state_key: str | bytes, body: bytes) -> tuple[bytes, bytes]:
     length, body = _cut(state_key, body, 1)
     if length == b"\0":
-        # It would read as if the stage had been left out.
+        # An empty ID means that the stage was left out, so a reader would skip the stage.
         raise DecodeError(f"the value of key {state_key!r} has an empty key ID")
     return _cut(state_key, body, length[0])
 
@@ -367,8 +367,8 @@ def _refuse_start(state_key: str | bytes, data: bytes) -> NoReturn:
     if data and data[0] & 0xF0 == _MAGIC and data[0] & 0x0F > _VERSION:
         _refuse_newer(state_key, f"format version {data[0] & 0x0F}")
     raise DecodeError(
-        f"the value of key {state_key!r} is no state: it has {len(data)} bytes and starts with "
-        f"{data[:2].hex() or 'nothing'}",
+        f"the value of key {state_key!r} is no state: it has {len(data)} bytes, and they start "
+        f"with {data[:2].hex() or 'nothing'}",
         "it is damaged, or something else wrote to this key",
     )
 

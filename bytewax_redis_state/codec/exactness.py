@@ -1,7 +1,7 @@
-"""Look over a value before it is packed, to see whether msgpack can hold it exactly.
+"""The check, before a value is packed, that msgpack can hold it exactly.
 
 msgpack writes a value once per reference to it, so two references to one list would come back as
-two lists, and a cycle never ends. It also packs a bytearray as bytes without asking.
+two lists, and a cycle would never end. It also packs a bytearray as bytes without an error.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from bytewax_redis_state.codec.extension_types import SCALARS
-from bytewax_redis_state.codec.user_classes import NotPackable, TypeFormat
+from bytewax_redis_state.codec.type_format import NotPackable, TypeFormat
 
 __all__ = ["check_exact", "is_flat"]
 
-# msgpack packs 511 or 1,024 levels, by version, and 1.2 packs one level more than it reads.
+# msgpack packs 511 or 1,024 levels, depending on its version; 1.2 packs one more than it reads.
 _DEPTH = 500
 
 
 def is_flat(value: Any) -> bool:
-    """Tell quickly that a value holds nothing but scalars; ``False`` where it isn't certain."""
+    """Tell quickly whether a value holds nothing but scalars; ``False`` where it isn't certain."""
     kind = type(value)
     if kind is list or kind is tuple:
         return SCALARS.issuperset(map(type, value))
@@ -33,12 +33,13 @@ def is_flat(value: Any) -> bool:
 def check_exact(value: Any, formats: Mapping[type, TypeFormat | None]) -> bool:
     """Check every container inside a value.
 
-    Immutable values may be shared: nobody can tell the copies apart, except by ``is``.
+    Immutable values may be shared: nobody can tell copies of them apart, except by ``is``.
 
     :arg value: Any value.
-    :arg shapes: The shape of every type; ``None`` where it is foreign.
+    :arg formats: The format of every type; ``None`` where it is foreign.
     :returns: Whether it holds a bytearray, which msgpack must not see.
-    :raises Unfit: If it holds a cycle, a mutable value twice, a foreign class, or is too deep.
+    :raises NotPackable: If it holds a cycle, a mutable value twice, a foreign class, or is too
+    deep.
     """
     has_bytearray = False
     once: set[int] = set()
@@ -58,7 +59,8 @@ def check_exact(value: Any, formats: Mapping[type, TypeFormat | None]) -> bool:
             if id(node) in once:
                 if type_format.mutable:
                     raise NotPackable(node, "is reached twice (shared, or a cycle)")
-                # Go in once more, to meet what is mutable inside again; a third time adds nothing.
+                # A shared immutable value is searched twice, so that mutable values inside it are
+                # reached twice, too; a third search would find nothing more.
                 if id(node) in twice:
                     continue
                 twice.add(id(node))

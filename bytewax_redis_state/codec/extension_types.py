@@ -1,10 +1,10 @@
-"""Extension types: how msgpack holds what it has no type for, and exactly.
+"""Extension types: how msgpack exactly holds values for which it has no type.
 
 Invariant: a code, once given, keeps its meaning; a new meaning takes a new code.
 
-=====  ================  ===========================================================
+=====  ================  =================================================================
 code   type              data
-=====  ================  ===========================================================
+=====  ================  =================================================================
 1      tuple             array of its values
 2      int over 64 bit   two's complement, little-endian
 3      bytearray         its bytes
@@ -23,9 +23,9 @@ code   type              data
 16     complex           array of two floats
 17     timezone          array of its offset and its name, if it has one
 18     ZoneInfo          its key
-19     see ``brief``     kind and array
-32-34  see ``classes``   length and name of the class, then name or fields
-=====  ================  ===========================================================
+19     compact state     kind and array, see ``compact_state``
+32-34  user's class      length and name of the class, then name or fields, see ``user_classes``
+=====  ================  =================================================================
 
 A zone is nothing (naive), ``Z`` (``timezone.utc``), or a packed value of type 17 or 18. The pickle
 state of datetimes is what their constructors take back, as every pickle since Python 3.6 needs.
@@ -45,7 +45,7 @@ from zoneinfo import ZoneInfo
 
 import msgpack
 
-from bytewax_redis_state.codec.user_classes import NotPackable, Pack, TypeFormat, Unpack
+from bytewax_redis_state.codec.type_format import NotPackable, Pack, TypeFormat, Unpack, no_parts
 
 __all__ = ["BYTEARRAY", "READERS", "SCALARS", "TUPLE", "TYPE_FORMATS", "extension"]
 
@@ -53,17 +53,13 @@ TUPLE, BYTEARRAY = 1, 3
 
 # ExtType's own constructor checks its arguments, which costs more than all the rest.
 extension: Callable[[tuple[int, bytes]], Any] = partial(tuple.__new__, msgpack.ExtType)
-"""Make what msgpack writes as an extension: of its code and its data."""
+"""Make a msgpack extension of its code and its data."""
 
 _MICROSECOND = timedelta(microseconds=1)
 _FACTORIES: Mapping[str, Any] = {
     kind.__name__: kind
     for kind in (bool, int, float, str, bytes, tuple, list, dict, set, frozenset, bytearray)
 } | {"deque": deque, "Counter": Counter, "OrderedDict": OrderedDict}
-
-
-def _no_parts(_: object) -> tuple[()]:
-    return ()
 
 
 def _items(value: Mapping[Any, Any]) -> Iterable[Any]:
@@ -197,25 +193,25 @@ TYPE_FORMATS: Mapping[type, TypeFormat] = {
     list: TypeFormat(0, _native, iter, mutable=True),
     dict: TypeFormat(0, _native, _items, mutable=True),
     tuple: TypeFormat(TUPLE, _write_values, iter),
-    int: TypeFormat(2, _write_int, _no_parts),
-    bytearray: TypeFormat(BYTEARRAY, lambda value, _: bytes(value), _no_parts, mutable=True),
-    datetime: TypeFormat(4, _write_datetime, _no_parts),
-    date: TypeFormat(5, _write_date, _no_parts),
-    time: TypeFormat(6, _write_time, _no_parts),
-    timedelta: TypeFormat(7, _write_timedelta, _no_parts),
-    Decimal: TypeFormat(8, lambda value, _: str(value).encode(), _no_parts),
-    UUID: TypeFormat(9, _write_uuid, _no_parts),
+    int: TypeFormat(2, _write_int, no_parts),
+    bytearray: TypeFormat(BYTEARRAY, lambda value, _: bytes(value), no_parts, mutable=True),
+    datetime: TypeFormat(4, _write_datetime, no_parts),
+    date: TypeFormat(5, _write_date, no_parts),
+    time: TypeFormat(6, _write_time, no_parts),
+    timedelta: TypeFormat(7, _write_timedelta, no_parts),
+    Decimal: TypeFormat(8, lambda value, _: str(value).encode(), no_parts),
+    UUID: TypeFormat(9, _write_uuid, no_parts),
     set: TypeFormat(10, _write_values, iter, mutable=True),
     frozenset: TypeFormat(11, _write_values, iter),
     deque: TypeFormat(12, _write_deque, iter, mutable=True),
     OrderedDict: TypeFormat(13, _write_map, _items, mutable=True),
     Counter: TypeFormat(14, _write_map, _items, mutable=True),
     defaultdict: TypeFormat(15, _write_defaultdict, _items, mutable=True),
-    complex: TypeFormat(16, lambda value, pack: pack([value.real, value.imag]), _no_parts),
-    timezone: TypeFormat(17, _write_timezone, _no_parts),
-    ZoneInfo: TypeFormat(18, _write_zoneinfo, _no_parts),
+    complex: TypeFormat(16, lambda value, pack: pack([value.real, value.imag]), no_parts),
+    timezone: TypeFormat(17, _write_timezone, no_parts),
+    ZoneInfo: TypeFormat(18, _write_zoneinfo, no_parts),
 }
-"""How each type is written; classes of the user come from :class:`.Classes`."""
+"""The format of each built-in type; classes of the user have theirs from :func:`.format_of`."""
 
 READERS: Mapping[int, Callable[[bytes, Unpack], Any]] = {
     TUPLE: lambda data, unpack: tuple(unpack(data)),
@@ -242,4 +238,4 @@ READERS: Mapping[int, Callable[[bytes, Unpack], Any]] = {
 SCALARS = frozenset({type(None), bool, int, float, str, bytes, complex}) | frozenset(
     {datetime, date, time, timedelta, Decimal, UUID, timezone, ZoneInfo}
 )
-"""Types that hold no other values and can't change: sharing them can't be seen."""
+"""Types whose values hold no others and can't change, so that nobody can tell copies apart."""

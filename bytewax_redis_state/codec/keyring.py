@@ -1,7 +1,7 @@
-"""Key rings: secret keys by ID, one of which is used for writing, all for reading.
+"""Key rings: secret keys by ID. One of them is used for writing, all for reading.
 
-Rotation: add the new key everywhere, then write with it everywhere, then drop the old one when
-nothing in Redis uses it any more.
+To rotate a key: add the new key everywhere, then write with it everywhere, then remove the old one
+when no value in Redis needs it any longer.
 
 Invariant: a key's bytes show in no ``repr`` and in no error; IDs do.
 """
@@ -22,9 +22,9 @@ _LONGEST_ID = 255
 class KeyRing:
     """The keys of one purpose, such as signing.
 
-    :arg purpose: What the settings are called after: ``signing`` has ``signing_keys``.
+    :arg purpose: First word of the settings' names: ``signing`` for ``signing_keys``.
     :arg keys: Key by ID.
-    :arg lengths: Which lengths a key may have, in bytes.
+    :arg lengths: The allowed lengths of a key, in bytes.
     :raises ConfigError: If an ID or a key can't be used; names the ID.
     """
 

@@ -1,9 +1,9 @@
-"""Packers: values of exact types to msgpack and back.
+"""Packing: values of exact types to msgpack and back.
 
-msgpack's own types go straight through its C code. It hands over every other type, whose data is
-packed by a packer one level down, because a packer can't be entered again while it packs.
+msgpack's own types are packed by its C code. For every other type it calls back, and the data of
+that value is packed by a packer of the next level, because a packer can't be used while it packs.
 
-Invariant: a packer is used by one thread at a time; it is out of its pool meanwhile.
+Invariant: a packer is used by one thread at a time, which takes it out of its pool meanwhile.
 """
 
 from __future__ import annotations
@@ -22,13 +22,11 @@ from bytewax_redis_state.codec.compact_state import (
 )
 from bytewax_redis_state.codec.exactness import check_exact, is_flat
 from bytewax_redis_state.codec.extension_types import BYTEARRAY, READERS, TYPE_FORMATS, extension
+from bytewax_redis_state.codec.type_format import NotPackable, Pack, TypeFormat
 from bytewax_redis_state.codec.user_classes import (
     DATACLASS,
     ENUM,
     NAMEDTUPLE,
-    NotPackable,
-    Pack,
-    TypeFormat,
     UserClasses,
     format_of,
 )
@@ -36,14 +34,14 @@ from bytewax_redis_state.errors import DecodeError
 
 __all__ = ["Packing"]
 
-# Each level costs a few frames of Python's stack, here and on reading, where the stack may be
-# deeper already. Lists and dicts need no level.
+# Each level of extension types takes a few frames of Python's stack, here and on reading, where the
+# stack may be deeper already. Lists and dicts need no level.
 _LEVELS = 64
-_KEPT_BYTES = 1024 * 1024
+_KEPT_BYTES = 1024 * 1024  # a packer keeps its buffer: one that grew larger is dropped
 
 
 class _TypeFormats(dict[type, TypeFormat | None]):
-    """The shape of every type met so far; ``None`` where it is foreign."""
+    """The format of every type met so far; ``None`` where the type is foreign."""
 
     def __missing__(self, cls: type) -> TypeFormat | None:
         type_format = self[cls] = format_of(cls)
@@ -62,9 +60,9 @@ def _without_bytearrays(value: Any) -> Any:
 class _LevelPacker:
     """Pack values at one depth of nested extension types.
 
-    :arg shapes: The shape of every type.
-    :arg prepare: Makes of a value what msgpack may see.
-    :arg depth: How many levels there may still be below.
+    :arg formats: The format of every type.
+    :arg prepare: Replaces parts that msgpack would pack as another type; ``None`` for no change.
+    :arg depth: The number of levels that are left below this one.
     """
 
     def __init__(
@@ -89,7 +87,7 @@ class _LevelPacker:
         raise NotPackable(value, f"is nested deeper than {_LEVELS} levels")
 
     def pack(self, value: Any) -> bytes:
-        """Pack one value; a failed packer is not used again."""
+        """Pack one value; a packer that failed is not used again."""
         if self._prepare is not None:
             value = self._prepare(value)
         try:
@@ -113,9 +111,9 @@ class _LevelPacker:
 
 
 class Packing:
-    """Pack values exactly, or say that they don't fit.
+    """Pack values exactly, or refuse them.
 
-    :arg classes: Knows the user's classes.
+    :arg classes: Finds the user's classes.
     """
 
     def __init__(self, classes: UserClasses) -> None:
@@ -138,7 +136,7 @@ class Packing:
 
         :arg value: Any value.
         :returns: One msgpack value.
-        :raises Unfit: If msgpack can't hold it exactly.
+        :raises NotPackable: If msgpack can't hold it exactly.
         """
         level = self._plain
         if not is_flat(value) and check_exact(value, self._formats):
@@ -151,26 +149,27 @@ class Packing:
             raise NotPackable(value, f"is too large for msgpack ({error})") from error
 
     def flat_packer(self) -> Pack:
-        """Make what packs flat values as :meth:`pack` does, for one thread, up to its first error.
+        """Make a function that packs flat values as :meth:`pack` does, for one thread.
 
-        :returns: For values that :func:`.is_flat` knows, or their lists where they are tuples.
+        :returns: The function, for values for which :func:`.is_flat` is true; a tuple must be given
+            as a list. After its first error it must not be used again.
         """
         pack: Pack = self._plain.packer().pack
         return pack
 
     def pack_tuple(self, value: tuple[Any, ...]) -> bytes:
-        """Pack a tuple as an array; its reader must know.
+        """Pack a tuple as an array; the envelope says that it stands for a tuple.
 
-        :raises Unfit: If msgpack can't hold it exactly.
+        :raises NotPackable: If msgpack can't hold it exactly.
         """
         return self.pack(list(value))
 
     def unpack_tuple(self, data: bytes) -> tuple[Any, ...]:
-        """Read what :meth:`pack_tuple` made."""
+        """Read the bytes of :meth:`pack_tuple`."""
         return tuple(cast("list[Any]", self.unpack(data)))
 
     def whole(self, value: Any) -> Any:
-        """Give what is read where a value was packed; some states are handed over short."""
+        """Give the value that a reader gets: for a compact state Bytewax's snapshot."""
         return self._compact.whole(value) if type(value) is CompactState else value
 
     def _read_extension(self, code: int, data: bytes) -> Any:

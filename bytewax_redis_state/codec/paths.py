@@ -25,10 +25,10 @@ def _parts(node: Any) -> Iterator[tuple[str, Any]]:
 
 
 def path_to(value: Any, target: object) -> str:
-    """Say where in a value an object is.
+    """Find the path to an object inside a value.
 
-    :arg value: Where to look.
-    :arg target: What to look for, by identity.
+    :arg value: The value to search.
+    :arg target: The object, found by identity.
     :returns: The first path to it; ``value`` where it is not found.
     """
     stack: list[tuple[str, Any]] = [("value", value)]
@@ -46,9 +46,9 @@ def path_to(value: Any, target: object) -> str:
 def innermost_failure(value: Any, fails: Callable[[Any], bool]) -> tuple[str, Any]:
     """Follow a failure down to the innermost part that fails by itself.
 
-    :arg value: Something that fails.
-    :arg fails: Whether a part fails.
-    :returns: Path and part.
+    :arg value: A value that fails.
+    :arg fails: Tells whether a part fails.
+    :returns: Path to the part, and the part.
     """
     path, node = "value", value
     seen: set[int] = set()

@@ -1,4 +1,4 @@
-"""Signatures: HMAC-SHA256 over an envelope and the place that it belongs to."""
+"""Signatures: HMAC-SHA256 over an envelope, its step and its state key."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Signer:
 
         :arg key_id: One of the keys.
         :arg bound_to: From :meth:`.AssociatedData.for_key`; the signature covers it.
-        :arg content: What is to be signed.
+        :arg content: The bytes to sign.
         :returns: The signature.
         """
         return hmac.digest(self._keys[key_id], bound_to + content, "sha256")
@@ -43,6 +43,6 @@ class Signer:
             raise self._ring.unknown(key_id)
         if not hmac.compare_digest(self.sign(key_id, bound_to, content), signature):
             raise DecodeError(
-                f"has a signature that its key {key_id.decode()!r} did not make for this place",
-                "it was altered, moved from another place, or the key's bytes differ",
+                f"has a signature that its key {key_id.decode()!r} did not make for this state key",
+                "it was altered, copied from another key or flow, or the key's bytes differ",
             )

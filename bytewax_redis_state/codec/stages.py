@@ -1,10 +1,12 @@
 """Stages between a serialised value and its envelope: compress, encrypt, sign; and back.
 
-Writing goes 1. compress, 2. encrypt, 3. sign. Reading goes back from 3 to 1, and nothing of a value
-is used before its signature is verified: without one, only what the settings accept goes on.
+A writer takes the steps 1. compress, 2. encrypt, 3. sign. A reader takes them back from 3 to 1. It
+uses nothing of a value before its signature is verified; an unsigned value is refused, unless the
+settings accept it.
 
-Signature and encryption cover the place (namespace, flow, step and state key) and the header, so
-that a value can't be moved, and its header can't be changed.
+Signature and encryption cover namespace, flow, step, state key and header (the associated data). So
+nobody can copy a protected value to another key or namespace, or change its header. A savepoint
+that moves values has to seal them again (:meth:`.StateCodec.reseal`).
 """
 
 from __future__ import annotations
@@ -54,8 +56,8 @@ class AssociatedData:
 class Stages:
     """Take payloads through the stages and back; any number of threads may use it.
 
-    :arg compressor: Compresses on writing, or ``None``.
-    :arg inflater: Undoes any compression.
+    :arg compressor: Compresses on writing; ``None`` for no compression.
+    :arg inflater: Decompresses values of any method.
     :arg cipher: Encrypts with ``encrypt_with`` and decrypts with any of its keys, or ``None``.
     :arg encrypt_with: ID of the key to encrypt with; empty for no encryption on writing.
     :arg accept_unencrypted: Whether values that aren't encrypted are read.
@@ -121,9 +123,11 @@ class Stages:
         :arg state_key: Whose state it should be.
         :arg envelope: As opened from ``data``.
         :arg data: All its bytes.
-        :returns: The envelope with the payload as it was serialised.
-        :raises DecodeError: If it is forged, moved, damaged, needs a key that is not there, or
-            lacks a stage that the settings insist on. The message goes on after the key's name.
+        :returns: The envelope with the serialised payload.
+        :raises DecodeError: If the value is forged, moved or damaged, needs a key that is not
+        there,
+            or lacks a stage that the settings require. The caller puts the state key before the
+            message.
         """
         bound_to = names.for_key(state_key)
         self._verify(bound_to, envelope, data)

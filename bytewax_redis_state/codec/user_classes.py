@@ -1,4 +1,4 @@
-"""User classes in msgpack: which may be rebuilt, how they are named, how a name becomes a class.
+"""Users' classes in msgpack: which may be rebuilt, and how they are named and found again.
 
 Dataclasses, Enum members and namedtuples are written as the name of their class and their fields.
 A class takes part if copying its fields copies the instance: it defines no pickle hook, no
@@ -18,27 +18,15 @@ from __future__ import annotations
 import copyreg
 import importlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import is_dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
+from bytewax_redis_state.codec.type_format import NotPackable, Pack, TypeFormat, Unpack, no_parts
 from bytewax_redis_state.errors import DecodeError
 
-__all__ = [
-    "DATACLASS",
-    "ENUM",
-    "NAMEDTUPLE",
-    "NotPackable",
-    "Pack",
-    "TypeFormat",
-    "Unpack",
-    "UserClasses",
-    "format_of",
-]
-
-Pack = Callable[[Any], bytes]
-Unpack = Callable[[bytes], Any]
+__all__ = ["DATACLASS", "ENUM", "NAMEDTUPLE", "UserClasses", "format_of"]
 
 ENUM, DATACLASS, NAMEDTUPLE = 32, 33, 34
 
@@ -62,38 +50,6 @@ _HOOKS = (
 )
 
 
-class NotPackable(Exception):  # noqa: N818 - not an error: it sends the value to the next codec
-    """Say that msgpack can't hold a value exactly.
-
-    :arg node: The part that can't be held.
-    :arg reason: Why, as the end of a sentence about it.
-    """
-
-    def __init__(self, node: object, reason: str) -> None:
-        super().__init__(reason)
-        self.node = node
-        self.reason = reason
-
-
-class TypeFormat(NamedTuple):
-    """How values of one type are written.
-
-    :arg code: Extension type; 0 where msgpack knows the type itself.
-    :arg write: Value and packer of inner values → the extension's data.
-    :arg parts: The values inside; none for a scalar.
-    :arg mutable: Whether it matters that two references lead to one value.
-    """
-
-    code: int
-    write: Callable[[Any, Pack], bytes]
-    parts: Callable[[Any], Iterable[Any]]
-    mutable: bool = False
-
-
-def _no_parts(_: object) -> tuple[()]:
-    return ()
-
-
 def _name_of(cls: type) -> bytes | None:
     known = (cls.__module__, cls.__qualname__)
     name = bytes([_KNOWN.index(known)]) if known in _KNOWN else ":".join(known).encode()
@@ -112,7 +68,7 @@ def _has_hooks(cls: type) -> bool:
         return True
     own = (getattr(cls, name, None) for name in _HOOKS)
     plain = (getattr(object, name, None) for name in _HOOKS)
-    # Frozen dataclasses with slots get hooks that do what we do.
+    # The hooks that dataclasses gives to frozen classes with slots copy the fields, as we do.
     return any(
         a is not b and getattr(a, "__module__", "") != "dataclasses"
         for a, b in zip(own, plain, strict=True)
@@ -166,7 +122,7 @@ def _enum_format(cls: Any, name: bytes) -> TypeFormat:
             raise NotPackable(member, "is a combination of flags without a name")
         return name + str(member._name_).encode()
 
-    return TypeFormat(ENUM, write, _no_parts)
+    return TypeFormat(ENUM, write, no_parts)
 
 
 def _is_namedtuple(cls: type) -> bool:
@@ -184,7 +140,7 @@ def _namedtuple_format(cls: Any, name: bytes) -> TypeFormat:
 
 
 def format_of(cls: type) -> TypeFormat | None:
-    """Tell how values of a user's class are written; ``None`` where it is foreign."""
+    """Give the format of a user's class; ``None`` where the class is foreign."""
     name = _name_of(cls)
     if name is None or _find(sys.modules.get(cls.__module__), cls.__qualname__) is not cls:
         return None
@@ -198,7 +154,7 @@ def format_of(cls: type) -> TypeFormat | None:
 
 
 class UserClasses:
-    """Know the classes that values are made of.
+    """Find the classes of stored values, and rebuild their instances.
 
     :arg import_any: Whether modules that are not loaded may be imported on reading.
     :arg allow_imports: Modules that may be imported on reading in any case.
@@ -210,7 +166,7 @@ class UserClasses:
         self._found: dict[tuple[int, bytes], tuple[Any, tuple[str, ...]]] = {}
 
     def read_enum(self, data: bytes, _: Unpack) -> Any:
-        """Look an Enum member up."""
+        """Read an Enum member: look it up by its name."""
         cls, _slots, name = self._split(ENUM, data)
         return cls._member_map_[name.decode()]
 
@@ -230,7 +186,7 @@ class UserClasses:
         return instance
 
     def read_namedtuple(self, data: bytes, unpack: Unpack) -> Any:
-        """Rebuild a namedtuple; fields that it got since are given their default."""
+        """Rebuild a namedtuple; fields that were added to the class since get their default."""
         cls, _slots, state = self._split(NAMEDTUPLE, data)
         values = unpack(state)
         missing = cls._fields[len(values) :]
@@ -244,7 +200,7 @@ class UserClasses:
     def find(self, module_name: str, qualname: str) -> Any:
         """Find a class of this name.
 
-        :raises DecodeError: If its module is not loaded and may not be.
+        :raises DecodeError: If its module is not loaded, and the settings forbid to import it.
         """
         return _find(self._module(module_name, qualname), qualname)
 

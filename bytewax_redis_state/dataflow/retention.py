@@ -1,8 +1,10 @@
 """Retention: how long each keyed step keeps an idle key.
 
-What a window needs a key for is read from the step tree: its windower and its clock. A marker in
-the flow, or an option, says it for any other keyed step. Invariant: a step has a retention only
-where it is known that its keys are of no use later, or where the user has said so.
+How long a window step needs a key is read from its windower and its clock. For any other keyed step
+a mark in the flow, or an option, says it.
+
+Invariant: a step has a retention only if its keys are known to be of no use later, or if the user
+has given one.
 """
 
 from __future__ import annotations
@@ -35,7 +37,11 @@ _LONGEST = timedelta(days=2_000_000)  # a deadline has to fit into an envelope's
 
 @dataclass(frozen=True)
 class _RetentionMark(Operator):
-    """A mark on a stream: for how long the step that made it keeps an idle key."""
+    """A mark on a stream that holds the retention of the step that made it.
+
+    It is an operator without substeps, so the engine ignores it, and a flow with it runs in plain
+    Bytewax, too.
+    """
 
     up: SinglePort
     marked: str
@@ -45,16 +51,16 @@ class _RetentionMark(Operator):
 
 
 def retain(stream: _Stream, lifetime: timedelta | None) -> _Stream:
-    """Say in the flow itself how long the step that made a stream keeps an idle key.
+    """Set the retention of the step that made a stream: how long it keeps an idle key.
 
-    Plain Bytewax ignores it. On resume the retention goes on from where it stood: downtime does not
-    count. A key that comes back later is as one that was never there.
+    Plain Bytewax ignores it. Downtime does not count: on resume a key has the time left that it had
+    at the last committed epoch. A key that comes back after its retention starts without state.
 
-    :arg stream: What a keyed operator returned: ``op.stateful_map(…)``, or ``.down`` of a window.
+    :arg stream: Returned by a keyed operator: ``op.stateful_map(…)``, or ``.down`` of a window.
     :arg lifetime: How long, a millisecond or more; ``None`` for ever.
     :returns: The same stream.
-    :raises ConfigError: If that operator keeps no state per key or has several steps that do, if
-        it has been said otherwise before, or the lifetime can't be.
+    :raises ConfigError: If that operator has no step with state per key, or several; if it has
+        another retention already; or if the lifetime is no timedelta of a millisecond or more.
     """
     _check(f"retain({stream.stream_id!r})", lifetime)
     scope = stream._scope
@@ -65,7 +71,7 @@ def retain(stream: _Stream, lifetime: timedelta | None) -> _Stream:
         raise ConfigError(
             f"retain({stream.stream_id!r}): the step that made this stream holds "
             f"{len(keyed)} steps with state per key ({listed})",
-            "give it what a keyed operator returned, or name the step with --retention",
+            "give retain() the stream that a keyed operator returned, or use --retention STEP=TIME",
         )
     (step_id,) = keyed
     for other in _nodes(scope.substeps, _RetentionMark):
@@ -73,8 +79,9 @@ def retain(stream: _Stream, lifetime: timedelta | None) -> _Stream:
             continue
         if other.lifetime != lifetime:
             raise ConfigError(
-                f"retain({stream.stream_id!r}, {lifetime!r}): it is {other.lifetime!r} already",
-                "say it once",
+                f"retain({stream.stream_id!r}, {lifetime!r}): the step {step_id!r} has the "
+                f"retention {other.lifetime!r} already",
+                "call retain() once for each step",
             )
         return stream
     mark_id = f"{made_by.step_id}_retain"
@@ -97,12 +104,12 @@ def lifetimes(
     """Find how long each keyed step of a flow keeps an idle key.
 
     :arg flow: Not yet rewritten.
-    :arg given: Step as the user names it, to how long; ``None`` for ever. Goes before marks in the
-        flow, which go before what window steps have by themselves.
-    :arg grace: What a window step adds to what its window needs.
-    :returns: Full ID of each keyed step that has a retention, to that.
-    :raises ConfigError: If a step is given that isn't there or keeps no state per key, if one is
-        given twice, or a lifetime can't be.
+    :arg given: Step as the user names it, to its retention; ``None`` for ever. It overrides marks
+        in the flow, and marks override the retention that a window step has by itself.
+    :arg grace: Is added to the time for which a window step needs a key.
+    :returns: Full ID of each keyed step that has a retention, to the retention.
+    :raises ConfigError: If a given step does not exist, keeps no state per key, or is given twice;
+        or if a lifetime is no timedelta of a millisecond or more.
     """
     found: dict[str, timedelta | None] = {}
     for node in _nodes(flow.substeps, _window):
@@ -140,7 +147,9 @@ def _keyed_step(name: str, steps: tuple[StateStep, ...]) -> StateStep:
     except ConfigError as error:
         raise ConfigError(f"--retention {name}: {error.message}", hint) from None
     if step.kind != "keyed":
-        raise ConfigError(f"--retention {name}: it is a {step.kind}, no state key reaches it", hint)
+        raise ConfigError(
+            f"--retention {name}: the step is a {step.kind}, which has no state per key", hint
+        )
     return step
 
 
@@ -148,12 +157,13 @@ def _check(what: str, lifetime: timedelta | None) -> None:
     if lifetime is None or (isinstance(lifetime, timedelta) and lifetime >= _MILLISECOND):
         return
     raise ConfigError(
-        f"{what} is {lifetime!r}", "give a timedelta of a millisecond or more, or None for ever"
+        f"{what} is {lifetime!r}",
+        "give a timedelta of a millisecond or more, or None to keep keys for ever",
     )
 
 
 def _needed(clock: Any, windower: Any) -> timedelta | None:
-    """Tell for how long a window needs a key; ``None`` where it can't be told."""
+    """Tell how long a window step needs an idle key; ``None`` where that is not known."""
     if type(windower) is TumblingWindower:
         length = windower.length
     elif type(windower) is SlidingWindower:

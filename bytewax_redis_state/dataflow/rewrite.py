@@ -1,7 +1,9 @@
 """The rewrite of an unmodified flow: keyed steps become shards, sources and sinks are wrapped.
 
-The step tree is made of frozen dataclasses; changed nodes and their ancestors are replaced, the
-rest is shared. Invariant: the given flow stays as it is, and every stream keeps its ID.
+The step tree consists of frozen dataclasses. Changed nodes and their ancestors are replaced, the
+rest is shared. The engine's Rust side reads only substeps, IDs of steps and streams, and builders,
+so every operator built on ``stateful_batch`` works unchanged. Invariant: the given flow stays as it
+is, and every stream keeps its ID.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from bytewax_redis_state.codec import Codec, StateCodec
 from bytewax_redis_state.dataflow.connectors.gate import Gate, GatedSource
 from bytewax_redis_state.dataflow.connectors.sink import EncodedSink
 from bytewax_redis_state.dataflow.connectors.source import EncodedSource
-from bytewax_redis_state.dataflow.fast_paths.registry import FastPath, fast_path
-from bytewax_redis_state.dataflow.shards.deadlines import Lifetime, wall_clock
+from bytewax_redis_state.dataflow.fast_paths.fast_path import FastPath
+from bytewax_redis_state.dataflow.fast_paths.registry import find_fast_path
+from bytewax_redis_state.dataflow.shards.deadlines import Lifetime
+from bytewax_redis_state.dataflow.shards.flow_clock import wall_clock
 from bytewax_redis_state.dataflow.shards.handover import Handover
 from bytewax_redis_state.dataflow.shards.logic_shard import ShardLogic
 from bytewax_redis_state.dataflow.shards.routing import unroute
@@ -38,7 +42,7 @@ _stateful_batch: Any = op.stateful_batch._op_cls  # type: ignore[attr-defined]
 
 @dataclass(frozen=True)
 class _ShardedStep(Operator):
-    """A keyed step with its shards inside; not a core step, so the engine builds its substeps."""
+    """A keyed step with its shards inside; no core step, so that the engine builds its substeps."""
 
     up: SinglePort
     down: SinglePort
@@ -48,7 +52,7 @@ class _ShardedStep(Operator):
 
 @dataclass(frozen=True)
 class _EndWatch(Operator):
-    """A side branch that ends with its stream and puts out nothing."""
+    """A side branch that ends when its stream ends, and puts out nothing."""
 
     up: SinglePort
     ups_names: ClassVar[list[str]] = ["up"]
@@ -57,7 +61,7 @@ class _EndWatch(Operator):
 
 @dataclass(frozen=True)
 class _Rewrite:
-    """What every node of one rewrite needs."""
+    """The arguments of one rewrite, which every node needs."""
 
     flow_id: str
     shards: int
@@ -100,10 +104,10 @@ class _Rewrite:
         return self.codec.bind(namespace=self.namespace, flow_id=self.flow_id, step=name)
 
     def sharded(self, step: Any, within: tuple[Operator, ...]) -> _ShardedStep:
-        """Put route, shards and unroute in the place of a keyed step."""
+        """Replace a keyed step by route, shards and unroute, on the same stream IDs."""
         step_id = step.step_id
         codec, lifetime = self.codec_of(step), self.lifetimes.get(step_id)
-        fast = fast_path((*within, step)) if self.fast_paths else None
+        fast = find_fast_path((*within, step)) if self.fast_paths else None
         how = fast or FastPath(ShardLogic, step.builder)
         builder = ShardBuilder(
             step_id, how.logic, codec, lifetime, self.requests, how.kind, self.handover
@@ -151,7 +155,7 @@ def _swallow(_batch: list[Any]) -> tuple[Any, ...]:
 
 
 def _end_watch(step: Operator, stream_id: str) -> _EndWatch:
-    """Hang a keyed step on a stream, which gets no item of it but ends with it."""
+    """Add a side branch to a stream: a keyed step that gets no item, but ends with the stream."""
     step_id = f"{step.step_id}.end"
     none = _mapped(f"{step_id}.none", stream_id, _swallow)
     return _EndWatch(
@@ -182,25 +186,25 @@ def shard_stateful_steps(
     Each core ``stateful_batch`` step, however deep, becomes route → shards → unroute; sources and
     sinks with state are wrapped; each stream to a stateless output gets a side branch, so that a
     run with recovery neither ends nor commits before it. Shards are the unit of parallelism. On
-    resume a shard's state is restored whole, as of the last committed epoch; what was put out since
-    is put out again.
+    resume a shard's state is restored whole, as of the last committed epoch; items that were put
+    out after it are put out again.
 
-    :arg flow: Stays as it is.
-    :arg shards: Into how many shards each step's keys are split.
-    :arg workers: In the whole cluster.
+    :arg flow: Not changed.
+    :arg shards: The number of shards of each keyed step.
+    :arg workers: The number of workers in the whole cluster.
     :arg codec: How states become bytes.
     :arg namespace: Of the flow's keys; an encoded state is bound to it.
     :arg names: Full ID of each state-bearing step to its short name; by default as
         :func:`~bytewax_redis_state.dataflow.steps.state_steps` names them.
-    :arg retention: Full ID of each keyed step whose idle keys end, to how long they are kept, as
+    :arg retention: Full ID of each keyed step that drops idle keys, to how long it keeps them, as
         :func:`~bytewax_redis_state.dataflow.retention.lifetimes` gives it; by default none.
-    :arg flow_time: Tells the flow's time in milliseconds: the clock's, less all downtime.
-    :arg gate: Holds the flow's sources back where it has to; ``None`` for never.
+    :arg flow_time: Gives the flow's time in milliseconds: the server's clock, less all downtime.
+    :arg gate: Holds the flow's sources back while state can't be shipped; ``None`` for never.
     :arg snapshot_requests: Ask the shards for full snapshots where Redis came back empty; ``None``
         for never.
-    :arg handover: Where restored states wait for the shards; ``None`` where nothing was restored.
-    :arg fast_paths: Whether operators whose logic is known run without a logic per key.
-    :returns: A new flow. One without any state comes back as it is.
+    :arg handover: Holds restored states for the shards; ``None`` where nothing was restored.
+    :arg fast_paths: Whether operators whose logic is known run without a logic object per key.
+    :returns: A new flow; a flow without any state is returned itself.
     """
     if is_stateless(flow):
         return flow

@@ -1,4 +1,4 @@
-"""The state-bearing steps of a flow, and the short names that users and keys know them by.
+"""The state-bearing steps of a flow, and the short names that users and keys have for them.
 
 A step bears state if the engine writes recovery rows for it: a core ``stateful_batch``, an
 ``input`` from a :class:`~bytewax.inputs.FixedPartitionedSource`, an ``output`` to a
@@ -33,9 +33,9 @@ __all__ = [
 
 @dataclass(frozen=True)
 class StateStep:
-    """Name a state-bearing core step.
+    """A state-bearing core step.
 
-    :arg name: The shortest path of step names, without the flow ID, that holds no other one.
+    :arg name: The shortest path of step names, without the flow ID, that holds no other such step.
     :arg step_id: Full ID of the core step in the user's flow.
     :arg engine_id: ID under which the engine writes its recovery rows after the rewrite.
     :arg kind: ``keyed``, ``source`` or ``sink``.
@@ -48,10 +48,10 @@ class StateStep:
 
 
 def kind_of(step: Operator) -> str | None:
-    """Tell what kind of state a step bears, deciding as the engine does.
+    """Tell which kind of state a step bears; the engine decides in the same way.
 
     :arg step: Any step of the tree.
-    :returns: ``keyed``, ``source``, ``sink``, or ``None`` where it bears none.
+    :returns: ``keyed``, ``source`` or ``sink``; ``None`` for a step without state.
     """
     if not isinstance(step, _CoreOperator):
         return None
@@ -81,7 +81,7 @@ def _bearers(substeps: Iterable[Operator]) -> Iterator[tuple[Operator, str]]:
 
 
 def _prefixes(step_id: str) -> list[str]:
-    """Give the paths that hold a step, shortest first, without the flow ID."""
+    """Give the paths of step names above a step, shortest first, without the flow ID."""
     parts = step_id.split(".")[1:]
     return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
 
@@ -120,7 +120,7 @@ def state_steps(flow: Dataflow) -> tuple[StateStep, ...]:
 
 
 def is_stateless(flow: Dataflow) -> bool:
-    """Tell whether nothing in a flow bears state, so that it runs without recovery."""
+    """Tell whether no step of a flow bears state, so that the flow runs without recovery."""
     return next(_bearers(flow.substeps), None) is None
 
 
@@ -135,8 +135,8 @@ def resolve_step(name: str, steps: Sequence[StateStep]) -> StateStep:
 
     :arg name: As the user wrote it, with or without the flow ID, or the full core ID.
     :arg steps: Of the flow, from :func:`state_steps`.
-    :returns: The one step so named.
-    :raises ConfigError: If there is no such step, or more than one under that name.
+    :returns: The step of that name.
+    :raises ConfigError: If there is no such step, or several of that name.
     """
     for step in steps:
         if name in (step.name, step.step_id):
@@ -154,7 +154,7 @@ def listed_partitions(flow: Dataflow) -> dict[str, list[str]]:
     """Ask each source and sink with state for its partitions, once.
 
     :arg flow: Not yet rewritten.
-    :returns: Short step name to what ``list_parts`` returned in this process.
+    :returns: Short step name to the partitions that ``list_parts`` returned in this process.
     :raises ConfigError: If the name of a partition is no string.
     """
     connectors = {step.step_id: _connector(step, kind) for step, kind in _bearers(flow.substeps)}

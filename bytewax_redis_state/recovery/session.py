@@ -26,7 +26,7 @@ from bytewax_redis_state.config import RecoverySettings, RedisConfig
 from bytewax_redis_state.dataflow.connectors.gate import Gate
 from bytewax_redis_state.dataflow.retention import lifetimes
 from bytewax_redis_state.dataflow.rewrite import shard_stateful_steps
-from bytewax_redis_state.dataflow.shards.deadlines import FlowClock
+from bytewax_redis_state.dataflow.shards.flow_clock import FlowClock
 from bytewax_redis_state.dataflow.shards.handover import Handover
 from bytewax_redis_state.dataflow.shards.snapshot_requests import SnapshotRequests
 from bytewax_redis_state.dataflow.steps import StateStep, listed_partitions, state_steps

@@ -28,9 +28,7 @@ def test_what_msgpack_refuses_is_refused(data):
         unpack_changes(data)
 
 
-@pytest.mark.parametrize(
-    "value", [5, [1, 2], {"a": 1}, {"a": "text"}, {1: None}, {"a": None, b"\xff": b""}]
-)
+@pytest.mark.parametrize("value", [5, [1, 2], {"a": 1}, {1: None}, {"a": None, b"\xff": b""}])
 def test_a_delta_of_another_form_is_refused(value):
     with pytest.raises(DecodeError, match="a delta of"):
         unpack_changes(msgpack.packb(value))

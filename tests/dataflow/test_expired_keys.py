@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from bytewax_redis_state.codec.envelope import deadline_of
 from bytewax_redis_state.dataflow.fast_paths.fast_path import FastPath
-from bytewax_redis_state.dataflow.fast_paths.registry import fast_path
+from bytewax_redis_state.dataflow.fast_paths.registry import find_fast_path
 from bytewax_redis_state.dataflow.shards.deadlines import NEVER, Lifetime
 from bytewax_redis_state.dataflow.shards.logic_shard import ShardLogic
 from bytewax_redis_state.dataflow.shards.shard_builder import ShardBuilder
@@ -172,7 +172,7 @@ class Ours:
             self.how.kind,
         )
         build = ShardBuilder(*parts)
-        shard = build(build.handover.leave(dict(self.stored)))
+        shard = build(build.handover.put(dict(self.stored)))
         assert type(shard) is self.how.kind
         self.shard: Any = shard
         self.shard.notify_at()
@@ -227,7 +227,7 @@ def play(case: str, rounds: Any, *, fast: bool) -> int:
     clock = Clock()
     path = path_of(case, clock)
     builder = path[-1].builder
-    how = fast_path(path) if fast else FastPath(ShardLogic, builder)
+    how = find_fast_path(path) if fast else FastPath(ShardLogic, builder)
     assert how is not None
     stock, ours = Stock(builder, clock), Ours(how, clock)
     number, closed_at = 0, clock()

@@ -33,7 +33,7 @@ from hypothesis import strategies as st
 from bytewax_redis_state import retain, shard_stateful_steps
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.codec.envelope import deadline_of
-from bytewax_redis_state.dataflow.fast_paths.registry import fast_path
+from bytewax_redis_state.dataflow.fast_paths.registry import find_fast_path
 from bytewax_redis_state.dataflow.retention import lifetimes
 from bytewax_redis_state.dataflow.shards.deadlines import Lifetime
 from bytewax_redis_state.dataflow.shards.logic_shard import ShardLogic
@@ -325,7 +325,7 @@ CASES = [
 
 def shard_for(flow: Dataflow, lifetime: Lifetime | None, *, fast: bool) -> Shard:
     path = core_path(flow)
-    found = fast_path(path)
+    found = find_fast_path(path)
     if not fast:
         return ShardLogic("f.w", path[-1].builder, CODEC, lifetime)
     assert found is not None

@@ -1,9 +1,12 @@
-"""The gate: holds all sources of a flow back while its state can't go anywhere.
+"""The gate: holds all sources of a flow back while its state can't be shipped to Redis.
 
-A held partition gives nothing and names its next time itself, so that a pause costs no CPU and
-epochs go on closing. Holding swaps the methods that the engine calls, so that a partition that is
-not held costs nothing. Invariant: while the gate is closed no new item enters the flow, but for
-those of a batch that was being made.
+A held partition gives no items, and tells the engine its next time itself: to ask the user's
+partition would make the engine spin. So a pause costs no CPU, and epochs go on closing. The engine
+looks ``next_batch`` and ``next_awake`` up on each call, so a partition is held by swapping these
+methods, and one that is not held costs nothing.
+
+Invariant: while the gate is closed no new item enters the flow, except those of a batch that was
+being made when it closed.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ _SOONEST, _LATEST = timedelta(milliseconds=50), timedelta(seconds=1)
 
 
 class Holdable:
-    """What a gate asks of a partition: to take other calls than the user's for a while.
+    """A partition whose methods can be swapped, so that it is held and released.
 
     :arg part: The user's partition.
     """
@@ -34,13 +37,13 @@ class Holdable:
         self.next_awake: Any = part.next_awake
 
     def hold(self) -> None:
-        """Give nothing from now on."""
+        """Give no items from now on."""
         self._wait = _SOONEST
         self.next_awake = self._soon
         self.next_batch = self._nothing
 
     def release(self) -> None:
-        """Let the user's partition be asked again."""
+        """Have the engine call the user's partition again."""
         self.next_batch = self._part.next_batch
         self.next_awake = self._part.next_awake
 
@@ -48,13 +51,14 @@ class Holdable:
         return ()
 
     def _soon(self) -> datetime:
+        # An epoch can't close before the next_awake of every partition: so the wait stays short.
         at = datetime.now(timezone.utc) + self._wait
         self._wait = min(2 * self._wait, _LATEST)
         return at
 
 
 class Gate:
-    """Hold a flow's sources back, and let them go on; from any thread."""
+    """Hold a flow's sources back, and release them; from any thread."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -62,7 +66,7 @@ class Gate:
         self.is_closed = False
 
     def add(self, part: Holdable) -> None:
-        """Take in a partition, which is held at once where the gate is closed."""
+        """Add a partition, and hold it at once where the gate is closed."""
         with self._lock:
             self._parts.add(part)
             if self.is_closed:
@@ -76,7 +80,7 @@ class Gate:
                 part.hold()
 
     def open(self) -> None:
-        """Let all partitions go on."""
+        """Release all partitions."""
         with self._lock:
             self.is_closed = False
             for part in self._parts:
@@ -96,7 +100,7 @@ class GatedPartition(Holdable, StatelessSourcePartition[Any]):
 
 
 class GatedSource(DynamicSource[Any]):
-    """Wrap a source without state, so that the gate can hold it; nothing is kept for a resume.
+    """Wrap a source without state, so that the gate can hold it; it has nothing to resume.
 
     :arg source: The user's.
     :arg gate: Of the flow.

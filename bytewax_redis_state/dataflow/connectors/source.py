@@ -1,4 +1,4 @@
-"""A source with state, wrapped so that we encode what the engine writes for its partitions."""
+"""A source with state, wrapped so that we encode the snapshots of its partitions."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from typing import Any
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from bytewax_redis_state.codec import StateCodec
+from bytewax_redis_state.dataflow.connectors.encoded_connector import (
+    EncodedConnector,
+    EncodedPartition,
+)
 from bytewax_redis_state.dataflow.connectors.gate import Gate, Holdable
 
 __all__ = ["EncodedSource", "EncodedSourcePartition"]
 
 
-class EncodedSourcePartition(Holdable, StatefulSourcePartition[Any, bytes]):
+class EncodedSourcePartition(EncodedPartition, Holdable, StatefulSourcePartition[Any, bytes]):
     """Pass everything to the user's partition, but encode its snapshots.
 
-    The calls of every batch are the user's own bound methods: ``StopIteration`` and
-    ``AbortExecution`` come through as raised.
+    The engine calls the user's own bound methods for every batch (see :class:`.Holdable`), so that
+    ``StopIteration`` and ``AbortExecution`` reach it as the user raised them.
 
-    :arg part: What the user's source built.
+    :arg part: The partition that the user's source built.
     :arg part_key: Its name, which the encoding covers.
     :arg codec: Of the step.
     """
@@ -27,25 +31,15 @@ class EncodedSourcePartition(Holdable, StatefulSourcePartition[Any, bytes]):
     def __init__(
         self, part: StatefulSourcePartition[Any, Any], part_key: str, codec: StateCodec
     ) -> None:
-        super().__init__(part)
-        self._part_key = part_key
-        self._codec = codec
-        self.close = part.close  # type: ignore[method-assign]
+        EncodedPartition.__init__(self, part, part_key, codec)
+        Holdable.__init__(self, part)
 
     def next_batch(self) -> Iterable[Any]:
         """Stand in for the user's method, which hides this one."""
         return self._part.next_batch()  # type: ignore[no-any-return]
 
-    def snapshot(self) -> bytes:
-        """Encode the user's snapshot.
 
-        :returns: The state, encoded.
-        :raises EncodeError: If the state can't be encoded.
-        """
-        return self._codec.encode(self._part_key, self._part.snapshot())
-
-
-class EncodedSource(FixedPartitionedSource[Any, bytes]):
+class EncodedSource(EncodedConnector, FixedPartitionedSource[Any, bytes]):
     """Wrap a user's source; partitions are read where and as the user's source says.
 
     On resume the decoded state of the last committed epoch goes to the user's ``build_part``;
@@ -53,8 +47,11 @@ class EncodedSource(FixedPartitionedSource[Any, bytes]):
 
     :arg source: The user's.
     :arg codec: Of the step.
-    :arg gate: Holds the partitions back where it has to; ``None`` for never.
+    :arg gate: Holds the partitions back while state can't be shipped; ``None`` for never.
     """
+
+    kind = "source"
+    part_class = StatefulSourcePartition
 
     def __init__(
         self,
@@ -62,32 +59,14 @@ class EncodedSource(FixedPartitionedSource[Any, bytes]):
         codec: StateCodec,
         gate: Gate | None = None,
     ) -> None:
-        self._source = source
-        self._codec = codec
+        super().__init__(source, codec)
         self._gate = gate
-
-    def list_parts(self) -> list[str]:
-        """Ask the user's source, each time."""
-        return self._source.list_parts()
 
     def build_part(
         self, step_id: str, for_part: str, resume_state: bytes | None
     ) -> EncodedSourcePartition:
-        """Build the user's partition from its decoded state.
-
-        :arg step_id: Passed on.
-        :arg for_part: Passed on.
-        :arg resume_state: Encoded state; ``None`` on a first start.
-        :returns: The partition, wrapped.
-        :raises DecodeError: If the state can't be decoded.
-        :raises TypeError: If the user's source built something else.
-        """
-        state = None if resume_state is None else self._codec.decode(for_part, resume_state)
-        part = self._source.build_part(step_id, for_part, state)
-        if not isinstance(part, StatefulSourcePartition):
-            raise TypeError(
-                "stateful source partition must subclass `bytewax.inputs.StatefulSourcePartition`"
-            )
+        """Build the user's partition and wrap it; as :meth:`.build_user_part`."""
+        part = self.build_user_part(step_id, for_part, resume_state)
         encoded = EncodedSourcePartition(part, for_part, self._codec)
         if self._gate is not None:
             self._gate.add(encoded)

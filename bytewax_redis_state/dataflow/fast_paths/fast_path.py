@@ -1,4 +1,4 @@
-"""A fast path: how a step runs whose operator is known."""
+"""A fast path: how a step runs if the logic of its operator is known."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Router = Callable[[int, int], Callable[[list[Any]], Iterable[Any]]]
 
 @dataclass(frozen=True)
 class FastPath:
-    """How a step runs without a logic per key.
+    """The way in which a step runs without a logic object per key.
 
     :arg kind: The class of its shards, called as
         ``kind(step_id, logic, codec, lifetime, requests)``.
-    :arg logic: What the shards run.
-    :arg router: Makes the mapper that sends batches to the shards, as they want them.
+    :arg logic: The second argument of ``kind``: an operator, a configuration or a builder.
+    :arg router: Makes the mapper that sends batches to the shards, in the form that they take.
     """
 
     kind: Callable[..., Shard]
@@ -32,4 +32,4 @@ class FastPath:
 
 
 Recogniser = Callable[[Sequence[Operator]], FastPath | None]
-"""From the operators around a core step, outermost first, and itself last, to its fast path."""
+"""Finds the fast path of a core step, from the operators around it (outermost first) and itself."""

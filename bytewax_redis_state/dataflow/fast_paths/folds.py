@@ -1,7 +1,8 @@
-"""Fast shards of ``fold_final`` and what stands on it: a state per key, put out at the end.
+"""Fast shards of ``fold_final``: an accumulator per key, put out at the end of input.
 
-``reduce_final``, ``count_final``, ``max_final`` and ``min_final`` are folds. Invariant: per key,
-the user's functions get the calls that Bytewax's own logic would make.
+``reduce_final``, ``count_final``, ``max_final`` and ``min_final`` are built on it.
+
+Invariant: per key, the user's functions get the calls that Bytewax's own logic would make.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ _stateful: Any = op.stateful._op_cls  # type: ignore[attr-defined]
 
 
 class FoldShard(StateShard):
-    """Run the folder of ``fold_final`` on one shard's keys, on items as they come.
+    """Run the user's fold function of ``fold_final``, which Bytewax calls ``folder``.
 
-    On resume each key's accumulator is as of the last committed epoch. All are put out at the end
-    of input, and are gone then.
+    On resume each key's accumulator is as of the last committed epoch. At the end of input all
+    accumulators are put out and deleted.
     """
 
     def configure(self, step: Any) -> None:
-        """Take the functions."""
+        """Read the user's functions."""
         self._builder: Callable[[], Any] = step.builder
-        self._folder: Callable[[Any, Any], Any] = step.folder
+        self._fold: Callable[[Any, Any], Any] = step.folder
 
     def load(self, states: Mapping[str, bytes]) -> None:
-        """Decode restored keys; as in Bytewax, ``None`` is as good as nothing.
+        """Decode restored keys; as in Bytewax, ``None`` counts as no accumulator.
 
         :raises DecodeError: If a state can't be decoded.
         :raises BytewaxRuntimeError: If the user's builder fails.
@@ -52,9 +53,9 @@ class FoldShard(StateShard):
         except Exception as error:
             raise self.failure("builder", key) from error
 
-    def take(self, pairs: Pairs, items: Items) -> None:
+    def process(self, pairs: Pairs, items: Items) -> None:
         """Fold each value in."""
-        states, folder, key = self._held, self._folder, ""
+        states, fold, key = self._held, self._fold, ""
         doing = "StatefulBatchLogic.on_batch"
         try:
             for key, value in pairs:
@@ -63,12 +64,12 @@ class FoldShard(StateShard):
                     doing = "builder"
                     state = self._builder()
                     doing = "StatefulBatchLogic.on_batch"
-                states[key] = folder(state, value)
+                states[key] = fold(state, value)
         except Exception as error:
             raise self.failure(doing, key) from error
 
     def ended(self) -> Items:
-        """Put the accumulators out and forget them."""
+        """Put the accumulators out, sorted by key as in the engine, and delete them."""
         items = sorted(self._held.items(), key=lambda item: item[0])
         self._dirty.update(self._held)
         for key in [*self._held]:
@@ -77,23 +78,23 @@ class FoldShard(StateShard):
 
 
 class ReduceShard(FoldShard):
-    """Run the reducer of ``reduce_final`` on one shard's keys; as :class:`FoldShard`."""
+    """Run the user's reducer of ``reduce_final``; otherwise as :class:`FoldShard`."""
 
     def configure(self, step: Any) -> None:
-        """Take the functions."""
+        """Read the user's function."""
         self._reducer: Callable[[Any, Any], Any] = step.reducer
 
     def _first(self, key: str) -> Any:
         return None
 
-    def take(self, pairs: Pairs, items: Items) -> None:
+    def process(self, pairs: Pairs, items: Items) -> None:
         """Fold each value in."""
         states, reducer, key = self._held, self._reducer, ""
         get = states.get
         try:
             for key, value in pairs:
                 state = get(key)
-                # As in Bytewax, None is as good as nothing.
+                # As in Bytewax, None counts as no accumulator.
                 states[key] = value if state is None else reducer(state, value)
         except Exception as error:
             raise self.failure("StatefulBatchLogic.on_batch", key) from error

@@ -1,7 +1,6 @@
-"""Fast shards of ``join``: a state per key, without the two logics that Bytewax has around it.
+"""Fast shards of ``join``: the values of each side per key, without Bytewax's two logic objects.
 
-Invariant: per key, what is put out and when a key is gone is as with Bytewax's own logic, in all
-modes.
+Invariant: per key, the output and the end of the key are as with Bytewax's own logic, in all modes.
 """
 
 from __future__ import annotations
@@ -23,30 +22,30 @@ from bytewax_redis_state.dataflow.shards.shard import Items
 __all__ = ["JoinShard", "recognise_join"]
 
 _Sides = tuple[Sequence[Any], ...]
-"""The values of each side: lists where all are kept, otherwise tuples, which cost the least."""
+"""The values of each side: lists where all are kept, otherwise tuples, which take less memory."""
 
 _join: Any = op.join._op_cls  # type: ignore[attr-defined]
 _stateful: Any = op.stateful._op_cls  # type: ignore[attr-defined]
 
 
 class JoinShard(PairShard):
-    """Join the sides of one shard's keys, on items as they come.
+    """Join the sides of one shard's keys.
 
-    On resume each key's sides are as of the last committed epoch; they are decoded when the key's
-    first item comes, or at once where the end of input is waited for.
+    On resume each key's sides are as of the last committed epoch. They are decoded when the key's
+    first item comes; in the mode ``final`` at once, because all keys are put out at the end.
     """
 
     _held: dict[str, _Sides]
 
     def configure(self, step: Any) -> None:
-        """Take the modes, and how many sides there are."""
+        """Read the modes and the number of sides."""
         self._none: _Sides = ((),) * len(step.sides.stream_ids)
         self._keeps_last = step.insert_mode == "last"
         self._put = self._put_any if step.insert_mode == "product" else self._put_one
         self._emit: str = step.emit_mode
 
     def load(self, states: Mapping[str, bytes]) -> None:
-        """Keep restored keys as they are encoded, or decode them.
+        """Keep restored keys encoded, or, in the mode ``final``, decode them.
 
         :raises DecodeError: If a state can't be decoded.
         """
@@ -56,8 +55,8 @@ class JoinShard(PairShard):
         else:
             self._asleep.update(states)
 
-    def take(self, pairs: Pairs, items: Items) -> None:
-        """Take each value to its side, and put out what the mode asks for."""
+    def process(self, pairs: Pairs, items: Items) -> None:
+        """Add each value to its side, and put out the rows that the mode asks for."""
         states, put, key = self._held, self._put, ""
         is_complete, is_running = self._emit == "complete", self._emit == "running"
         try:
@@ -86,7 +85,7 @@ class JoinShard(PairShard):
         return sides
 
     def ended(self) -> Items:
-        """Put out what has come of each key, and forget it, where the mode waits for the end."""
+        """In the mode ``final``, put out the rows of each key and delete it."""
         items: Items = []
         if self._emit == "final":
             for key, sides in sorted(self._held.items(), key=lambda item: item[0]):
@@ -96,12 +95,12 @@ class JoinShard(PairShard):
         return items
 
     def held_of(self, state: _JoinState) -> _Sides:
-        """Take the sides out of a state."""
+        """Take the sides out of Bytewax's state."""
         kind = list if self._put == self._put_any else tuple
         return tuple(map(kind, state.seen))
 
     def state_of(self, held: _Sides) -> Any:
-        """Make what is read as Bytewax's state."""
+        """Make a compact state, which is read as Bytewax's state."""
         return join_snapshot(held)
 
 

@@ -1,7 +1,7 @@
 """Fast shards of ``stateful_map`` and ``stateful_flat_map``: a state per key and one function.
 
-Invariant: per key, the user's mapper gets the calls that Bytewax's own logic would make, and what
-it returns is taken or refused in the same words.
+Invariant: per key, the user's mapper gets the calls that Bytewax's own logic would make, and a
+return value that Bytewax refuses is refused in the same words.
 """
 
 from __future__ import annotations
@@ -26,24 +26,26 @@ _stateful: Any = op.stateful._op_cls  # type: ignore[attr-defined]
 
 
 class FlatMapShard(StateShard):
-    """Run the mapper of ``stateful_flat_map`` on one shard's keys, on items as they come.
+    """Run the user's mapper of ``stateful_flat_map``.
 
-    On resume each key's state is as of the last committed epoch; it is decoded when the key's
-    first item comes.
+    On resume each key's state is as of the last committed epoch. It is decoded when the key's first
+    item comes.
     """
 
     emits = "emit_values"
 
     def configure(self, step: Any) -> None:
-        """Take the mapper."""
+        """Read the mapper, and the step's ID for its errors."""
         self._mapper: Callable[[Any, Any], Any] = step.mapper
         self._operator_id: str = step.step_id
 
     def load(self, states: Mapping[str, bytes]) -> None:
-        """Keep restored keys as they are encoded."""
+        """Keep restored keys encoded until their first item comes."""
+        # A mapper is not called without an item, so a restore is one dictionary update a shard. The
+        # check sums were verified before the engine started: it panics on errors while it loads.
         self._asleep.update(states)
 
-    def take(self, pairs: Pairs, items: Items) -> None:
+    def process(self, pairs: Pairs, items: Items) -> None:
         """Run the mapper on each value."""
         states, mapper, key = self._held, self._mapper, ""
         try:
@@ -74,11 +76,11 @@ class FlatMapShard(StateShard):
 
 
 class MapShard(FlatMapShard):
-    """Run the mapper of ``stateful_map`` on one shard's keys; as :class:`FlatMapShard`."""
+    """Run the user's mapper of ``stateful_map``; otherwise as :class:`FlatMapShard`."""
 
     emits = "emit_value"
 
-    def take(self, pairs: Pairs, items: Items) -> None:
+    def process(self, pairs: Pairs, items: Items) -> None:
         """Run the mapper on each value."""
         states, mapper, key = self._held, self._mapper, ""
         get, append = states.get, items.append

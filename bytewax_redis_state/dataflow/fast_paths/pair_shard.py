@@ -1,6 +1,6 @@
-"""What fast shards have in common that work items off as they come, one by one.
+"""The part that fast shards share if they process items one by one, in the order of arrival.
 
-Invariant: a key whose item comes is awake, and is written with the epoch.
+Invariant: a key that gets an item is decoded before, and is in the delta of the epoch.
 """
 
 from __future__ import annotations
@@ -41,38 +41,41 @@ class PairShard(Shard):
 
     @abstractmethod
     def configure(self, step: Any) -> None:
-        """Take from the operator what is needed of it."""
+        """Read the operator's functions and modes.
+
+        :arg step: The operator.
+        """
 
     @abstractmethod
-    def take(self, pairs: Pairs, items: Items) -> None:
-        """Work items off.
+    def process(self, pairs: Pairs, items: Items) -> None:
+        """Process items.
 
-        :arg pairs: The items; what is held of their keys is decoded.
-        :arg items: Gets what is put out.
-        :raises BytewaxRuntimeError: If one fails; names the user's step and the key.
+        :arg pairs: The items; the states of their keys are decoded.
+        :arg items: The output is added to it.
+        :raises BytewaxRuntimeError: If the user's code fails; names the user's step and the key.
         """
 
     def held_of(self, state: Any) -> Any:
-        """Give what to hold of a key for its decoded state."""
+        """Turn a decoded state into the value that ``_held`` has for a key."""
         return state
 
     def on_batch(self, values: list[Pairs]) -> tuple[Iterable[Items], bool]:
-        """Work each item off.
+        """Process each item.
 
-        :arg values: What each batch from upstream holds for this shard.
+        :arg values: This shard's part of each batch from upstream.
         :returns: One list of items, or nothing; a shard is never discarded.
-        :raises BytewaxRuntimeError: If one fails; names the user's step and the key.
+        :raises BytewaxRuntimeError: If the user's code fails; names the user's step and the key.
         """
         items: Items = []
         for pairs in values:
             if self._asleep or self._lifetime is not None:
                 self._wake({key for key, _value in pairs})
-            self.take(pairs, items)
+            self.process(pairs, items)
             self._dirty.update([key for key, _value in pairs])
         return ((items,) if items else NOTHING), False
 
     def _wake(self, keys: set[str]) -> None:
-        """Let what has passed its deadline expire, and decode the states that are needed."""
+        """Expire keys whose deadline has passed, then decode the sleeping ones."""
         self.expire_passed(keys)
         asleep, decode = self._asleep, self._codec.decode
         for key in asleep.keys() & keys:

@@ -1,6 +1,6 @@
-"""What fast shards have in common that hold nothing of a key but its state.
+"""The part that fast shards share if a key's state is all that they hold of it.
 
-Invariant: what is written equals what the ``snapshot()`` of Bytewax's own logic gives: a deep copy.
+Invariant: the written state equals the ``snapshot()`` of Bytewax's own logic, which is a deep copy.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class StateShard(PairShard):
     """Hold the states themselves: ``_held`` is state key to state."""
 
     def state_of(self, held: Any) -> Any:
-        """Copy a state, where the copy could be another one."""
+        """Copy a state, unless it is flat: then the copy could not be told from it."""
         return held if is_flat(held) else copy.deepcopy(held)
 
     def encoded(self, keys: Collection[str], until: int | None) -> dict[str, bytes]:
-        """Encode the states of held keys, those of scalars without a call for each."""
+        """Encode the states of held keys; flat ones without a Python call for each."""
         states = zip(keys, map(self._held.__getitem__, keys), strict=True)
         return self._codec.encode_all(states, until, self._encode_copy)
 

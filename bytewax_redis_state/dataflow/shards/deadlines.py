@@ -1,52 +1,32 @@
-"""Deadlines: when the idle keys of one shard are to be dropped.
+"""Deadlines: when the idle keys of one shard are dropped.
 
-Time here is the flow's: the server's clock less all downtime, in whole milliseconds. Invariant: a
-key has one deadline or none, and a key that has none leaves nothing here.
+Times are the flow's (:mod:`.flow_clock`), in whole milliseconds. A deadline is set when the epoch
+closes, and all keys touched in an epoch get the same one. So nothing is paid per item, memory and
+Redis know the same deadline, and a key that is not committed yet is never dropped.
+
+Invariant: a key has one deadline or none, and a key without one takes no room here.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from datetime import timedelta
 
-__all__ = ["NEVER", "Deadlines", "FlowClock", "Lifetime", "wall_clock"]
+__all__ = ["NEVER", "Deadlines", "Lifetime"]
 
 NEVER = sys.maxsize
 """Later than any deadline."""
 
 _MILLISECOND = timedelta(milliseconds=1)
 _GRAINS = 32
-# A machine that sleeps goes on counting where it can: the server's clock does so too.
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def wall_clock() -> int:
-    """Tell the time of a flow that has never stood still: milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
-
-
-class FlowClock:
-    """Count the flow's time on from what it was at a start; the wall's clock may jump meanwhile.
-
-    :arg start: The flow's time now, in milliseconds.
-    """
-
-    def __init__(self, start: int) -> None:
-        self._start = start
-        self._since = time.clock_gettime_ns(_CLOCK)
-
-    def __call__(self) -> int:
-        """Tell the flow's time in milliseconds."""
-        return self._start + (time.clock_gettime_ns(_CLOCK) - self._since) // 1_000_000
 
 
 class Lifetime:
-    """How long an idle key of a step is kept.
+    """The retention of a step, as its shards use it: how long an idle key is kept.
 
-    :arg kept: At least a millisecond; milliseconds in ``kept``.
-    :arg now: Tells the flow's time in milliseconds.
+    :arg kept: At least a millisecond; the attribute ``kept`` is in milliseconds.
+    :arg now: Gives the flow's time in milliseconds.
     """
 
     def __init__(self, kept: timedelta, now: Callable[[], int]) -> None:
@@ -57,7 +37,8 @@ class Lifetime:
     def deadline(self) -> int:
         """Give the deadline of a key touched now, in milliseconds.
 
-        :returns: Rounded up, so that keys share deadlines: there are about 33 of them.
+        :returns: The deadline, rounded up by at most a thirty-second part of the retention. So a
+            shard has some 33 sets of keys, whatever their number.
         """
         at = self.now() + self.kept
         return at + -at % self._grain
@@ -76,7 +57,7 @@ class Deadlines:
 
     @property
     def of(self) -> Callable[[str], int | None]:
-        """What tells the deadline of a key, ``None`` where it has none; good until a change."""
+        """A function from a key to its deadline, or ``None``; valid until the next change."""
         return self._times.get
 
     def set(self, key: str, deadline: int) -> None:
@@ -85,7 +66,7 @@ class Deadlines:
         if before == deadline:
             return
         if before is not None:
-            self._leave(key, before)
+            self._remove_from(key, before)
         self._times[key] = deadline
         if deadline in self._keys:
             self._keys[deadline].add(key)
@@ -97,9 +78,9 @@ class Deadlines:
         """Forget the deadline of a key, if it has one."""
         before = self._times.pop(key, None)
         if before is not None:
-            self._leave(key, before)
+            self._remove_from(key, before)
 
-    def _leave(self, key: str, deadline: int) -> None:
+    def _remove_from(self, key: str, deadline: int) -> None:
         keys = self._keys[deadline]
         keys.discard(key)
         if not keys:
@@ -118,7 +99,7 @@ class Deadlines:
         """Take out keys whose deadline has come, soonest first.
 
         :arg now: Deadlines up to and at this one have come.
-        :arg most: At most so many.
+        :arg most: The largest number of keys to take.
         :returns: The keys.
         """
         taken: list[str] = []
@@ -133,6 +114,6 @@ class Deadlines:
         return taken
 
     def shrink(self) -> None:
-        """Give back what memory deleted keys have left behind."""
+        """Free the memory that deleted keys still take: a dict shrinks only when it is copied."""
         self._times = dict(self._times)
         self._keys = {deadline: set(keys) for deadline, keys in self._keys.items()}

@@ -1,9 +1,12 @@
-"""Windows that wake when a notification can change something, and not before.
+"""Windows whose notification is deferred until it can close something.
 
-Bytewax asks to be notified at a window's close time, but the window closes when the clock's
-watermark gets there, which may be much later: until then the engine calls ``on_notify`` on every
-activation. Invariant: nothing is put out earlier or (where the clock is Bytewax's own and reads
-the system time) later than without us.
+Bytewax's window logic asks to be notified at a window's close time. But the window closes when the
+clock's watermark gets there, which may be much later, and until then the engine calls ``on_notify``
+on every activation: an old window that is open makes the flow spin, and its key dirty in every
+epoch.
+
+Invariant: nothing is put out earlier or (where the clock is Bytewax's own and reads the system's
+time) later than without the deferral.
 """
 
 from __future__ import annotations
@@ -32,10 +35,10 @@ _DOUBLINGS = 6
 
 
 def backoff(fruitless: int) -> timedelta:
-    """Tell how long to wait where a clock can't be foretold.
+    """Tell how long to wait where it can't be foretold when a window closes.
 
-    :arg fruitless: How many notifications in a row were in vain; at least one.
-    :returns: Longer each time, up to a limit.
+    :arg fruitless: Number of notifications in a row that closed nothing; at least one.
+    :returns: The delay, which doubles each time, up to 50 ms.
     """
     return min(_FIRST_DELAY * (1 << min(fruitless - 1, _DOUBLINGS)), _LAST_DELAY)
 
@@ -43,8 +46,8 @@ def backoff(fruitless: int) -> timedelta:
 class DeferredWindow(StatefulBatchLogic[Any, Any, Any]):
     """Wrap the logic of all windows of one key.
 
-    On resume the windows are as they were at the last committed epoch; a watermark moves with the
-    system time, also while the flow is down.
+    On resume the windows are as of the last committed epoch; the watermark moves with the system's
+    time, also while the flow is down.
 
     :arg logic: Of ``window`` and every operator built on it.
     """
@@ -74,17 +77,18 @@ class DeferredWindow(StatefulBatchLogic[Any, Any, Any]):
         return bool(self._logic.logics or self._logic.queue)
 
     def on_notify(self) -> tuple[Iterable[Any], bool]:
-        """Close what can be closed; ``changed`` says whether the state is another one now."""
+        """Close the windows that can be closed; ``changed`` says whether the state has changed."""
         self._put_off = False
         return self._watched(self._logic.on_notify)
 
     def on_eof(self) -> tuple[Iterable[Any], bool]:
-        """Close what can be closed; ``changed`` says whether the state is another one now."""
+        """Close the windows that can be closed; ``changed`` says whether the state has changed."""
         return self._watched(self._logic.on_eof)
 
     def _watched(self, act: Any) -> tuple[Iterable[Any], bool]:
-        # A window that closes always puts out its metadata, and one that opens takes from the
-        # queue; the clock's own state moves with items only.
+        # The state has changed only if there is output or the queue has shrunk: a window that
+        # closes puts out its metadata, one that opens takes from the queue, and the clock's own
+        # state moves with items only.
         queued = len(self._logic.queue)
         events, is_complete = act()
         moved = bool(events) or is_complete or len(self._logic.queue) != queued
@@ -95,15 +99,15 @@ class DeferredWindow(StatefulBatchLogic[Any, Any, Any]):
     def notify_at(self) -> datetime | None:
         """Tell when to be notified.
 
-        :returns: The window's own wish, or, where that has passed, when the watermark will have
-            got there. If the clock can't be foretold, a little later each time in vain.
+        :returns: The time that the window asks for. Where that has passed: the time at which the
+            watermark will reach it, or, if that can't be foretold, a time after a backoff.
         """
         wish: datetime | None = self._logic.notify_at()
         now = _get_system_utc()
         put_off, self._put_off = self._put_off, False
         if wish is None and put_off:
-            # As in the engine, None leaves an earlier time as it is. Where we have put that off,
-            # the engine would have been done with it by now.
+            # In the engine, None leaves an earlier time as it is. We have put that time off, so
+            # the engine would have notified the key by now: have it notified at once.
             return now
         if wish is None or wish.tzinfo is None or wish > now:
             return wish
@@ -112,14 +116,14 @@ class DeferredWindow(StatefulBatchLogic[Any, Any, Any]):
         return wish if at is None else at
 
     def _later_than(self, now: datetime) -> datetime | None:
-        """Tell until when to put off what has passed; ``None`` for not at all."""
+        """Tell until when to put off a time that has passed; ``None`` for not at all."""
         reached = self._reached_at()
         if reached is not None and reached > now:
             return reached
         return now + backoff(self._fruitless) if self._fruitless else None
 
     def _reached_at(self) -> datetime | None:
-        """Foretell the system time at which the watermark lets the next thing happen."""
+        """Foretell the system's time at which a window closes or a waiting value is due."""
         clock: Any = self._logic.clock
         if not self._own_parts or clock.now_getter is not _get_system_utc:
             return None
@@ -128,7 +132,7 @@ class DeferredWindow(StatefulBatchLogic[Any, Any, Any]):
             return target
         since: datetime = clock.state.system_time_of_max_event
         base: datetime = clock.state.watermark_base
-        # Other zones add by the wall clock, which jumps.
+        # In zones whose offset changes Python adds by the wall clock, which jumps.
         if not isinstance(base.tzinfo, timezone):
             return None
         try:
@@ -137,11 +141,11 @@ class DeferredWindow(StatefulBatchLogic[Any, Any, Any]):
             return datetime.max.replace(tzinfo=timezone.utc)
 
     def _targets(self) -> Iterable[datetime]:
-        """Give the watermarks at which something happens."""
+        """Give the watermarks at which a window closes or a waiting value is due."""
         windower: Any = self._logic.windower
         closes_at = windower.notify_at()
         if closes_at is not None:
-            # A session closes after its gap, any other window at its end.
+            # Bytewax closes a session beyond its gap, any other window at its end.
             yield closes_at + _TICK if type(windower) is _SessionWindowerLogic else closes_at
         if self._logic.ordered:
             yield from (timestamp for _value, timestamp in self._logic.queue)

@@ -1,8 +1,9 @@
-"""The handover: restored states wait in memory for the shards that the engine builds of them.
+"""The handover: restored states wait in memory until the engine builds the shards for them.
 
-The engine loads rows of its recovery partition and hands each to a builder. What a resume has read
-is in the same process already, so a row only says where: no copy goes through a file, however large
-a cell is.
+The engine loads the rows of its recovery partition and gives each to a builder. The session has
+read the states in the same process already, so a row holds only a ticket for them. To pack a
+million keys, write them to the scratch disk, read and unpack them would be four copies for nothing;
+and a ticket is never near SQLite's limit of 1 GB a row.
 
 Invariant: a cell is handed over once.
 """
@@ -22,15 +23,15 @@ class Handover:
     """Keep restored states until their shards are built; from any thread."""
 
     def __init__(self) -> None:
-        self._random = os.urandom(8)
+        self._random = os.urandom(8)  # a ticket of another process must not be taken for ours
         self._numbers = count()
         self._waiting: dict[bytes, Mapping[str, bytes]] = {}
 
-    def leave(self, states: Mapping[str, bytes]) -> bytes:
-        """Leave the states of a cell.
+    def put(self, states: Mapping[str, bytes]) -> bytes:
+        """Keep the states of a cell.
 
-        :arg states: State key to encoded state; not to be changed any more.
-        :returns: What :meth:`take` gives them for.
+        :arg states: State key to encoded state; the caller must not change it afterwards.
+        :returns: The ticket for which :meth:`take` gives the states.
         """
         ticket = self._random + b"%d" % next(self._numbers)
         self._waiting[ticket] = states
@@ -39,14 +40,14 @@ class Handover:
     def take(self, ticket: bytes) -> Mapping[str, bytes]:
         """Take the states of a cell.
 
-        :arg ticket: From :meth:`leave`.
-        :returns: What was left.
-        :raises DecodeError: If nothing waits: it was taken already, or left in another process.
+        :arg ticket: From :meth:`put`.
+        :returns: The states of the cell.
+        :raises DecodeError: If no states wait: they were taken already, or are in another process.
         """
         try:
             return self._waiting.pop(ticket)
         except KeyError:
             raise DecodeError(
-                "the engine asks for restored state that does not wait in this process",
-                "use a session for one run of its flow, in the process that opened it",
+                f"no restored state waits in this process for the ticket {ticket!r}",
+                "use each session for one run of its flow, in the process that opened it",
             ) from None

@@ -1,9 +1,11 @@
-"""States of Bytewax's own logics without the copy that ``snapshot()`` makes of them.
+"""Snapshots of Bytewax's own logics, without the deep copy that their ``snapshot()`` makes.
 
-A shard encodes a state before anything can change it, so a copy protects nothing; and copying a
-window's state costs more than encoding it. Invariant: what comes out equals ``snapshot()``, or is
-read as what equals it. Where a state could hold the same object in two places, or an object that
-copies itself in its own way, ``snapshot()`` is what is used.
+A shard encodes a state before anything can change it, so a copy protects nothing, and copying a
+window's state costs more than encoding it. Windows and joins become a :class:`.CompactState`.
+
+Invariant: a state equals ``snapshot()``, or is read as an object that equals it. A state that may
+hold one object in two places, or an object with a copy method of its own, is left to
+``snapshot()``.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def snapshot_of(logic: StatefulBatchLogic[Any, Any, Any]) -> Any:
     """Give a logic's state, to be encoded at once.
 
     :arg logic: Any logic of a key.
-    :returns: What ``logic.snapshot()`` would give, perhaps not a copy.
+    :returns: The state as ``logic.snapshot()`` would give it, but perhaps not a copy.
     """
     if type(logic) is _StatefulLogic:
         inner: Any = logic.logic
@@ -57,10 +59,10 @@ def snapshot_of(logic: StatefulBatchLogic[Any, Any, Any]) -> Any:
 
 
 def join_snapshot(sides: Iterable[Sequence[Any]]) -> CompactState:
-    """Give what is read as the state of a join.
+    """Make the compact state of a join.
 
-    :arg sides: The values of each.
-    :returns: A copy, where that could be another one.
+    :arg sides: The values of each side.
+    :returns: The compact state; its values are copied, unless they are flat.
     """
     fields: list[Any] = []
     for values in sides:
@@ -70,29 +72,29 @@ def join_snapshot(sides: Iterable[Sequence[Any]]) -> CompactState:
 
 
 def window_snapshot(logic: _WindowLogic[Any, Any, Any, Any, Any]) -> Callable[[], Any]:
-    """Find how to take the state of all windows of one key.
+    """Choose the function that takes the state of all windows of one key.
 
     :arg logic: Of ``window`` and every operator built on it.
-    :returns: What to call instead of ``logic.snapshot``.
+    :returns: The function to call instead of ``logic.snapshot``.
     """
     clock: Any = logic.clock
     windower: Any = logic.windower
     if type(clock) is not _EventClockLogic or type(windower) not in _OWN_WINDOWERS:
         return logic.snapshot
 
-    brief = _fixed if type(windower) is _SlidingWindowerLogic else session_snapshot
+    compact = _fixed if type(windower) is _SlidingWindowerLogic else session_snapshot
 
     def snapshot() -> Any:
-        # Clock and windower hold times and numbers, which nothing else refers to.
+        # No copy: the states of clock and windower hold times and numbers only.
         states = {window_id: _of_window(window) for window_id, window in logic.logics.items()}
         clock_state, windower_state, queue = clock.state, windower.state, logic.queue
-        windows = brief(clock_state, windower_state, states, queue)
+        windows = compact(clock_state, windower_state, states, queue)
         return windows or _WindowSnapshot(clock_state, windower_state, states, queue)
 
     return snapshot
 
 
-# What follows runs for each key that has changed in an epoch, so it calls as little as it can.
+# The functions below run for each changed key of an epoch, so they make as few calls as they can.
 
 
 def _fixed(
@@ -113,13 +115,14 @@ def _fixed(
 def session_snapshot(
     clock: Any, windower: Any, states: dict[int, Any], queue: list[Any]
 ) -> CompactState | None:
-    """Give what is read as the state of all sessions of a key.
+    """Make the compact state of all sessions of a key.
 
     :arg clock: State of the clock.
     :arg windower: State of the windower.
-    :arg states: By session.
-    :arg queue: Values that wait, and their times.
-    :returns: ``None`` where it can't be written short.
+    :arg states: Session ID to state.
+    :arg queue: Waiting values and their times.
+    :returns: The compact state; ``None`` where it can't hold the state, as with times that are not
+        in UTC.
     """
     fields = _clock_and_queue(clock, queue)
     sessions: dict[int, WindowMetadata] = windower.sessions
@@ -143,11 +146,11 @@ def _clock_and_queue(clock: Any, queue: list[tuple[Any, datetime]]) -> list[Any]
 
 
 def add_queue(queue: list[tuple[Any, datetime]], fields: list[Any]) -> list[Any] | None:
-    """Add a queue to the fields of :class:`.CompactState`.
+    """Add a queue to the fields of a :class:`.CompactState`.
 
-    :arg queue: Values and their times.
-    :arg fields: Gets them; its first two are there.
-    :returns: The fields; ``None`` where the times don't fit.
+    :arg queue: Waiting values and their times.
+    :arg fields: The two times of the clock; the queue is added to them.
+    :returns: The fields; ``None`` where a time is not in UTC.
     """
     fields.append(len(queue))
     for value, timestamp in queue:

@@ -1,4 +1,7 @@
-"""What a logic's methods may return: exactly what the engine takes, refused in its words."""
+"""Checks of the return values of a user's logic: a shard calls it, so the engine can't check them.
+
+Invariant: a value passes exactly if the engine would accept it, and is refused in its words.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ __all__ = ["checked_emit", "checked_time"]
 
 
 def _has_items(value: Any) -> bool:
-    # What Rust asks as well; Python has no other name for it.
+    # The engine asks the same C function; Python has no other name for it.
     return bool(ctypes.pythonapi.PySequence_Check(ctypes.py_object(value)))
 
 
@@ -23,10 +26,10 @@ def _is_bool(value: Any) -> bool:
 
 
 def checked_emit(result: Any) -> tuple[Sequence[Any], bool]:
-    """Take apart what ``on_batch``, ``on_notify`` or ``on_eof`` returned.
+    """Check and take apart the return value of ``on_batch``, ``on_notify`` or ``on_eof``.
 
     :arg result: Should be ``(emit, is_complete)``.
-    :returns: What to emit, and whether to discard the logic.
+    :returns: The items to emit, and whether to discard the logic.
     :raises BytewaxRuntimeError: If the engine would refuse it.
     """
     got = f"got a `{type(result).__qualname__}` instead"
@@ -43,7 +46,7 @@ def checked_emit(result: Any) -> tuple[Sequence[Any], bool]:
 
 
 def checked_time(result: Any) -> datetime:
-    """Take what ``notify_at`` returned, other than ``None``.
+    """Check the return value of ``notify_at``, other than ``None``.
 
     :arg result: Should be a ``datetime`` in UTC.
     :returns: The same.

@@ -1,8 +1,9 @@
-"""The way into the shards and out of them: a batch at a time, never an item at a time.
+"""Routing: items go into shards, and outputs come out of them, a batch at a time.
 
-Into: ``(key, value)`` items become one ``(shard name, {key: [values]})`` per shard and batch, or
-one ``(shard name, [(key, value), …])`` for shards that want no more. Out: ``(shard name, [(key,
-value), …])`` become items again. Invariant: the values of a key keep their order.
+Route makes of ``(key, value)`` items one ``(shard name, {key: [values]})`` per shard and batch, or
+one ``(shard name, [(key, value), …])`` for shards that process items in the order of arrival.
+Unroute makes items again of ``(shard name, [(key, value), …])``. So the engine's cost per item
+becomes a cost per shard and batch. Invariant: the values of a key keep their order.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from bytewax_redis_state.dataflow.shards.shard_names import shard_name
 __all__ = ["Groups", "Pairs", "merged", "pair_router", "router", "unroute"]
 
 Groups = dict[str, list[Any]]
-"""What one batch holds for one shard: key to its values, in order."""
+"""A shard's part of one batch: key to its values, in order."""
 Pairs = list[tuple[str, Any]]
-"""What one batch holds for one shard: its items, in order."""
+"""A shard's part of one batch: its items, in order."""
 
 _Split = Callable[[list[Any], list[str]], Iterable[Any]]
 
@@ -29,10 +30,10 @@ _second = itemgetter(1)
 
 
 def router(shards: int, workers: int) -> Callable[[list[Any]], Iterable[Any]]:
-    """Make the mapper that sends batches to shards.
+    """Make the mapper that groups the items of a batch by shard and key.
 
-    An item that the engine would refuse goes on alone, so that the engine refuses it in its own
-    words.
+    An item that the engine would refuse is passed on alone, so that the engine refuses it in its
+    own words.
 
     :arg shards: Of the flow.
     :arg workers: In the whole cluster.
@@ -42,11 +43,11 @@ def router(shards: int, workers: int) -> Callable[[list[Any]], Iterable[Any]]:
 
 
 def pair_router(shards: int, workers: int) -> Callable[[list[Any]], Iterable[Any]]:
-    """Make the mapper that sends batches to shards that take items as they are.
+    """Make the mapper that groups the items of a batch by shard; for shards that need no more.
 
     :arg shards: Of the flow.
     :arg workers: In the whole cluster.
-    :returns: A mapper for ``flat_map_batch``; what the engine would refuse is left to it too.
+    :returns: A mapper for ``flat_map_batch``; it leaves refusals to the engine, as :func:`router`.
     """
     return _mapper(_split, shards, workers)
 
@@ -57,7 +58,9 @@ def _mapper(split: _Split, shards: int, workers: int) -> Callable[[list[Any]], I
     def route(batch: list[Any]) -> Iterable[Any]:
         try:
             return split(batch, names)
-        except (TypeError, ValueError):  # an odd item; which one, and is it allowed?
+        except (TypeError, ValueError):
+            # Items are not checked one by one. Only now find out whether the engine would refuse
+            # one of them, or a key is of a subclass of str, which the engine accepts.
             plain, refused = _plain(batch)
             return refused or split(plain, names)
 
@@ -111,7 +114,7 @@ def _is_text(key: Any) -> bool:
 
 
 def merged(values: list[Groups]) -> Groups:
-    """Put together what several batches hold for one shard; the first one is changed."""
+    """Merge a shard's parts of several batches into the first one."""
     groups = values[0]
     for part in values[1:]:
         for key, batch in part.items():
@@ -123,9 +126,9 @@ def merged(values: list[Groups]) -> Groups:
 
 
 def unroute(batch: list[tuple[str, list[tuple[str, Any]]]]) -> Iterator[tuple[str, Any]]:
-    """Make items of what the shards put out.
+    """Make items of the output of shards.
 
-    :arg batch: Shard name to items, of any shards.
+    :arg batch: Pairs of shard name and items.
     :returns: The items.
     """
     return chain.from_iterable(map(_second, batch))

@@ -1,10 +1,13 @@
-"""A shard: many keys behind one key of the engine; what all kinds of shards have in common.
+"""A shard: many state keys behind one key of the engine; the part that all kinds of shards share.
 
 The engine pays calls across the language border, metrics and a recovery row per key; a shard pays
-them per batch. What a shard does with a key's values is up to its kind: :mod:`.logics` runs any
-operator, the fast ones of :mod:`.fast_paths` those whose logic they know. Invariant: each epoch's
-delta holds exactly the keys whose state may have changed in it. A key past its deadline is as one
-that was never there; one that owes anything has no deadline.
+them per batch. This module has deltas, deadlines, requests for full snapshots and restored keys. A
+kind of shard has its own loop over a batch: :mod:`.logic_shard` runs any operator,
+:mod:`bytewax_redis_state.dataflow.fast_paths` has a kind for each operator whose logic it knows.
+
+Invariant: each epoch's delta holds exactly the keys whose state may have changed in it. A key past
+its deadline counts as a key that was never there. A key with a pending notification has no
+deadline.
 """
 
 from __future__ import annotations
@@ -29,10 +32,10 @@ __all__ = ["NOTHING", "Items", "Shard"]
 Items = list[tuple[str, Any]]
 
 NOTHING: tuple[Any, ...] = ()
-# In one activation all shards of a step may have keys to drop.
+# All shards of a step may have keys to drop in one activation, which must stay short.
 _DROPS = 100
 _LONGEST_SLEEP = 24 * 3600 * 1000
-_SPARSE = 4  # a dict that has shrunk to a fraction of this keeps its room
+_SPARSE = 4  # a dict is copied when it has shrunk to this fraction: it keeps its memory otherwise
 _SMALL = 64
 _GONE = object()
 
@@ -40,10 +43,10 @@ _GONE = object()
 class Shard(StatefulBatchLogic[Any, Items, bytes]):
     """Keep the keys of one shard of one step.
 
-    A kind of shard says what it holds of a key in ``_held`` (a logic, or a state), and overrides
-    :meth:`on_batch`, :meth:`load`, :meth:`state_of` and what else it needs of the methods below
-    them. In ``on_batch`` it calls :meth:`expire_passed` before and adds to ``_dirty`` after. A
-    restored key is in ``_held``, or in ``_asleep`` as it was encoded until it is needed.
+    A kind of shard keeps an object per key in ``_held`` (a logic, or a state). It overrides
+    :meth:`on_batch`, :meth:`load` and :meth:`state_of`, and those of the methods after them that it
+    needs. Its ``on_batch`` calls :meth:`expire_passed` first, and adds the keys to ``_dirty`` at
+    the end. A restored key is in ``_held``, or still encoded in ``_asleep`` until it is needed.
 
     :arg step_id: Of the user's core step; errors name it.
     :arg codec: Of the step.
@@ -66,8 +69,8 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
         self._longest_sleep = None if requests is None else requests.interval
         self._deadlines = Deadlines()
         self._mistimed: list[str] = []
-        self._restless = False
-        self._asked = False
+        self._wake_now = False
+        self._has_time_set = False
         self._peak = _SMALL
         self._held: dict[str, Any] = {}
         self._asleep: dict[str, bytes] = {}
@@ -75,65 +78,65 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
         if requests is not None:
             requests.add(self)
 
-    # -- what a kind of shard says ------------------------------------------------------------
+    # -- for kinds of shards to override --------------------------------------------------------
 
     @abstractmethod
     def load(self, states: Mapping[str, bytes]) -> None:
-        """Take restored keys into ``_held`` or ``_asleep``; their deadlines are set already.
+        """Put restored keys into ``_held`` or ``_asleep``; their deadlines are set already.
 
         :arg states: State key to encoded state.
         """
 
     @abstractmethod
     def state_of(self, held: Any) -> Any:
-        """Give the state to encode, at once, for what is held of a key.
+        """Give a key's state, to be encoded at once.
 
-        :arg held: A value of ``_held``.
-        :returns: What Bytewax's own logic would give for its snapshot, perhaps not a copy.
+        :arg held: The key's object in ``_held``.
+        :returns: The state as Bytewax's own logic would give it, but perhaps not a copy.
         """
 
     def owes(self, key: str) -> bool:
-        """Tell whether something is still to come of a held key by itself: it has no deadline."""
+        """Tell whether a held key will act without another item, so that it has no deadline."""
         return False
 
     def forget(self, key: str) -> None:
-        """Drop what is held of a key, if anything, and its notification."""
+        """Drop a key's object, if there is one, and its notification."""
         self._held.pop(key, None)
 
     def notified(self, now: datetime) -> Items:
-        """Do what is due.
+        """Run the notifications that are due.
 
         :arg now: Times up to and at this one are due.
-        :returns: What to put out.
+        :returns: The output.
         """
         return []
 
     def ended(self) -> Items:
-        """Do what the end of input asks for.
+        """Do what is left to do at the end of input.
 
-        :returns: What to put out.
+        :returns: The output.
         """
         return []
 
     def next_time(self) -> datetime | None:
-        """Tell the soonest time at which :meth:`notified` has something to do."""
+        """Tell the soonest time at which a notification is due."""
         return None
 
-    # -- what the engine calls ----------------------------------------------------------------
+    # -- called by the engine -------------------------------------------------------------------
 
     def on_notify(self) -> tuple[Iterable[Items], bool]:
-        """Do what is due, and drop keys whose deadline has come.
+        """Run the notifications that are due, and drop keys whose deadline has come.
 
         :returns: One list of items, or nothing.
         :raises BytewaxRuntimeError: If the user's code fails; names the user's step and the key.
         """
-        self._restless = self._asked = False
+        self._wake_now = self._has_time_set = False
         self._drop_passed(_DROPS)
         items = self.notified(datetime.now(timezone.utc))
         return ((items,) if items else NOTHING), False
 
     def on_eof(self) -> tuple[Iterable[Items], bool]:
-        """Tell the keys that wait for it that upstream has ended.
+        """Run the end of input for all keys, and drop keys whose deadline has come.
 
         :returns: One list of items, or nothing.
         :raises BytewaxRuntimeError: If the user's code fails; names the user's step and the key.
@@ -145,21 +148,21 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
     def notify_at(self) -> datetime | None:
         """Tell when the shard has something to do.
 
-        :returns: The soonest time of all keys, be it of a notification or to drop one, or to look
-            for a call; ``None`` where it may stay as it is.
+        :returns: The soonest time at which a notification is due, a key has to be dropped, or the
+            shard looks for a request; ``None`` leaves the time that the engine has.
         :raises BytewaxRuntimeError: If the user's code fails; names the user's step and the key.
         """
         soonest = self.next_time()
         if self._mistimed:
             self._retime()
-        if self._restless:
+        if self._wake_now:
             return datetime.now(timezone.utc)
         left = self._until_drop()
         if left is None and self._longest_sleep is None:
             return soonest
-        if left is None and soonest is None and self._asked:
-            return None  # the engine keeps the time that it was given
-        self._asked = True
+        if left is None and soonest is None and self._has_time_set:
+            return None  # the engine keeps the time of our last answer
+        self._has_time_set = True
         now = datetime.now(timezone.utc)
         times = [] if soonest is None else [soonest]
         if left is not None:
@@ -188,16 +191,17 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
         self._shrink()
         return data
 
-    # -- what others call ---------------------------------------------------------------------
+    # -- called by the rest of the package ------------------------------------------------------
 
     def request(self, request: SnapshotRequest) -> None:
         """Answer a request for a full snapshot with the next one; called from any thread."""
         self._request = request
 
     def restore(self, states: Mapping[str, bytes]) -> None:
-        """Take in restored keys; they count as unchanged.
+        """Take restored keys; they count as unchanged.
 
-        Only where the step has come to a lifetime, or lost it, the next delta holds them all.
+        Only where the retention of the step came or went since they were written, the next delta
+        holds them all. That needs no pass over Redis that a crash could leave half done.
 
         :arg states: State key to encoded state.
         :raises DecodeError: If a state can't be decoded.
@@ -220,9 +224,9 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
     # -- deadlines ----------------------------------------------------------------------------
 
     def expire_passed(self, keys: Iterable[str]) -> None:
-        """Drop those keys whose deadline has come: what is there for them counts as their first.
+        """Drop those keys whose deadline has come: their next value counts as their first.
 
-        :arg keys: That values have come for.
+        :arg keys: The keys of a batch.
         """
         if self._lifetime is None or self._deadlines.soonest > (now := self._lifetime.now()):
             return
@@ -231,7 +235,7 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
                 self._expire(key)
 
     def discard(self, key: str) -> None:
-        """Drop a key that has come to its end; it has to be in ``_dirty`` before the snapshot."""
+        """Drop a key that has completed; the caller adds it to ``_dirty``."""
         self.forget(key)
         self._deadlines.drop(key)
 
@@ -239,12 +243,12 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
         if self._lifetime is None:
             return
         for key in self._deadlines.take(self._lifetime.now(), most):
-            # What was touched in this epoch gets another deadline when the epoch closes.
+            # A key touched in this epoch gets another deadline when the epoch closes.
             if key not in self._dirty:
                 self._expire(key)
 
     def _expire(self, key: str) -> None:
-        """Drop a key as if it had never been there; the delta says that it is gone."""
+        """Drop a key as if it had never been there; the delta holds its deletion."""
         self._asleep.pop(key, None)
         self.discard(key)
         self._dirty.add(key)
@@ -255,33 +259,38 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
             return None
         soonest = self._deadlines.soonest
         if self._dirty:
-            # They get theirs when the epoch closes, and nobody asks again after that.
+            # These keys get their deadline when the epoch closes, which is after the engine has
+            # asked for our next time, and it does not ask again. So ask for a retention ahead.
             soonest = min(soonest, self._lifetime.now() + self._lifetime.kept)
         return None if soonest == NEVER else soonest - self._lifetime.now()
 
     def _retime(self) -> None:
-        """Have restored keys written anew that lack a deadline, or have one and should not.
+        """Have restored keys written again that lack a deadline, or have one and should not.
 
-        The engine asks for the snapshot of a shard that was awoken only, so this one has to be.
+        The engine asks only an awoken shard for its snapshot, so this shard has itself woken.
         """
         timed = self._lifetime is not None
         self._dirty.update(
             key for key in self._mistimed if not (timed and key in self._held and self.owes(key))
         )
         self._mistimed = []
-        self._restless = bool(self._dirty)
+        self._wake_now = bool(self._dirty)
 
     # -- deltas -------------------------------------------------------------------------------
 
     def _changes(self) -> dict[str, bytes | None]:
-        """Encode the keys touched in this epoch, which get their deadline now."""
+        """Encode the keys touched in this epoch.
+
+        They get their deadline now, and all the same one: nothing is paid per item, and a key that
+        is not committed yet is never dropped.
+        """
         lifetime, dirty, held = self._lifetime, self._dirty, self._held.keys()
         until = lifetime.deadline() if lifetime is not None and dirty else None
         changes: dict[str, bytes | None] = {}
         touched: Set[str] = dirty
         if not dirty <= held:
             touched = dirty & held
-            changes = {key: self._asleep_or_gone(key, until) for key in dirty - held}
+            changes = {key: self._asleep_or_deleted(key, until) for key in dirty - held}
         if until is not None:
             timeless = {key for key in touched if self.owes(key)}
             for key in timeless:
@@ -316,7 +325,7 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
         except Exception as error:
             raise self.failure("StatefulBatchLogic.snapshot", key) from error
 
-    def _asleep_or_gone(self, key: str, until: int | None) -> bytes | None:
+    def _asleep_or_deleted(self, key: str, until: int | None) -> bytes | None:
         data = self._asleep.get(key)
         if data is None:
             return None
@@ -339,7 +348,7 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
         return states
 
     def _shrink(self) -> None:
-        """Give room back after many keys have gone: a dict does so only when it is copied."""
+        """Free memory after many keys were deleted: a dict shrinks only when it is copied."""
         keys = len(self._held) + len(self._asleep)
         if keys * _SPARSE < self._peak:
             self._held, self._asleep = dict(self._held), dict(self._asleep)
@@ -349,7 +358,7 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
             self._peak = keys
 
     def failure(self, doing: str, key: str) -> BytewaxRuntimeError:
-        """Make the error for what failed in the user's code, named as the engine names it."""
+        """Make the error for a failure in the user's code, in the engine's words."""
         return BytewaxRuntimeError(
             f'error calling `{doing}` in step "{self._step_id}" for key "{key}"'
         )

@@ -19,12 +19,12 @@ class ShardBuilder:
     """Build the shards of one step, from nothing or from restored states.
 
     :arg step_id: Of the user's core step.
-    :arg logic: What the shards run: the user's builder, or what a fast kind of shard takes.
+    :arg logic: The user's builder; for a fast path its operator or configuration.
     :arg codec: Of the step.
     :arg lifetime: How long an idle key is kept; ``None`` for ever.
     :arg requests: Ask for full snapshots where Redis came back empty; ``None`` for never.
-    :arg kind: Makes a shard of the arguments before it.
-    :arg handover: Where restored states wait.
+    :arg kind: The class of the shards, called with the arguments before it.
+    :arg handover: Holds the restored states.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ShardBuilder:
 
         :arg resume_state: A ticket of the handover; ``None`` for a shard without restored state.
         :returns: A logic for the engine.
-        :raises DecodeError: If nothing waits for the ticket, or a state can't be decoded.
+        :raises DecodeError: If no states wait for the ticket, or a state can't be decoded.
         """
         shard = self._kind(*self._shard_parts)
         if resume_state is not None:

@@ -1,9 +1,10 @@
-"""Names of shards, chosen so that the engine spreads them evenly over the workers.
+"""Names of shards as keys of the engine, chosen so that it spreads them evenly over the workers.
 
 Bytewax sends a state key to worker ``SipHash-1-3(key) % workers`` (Rust's default hasher with zero
-keys over the key's bytes and a closing ``0xff``). Names like "0".."63" come out 1.6 times skewed at
-8 workers, so each name gets a salt that puts shard ``j`` on worker ``j % workers``. Names hold for
-one execution only; nothing durable contains them. Their form is ``s<shard>.<salt>``.
+keys over the key's bytes and a closing ``0xff``). With the names "0" to "63" the busiest of 8
+workers would get 1.6 times its share. So each name has a salt that puts shard ``j`` on worker ``j %
+workers``. Names hold for one execution only, and nothing durable contains them. Their form is
+``s<shard>.<salt>``.
 """
 
 from __future__ import annotations
@@ -39,5 +40,5 @@ def shard_name(shard: int, workers: int) -> str:
 
 
 def shard_of_name(engine_key: str) -> int:
-    """Tell the shard that a name stands for."""
+    """Tell which shard has a name."""
     return int(engine_key[1 : engine_key.index(".")])

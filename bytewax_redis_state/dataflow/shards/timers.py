@@ -1,8 +1,8 @@
 """The notification times of one shard's keys.
 
 A heap with lazy deletion: moving a key's time later, which is what most logics do on every batch,
-touches only a dict. Invariant: a key that has a time has a heap entry at or before it; and what
-was dropped takes no more room than what is left.
+touches only a dict. Invariant: a key with a time has a heap entry at or before that time, and stale
+entries take no more room than live ones.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Timers:
         if queued is None or at < queued:
             self._queued[key] = at
             heappush(self._heap, (at, key))
-            # Each time that is moved earlier leaves an entry behind.
+            # A time that is moved to an earlier one leaves a stale entry behind.
             self._rebuild_if_stale()
 
     def drop(self, key: str) -> None:
@@ -80,7 +80,7 @@ class Timers:
             self._rebuild()
 
     def _rebuild(self) -> None:
-        self._times = dict(self._times)  # a copy is as large as it need be
+        self._times = dict(self._times)  # a copied dict is no larger than its content
         self._queued = dict(self._times)
         self._heap = [(at, key) for key, at in self._times.items()]
         heapify(self._heap)

@@ -229,7 +229,7 @@ class Restorer:
                 continue
             engine_id = self.engine_ids[cell.step]
             if self.manifest.steps[cell.step].kind == "keyed":
-                yield engine_id, shard_name(cell.shard, self.workers), self.handover.leave(states)
+                yield engine_id, shard_name(cell.shard, self.workers), self.handover.put(states)
             else:
                 for part, state in states.items():
                     yield engine_id, part, state

@@ -31,7 +31,7 @@ from bytewax_redis_state.dataflow.fast_paths.fast_path import FastPath
 from bytewax_redis_state.dataflow.fast_paths.folds import FoldShard, ReduceShard
 from bytewax_redis_state.dataflow.fast_paths.joins import JoinShard
 from bytewax_redis_state.dataflow.fast_paths.maps import FlatMapShard, MapShard
-from bytewax_redis_state.dataflow.fast_paths.registry import fast_path
+from bytewax_redis_state.dataflow.fast_paths.registry import find_fast_path
 from bytewax_redis_state.dataflow.shards.deadlines import NEVER, Lifetime
 from bytewax_redis_state.dataflow.shards.logic_shard import ShardLogic
 from bytewax_redis_state.dataflow.shards.shard import Shard
@@ -222,7 +222,7 @@ class Ours:
     def resume(self, stored: dict[str, bytes]) -> None:
         self.stored = dict(stored)
         build = ShardBuilder(*self.parts)
-        self.shard = build(build.handover.leave(dict(stored)))
+        self.shard = build(build.handover.put(dict(stored)))
         self.shard.notify_at()
 
     def on_batch(self, batches: list[Batch]) -> dict[str, list[str]]:
@@ -291,7 +291,7 @@ def rounds_of(values: st.SearchStrategy[int]) -> Any:
 def play(name: str, rounds: Any, *, timed: bool) -> None:
     """Run all three, and compare them round by round."""
     path: Any = path_of((OPERATORS | JOINS)[name])
-    fast = fast_path(path)
+    fast = find_fast_path(path)
     assert fast is not None
     clock = SimpleNamespace(now=5_000)
     lifetime = Lifetime(KEPT_MS * timedelta(milliseconds=1), lambda: clock.now) if timed else None
@@ -371,7 +371,7 @@ def test_a_fast_join_is_the_operators_own_logics(name: str, timed: bool) -> None
 @pytest.mark.parametrize("seen", [[], [[1]], [[1], []], [[], [1, 2]], [[1], [], [3, 4]]])
 def test_a_join_goes_on_from_a_state_of_other_modes_or_sides(name: str, seen: Any) -> None:
     path: Any = path_of(JOINS[name])
-    fast = fast_path(path)
+    fast = find_fast_path(path)
     assert fast is not None
     data = RecordingCodec().encode("a", _JoinState(seen))
     for values in ([(0, 5)], [(1, 5)], [(0, 5), (1, 6), (1, 7)], []):
@@ -448,13 +448,13 @@ FAST = {
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_bytewaxs_own_operators_are_known_and_no_others(name: str) -> None:
-    fast = fast_path(path_of(PLAIN[name]))
+    fast = find_fast_path(path_of(PLAIN[name]))
     assert (fast and fast.kind) == FAST.get(name)
 
 
 @pytest.mark.parametrize("name", JOINS)
 def test_joins_are_known_in_all_modes(name: str) -> None:
-    fast = fast_path(path_of(JOINS[name]))
+    fast = find_fast_path(path_of(JOINS[name]))
     assert fast is not None
     assert fast.kind is JoinShard
 
@@ -464,7 +464,7 @@ def test_an_operator_is_known_inside_of_the_users_own() -> None:
     def own(step_id: str, up: Keyed) -> Keyed:
         return op.stateful_map("inside", up, mapped)
 
-    fast = fast_path(path_of(lambda up: own("step", up)))
+    fast = find_fast_path(path_of(lambda up: own("step", up)))
     assert fast is not None
     assert fast.kind is MapShard
     assert fast.logic.mapper is mapped
@@ -475,7 +475,7 @@ def test_an_operator_of_the_same_name_is_another_one() -> None:
     def stateful_map(step_id: str, up: Keyed, mapper: Any) -> Keyed:
         return op.stateful("stateful_flat_map", up, lambda _state: mapper)
 
-    assert fast_path(path_of(lambda up: stateful_map("step", up, mapped))) is None
+    assert find_fast_path(path_of(lambda up: stateful_map("step", up, mapped))) is None
 
 
 def kinds_in(steps: Iterable[Any]) -> list[type[Shard]]:

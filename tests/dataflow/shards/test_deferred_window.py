@@ -14,7 +14,7 @@ from bytewax.dataflow import Dataflow
 from bytewax.testing import TestingSink, run_main
 
 from bytewax_redis_state import shard_stateful_steps
-from bytewax_redis_state.dataflow.shards import patient_window
+from bytewax_redis_state.dataflow.shards import deferred_window
 from bytewax_redis_state.dataflow.shards.deferred_window import DeferredWindow
 from bytewax_redis_state.dataflow.shards.logic_shard import ShardLogic
 from tests.dataflow.deltas import changes_of
@@ -50,7 +50,7 @@ class Wall:
 @pytest.fixture
 def wall(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wall]:
     wall = Wall()
-    monkeypatch.setattr(patient_window, "_get_system_utc", wall)
+    monkeypatch.setattr(deferred_window, "_get_system_utc", wall)
     monkeypatch.setattr(win, "_get_system_utc", wall)
     return wall
 

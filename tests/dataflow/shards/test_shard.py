@@ -199,7 +199,7 @@ def test_the_end_changes_only_keys_that_wait_for_it(builder: Any, expected: Any)
 
 def test_restored_state_is_unchanged_and_its_timers_run() -> None:
     build = ShardBuilder("flow.sum", Summing, RecordingCodec())
-    shard = build(build.handover.leave(states(a=5, b=4)))
+    shard = build(build.handover.put(states(a=5, b=4)))
     assert isinstance(shard, ShardLogic)
     assert changes(shard) == {}
     assert shard.notify_at() == PAST
@@ -244,7 +244,7 @@ def test_restored_keys_of_every_operator_see_items_and_the_end(case: Any) -> Non
 
     def build() -> ShardLogic:
         make = ShardBuilder("flow.sum", lambda s: _StatefulLogic(builder(s), builder), codec)
-        shard = make(make.handover.leave(restored))
+        shard = make(make.handover.put(restored))
         assert isinstance(shard, ShardLogic)
         assert shard.notify_at() is None
         return shard
@@ -266,7 +266,7 @@ def test_a_state_of_none_is_handed_to_the_builder_and_nothing_is_not() -> None:
         return Summing(0)
 
     build = ShardBuilder("flow.sum", builder, RecordingCodec())
-    build(build.handover.leave({"a": RecordingCodec().encode("a", None)}))
+    build(build.handover.put({"a": RecordingCodec().encode("a", None)}))
     assert built == [None]
     ShardBuilder("flow.sum", builder, RecordingCodec())(None)
     assert built == [None]
@@ -274,14 +274,14 @@ def test_a_state_of_none_is_handed_to_the_builder_and_nothing_is_not() -> None:
 
 def test_restored_states_are_handed_over_once_and_in_their_own_process_only() -> None:
     build = ShardBuilder("flow.sum", Summing, RecordingCodec())
-    tickets = [build.handover.leave(states(a=2)), build.handover.leave(states(a=20))]
+    tickets = [build.handover.put(states(a=2)), build.handover.put(states(a=20))]
     shards = [build(ticket) for ticket in tickets]
     assert [shard.on_batch([{"a": [0]}]) for shard in shards] == [
         (([("a", 2)],), False),
         (([("a", 20)],), False),
     ]
-    for ticket in (tickets[0], ShardBuilder("", Summing, RecordingCodec()).handover.leave({})):
-        with pytest.raises(DecodeError, match="does not wait in this process"):
+    for ticket in (tickets[0], ShardBuilder("", Summing, RecordingCodec()).handover.put({})):
+        with pytest.raises(DecodeError, match="no restored state waits in this process"):
             build(ticket)
 
 

@@ -12,7 +12,7 @@ from bytewax.dataflow import Dataflow
 from bytewax.testing import TestingSink, TestingSource, run_main
 
 from bytewax_redis_state import shard_stateful_steps
-from bytewax_redis_state.dataflow.fast_paths.registry import fast_path
+from bytewax_redis_state.dataflow.fast_paths.registry import find_fast_path
 from tests.dataflow.core_steps import core_path
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=timezone.utc)
@@ -63,14 +63,14 @@ def flow_of(of_clock: Any, windower: Any, out: list[Any]) -> Dataflow:
 
 
 def test_the_plain_one_is_fast() -> None:
-    assert fast_path(core_path(flow_of(*PLAIN, []))) is not None
+    assert find_fast_path(core_path(flow_of(*PLAIN, []))) is not None
 
 
 @pytest.mark.parametrize("case", SLOW)
 def test_what_is_not_known_to_be_the_same_has_no_fast_path(case: str) -> None:
     stock: list[Any] = []
     ours: list[Any] = []
-    assert fast_path(core_path(flow_of(*SLOW[case], []))) is None
+    assert find_fast_path(core_path(flow_of(*SLOW[case], []))) is None
     run_main(flow_of(*SLOW[case], stock))
     run_main(shard_stateful_steps(flow_of(*SLOW[case], ours)))
     assert stock
@@ -91,7 +91,7 @@ def test_what_bytewax_itself_would_hardly_take_has_none_either(
 ) -> None:
     if type(windower) is win.SlidingWindower:
         windower.length, windower.offset, windower.align_to = 5 * S, 7 * S, NOON
-    assert fast_path(core_path(flow_of(of_clock, windower, []))) is None
+    assert find_fast_path(core_path(flow_of(of_clock, windower, []))) is None
 
 
 @pytest.mark.parametrize("kind", ["join_window", "window"])
@@ -110,4 +110,4 @@ def test_another_operator_around_the_windows_has_none(kind: str) -> None:
             ),
         )
     op.output("out", made.down, TestingSink([]))
-    assert fast_path(core_path(flow)) is None
+    assert find_fast_path(core_path(flow)) is None

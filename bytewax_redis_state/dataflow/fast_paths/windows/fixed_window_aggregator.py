@@ -1,4 +1,4 @@
-"""Windows of fixed length, one key at a time."""
+"""Fixed windows: the aggregation of one key's values into tumbling or sliding windows."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _UTC = timezone.utc
 
 
 class FixedWindowAggregator(WindowAggregator[KeyWindows]):
-    """Run tumbling or sliding windows.
+    """Aggregate values into tumbling or sliding windows.
 
-    :arg rules: Of the step.
+    :arg config: Of the step.
     """
 
     discards = True
@@ -41,23 +41,23 @@ class FixedWindowAggregator(WindowAggregator[KeyWindows]):
         super().__init__(config)
         self.times = WindowTimes(config)
         self._is_steady = is_steady(config.align_to)
-        # The window that the last value was in: the next one's is most often the same.
+        # The window of the last value: most often the next value, of any key, is in the same one.
         self._last: Sequence[int] = ()
         self._opens = self._closes = NEVER
 
     def begin(self, now: datetime) -> KeyWindows:
-        """Make the windows of a new key."""
+        """Make the object for a new key, which has no windows."""
         held = KeyWindows(now)
         if not self._is_steady:
             held.mark_unpredictable()
         return held
 
     def resume(self, snapshot: Any) -> KeyWindows:
-        """Take in what a key's windows were at the last committed epoch."""
+        """Restore a key's windows as of the last committed epoch."""
         return windows_of_snapshot(snapshot, self.config, self.times)
 
     def snapshot(self, held: KeyWindows) -> Any:
-        """Make Bytewax's snapshot."""
+        """Make Bytewax's snapshot, or a compact state that is read as it."""
         return snapshot_of_windows(held, self.times)
 
     def late_for(self, timestamp: datetime) -> Sequence[int]:
@@ -65,7 +65,7 @@ class FixedWindowAggregator(WindowAggregator[KeyWindows]):
         return self.config.windows_at(timestamp)
 
     def look_ahead(self, held: KeyWindows) -> None:
-        """Find anew when the next window closes, or a value is due."""
+        """Compute again when the next window closes or the next waiting value is due."""
         held.look_ahead(self.times, ordered=self.config.ordered)
 
     def _fold(self, held: KeyWindows, entries: Iterable[tuple[Any, datetime]]) -> None:

@@ -1,7 +1,7 @@
-"""All windows of one key in one object, and how it becomes Bytewax's snapshot and comes back.
+"""The windows of one key in one object, and their conversion to and from Bytewax's snapshot.
 
-Invariant: what :func:`snapshot_of_windows` gives equals what Bytewax's own logic would give after
-the same calls, and :func:`windows_of_snapshot` takes whatever that gives.
+Invariant: :func:`snapshot_of_windows` gives the snapshot that Bytewax's own logic would give after
+the same calls, and :func:`windows_of_snapshot` reads every snapshot of that logic.
 """
 
 from __future__ import annotations
@@ -33,21 +33,24 @@ from bytewax_redis_state.dataflow.shards.logic_snapshots import add_queue
 __all__ = ["NEVER", "KeyWindows", "is_steady", "snapshot_of_windows", "windows_of_snapshot"]
 
 NEVER = UTC_MAX
-"""A watermark that only the end of input reaches."""
+"""A watermark that is reached at the end of input only."""
 
 _UTC = timezone.utc
 Queue = list[tuple[Any, datetime]]
 
 
 def is_steady(time: datetime) -> bool:
-    """Tell whether a time is of a zone whose clock never jumps: others add by what it shows."""
+    """Tell whether a time's zone has a fixed offset.
+
+    In other zones Python adds by the wall clock, which jumps when summer time begins or ends.
+    """
     return isinstance(time.tzinfo, timezone)
 
 
 class KeyWindows:
     """The clock, the open windows and the waiting values of one key.
 
-    :arg now: The system's time at which its clock starts.
+    :arg now: The system's time at which the key's clock starts.
     """
 
     __slots__ = (
@@ -67,32 +70,32 @@ class KeyWindows:
 
     def __init__(self, now: datetime) -> None:
         self.now = now
-        """The system's time as last seen: it never goes back."""
+        """The system's time when it was last read; it never goes back."""
         self.since = now
-        """When the watermark was at its base; it goes on with the system's time."""
+        """When the watermark was at ``base``; from then on it moves with the system's time."""
         self.base = UTC_MIN
         self.states: dict[int, Any] = {}
-        """Of the open windows, in the order in which they opened."""
+        """Window ID to state of the open windows, in the order in which they opened."""
         self.queue: Queue = []
         """Values that wait for the watermark, in the order in which they came."""
         self.closes = NEVER
-        """When the first window closes."""
+        """The watermark at which the first window closes."""
         self.next = NEVER
-        """The watermark at which the next thing happens."""
+        """The watermark at which a window closes or a waiting value is due, whichever is first."""
         self.unpredictable = False
-        """Whether what happens when can't be told beforehand: times of a zone whose clock jumps."""
+        """Whether ``next`` can't be foretold, because a time is in a zone whose offset changes."""
         self.irregular: dict[int, WindowMetadata] | None = None
-        """Windows with other times than their IDs stand for: the step was another one before."""
+        """Windows whose times differ from those of their IDs: the step had other windows before."""
         self.fruitless = 0
-        """How often it was notified in vain since something happened."""
+        """Number of notifications without effect since the last one that had an effect."""
 
     def mark_unpredictable(self) -> None:
-        """Look whether something happens each time that there is a reason to."""
+        """Have every value and notification look for windows to close and values that are due."""
         self.unpredictable = True
         self.next = UTC_MIN
 
     def resume(self, snapshot: Any) -> None:
-        """Take in the clock and the values that wait, of Bytewax's snapshot."""
+        """Take the clock and the waiting values from Bytewax's snapshot."""
         clock = snapshot.clock_state
         if clock is not None:
             self.base = clock.watermark_base
@@ -115,7 +118,7 @@ class KeyWindows:
         return times[window_id][1]
 
     def look_ahead(self, times: WindowTimes, *, ordered: bool) -> None:
-        """Find anew when the next thing happens."""
+        """Compute ``closes`` and ``next`` again."""
         closes = NEVER
         for window_id in self.states:
             closes = min(closes, self.close_of(window_id, times))
@@ -128,15 +131,15 @@ class KeyWindows:
 
 
 def snapshot_of_windows(held: KeyWindows, times: WindowTimes) -> Any:
-    """Make the snapshot that Bytewax's own logic would make, or what is read as that.
+    """Make Bytewax's snapshot, or a compact state that is read as it.
 
-    :arg held: Stays as it is.
-    :arg spans: Of the step's windows.
-    :returns: It shares what can't change, or is encoded before it can.
+    :arg held: Not changed.
+    :arg times: Of the step's windows.
+    :returns: The snapshot, to be encoded at once: it shares objects with the windows.
     """
     since, base, fields = held.since, held.base, None
     if held.irregular is None and times.in_utc and since.tzinfo is _UTC is base.tzinfo:
-        fields = add_queue(held.queue, [times.since[since], microseconds(base)])
+        fields = add_queue(held.queue, [times.clock_numbers[since], microseconds(base)])
     if fields is not None:
         for window_id, state in held.states.items():
             kept = state if type(state) in SCALARS or is_flat(state) else deepcopy(state)
@@ -156,11 +159,11 @@ def snapshot_of_windows(held: KeyWindows, times: WindowTimes) -> Any:
 
 
 def windows_of_snapshot(snapshot: Any, config: FixedWindowConfig, times: WindowTimes) -> KeyWindows:
-    """Take in what a key's windows were at the last committed epoch.
+    """Restore a key's windows as of the last committed epoch.
 
     :arg snapshot: Bytewax's, of the same step.
-    :arg rules: Of the step.
-    :arg spans: Of the step's windows.
+    :arg config: Of the step.
+    :arg times: Of the step's windows.
     :returns: The key's windows.
     """
     held = KeyWindows(config.now())
@@ -180,7 +183,7 @@ def windows_of_snapshot(snapshot: Any, config: FixedWindowConfig, times: WindowT
 
 
 def _is_plain(meta: WindowMetadata, interval: Interval) -> bool:
-    """Tell whether a window's times are those that its ID stands for."""
+    """Tell whether a window's times are those of its ID."""
     times = meta.open_time, meta.close_time
     zones = [time.tzinfo for time in (*times, *interval)]
     return times == interval and not meta.merged_ids and zones[:2] == zones[2:]

@@ -1,7 +1,8 @@
-"""Session windows, one key at a time.
+"""Session windows: the aggregation of one key's values into sessions.
 
-Which session a time is in, and which ones become one, is asked of Bytewax's own windower, unless
-there is one session only. Invariant: the sessions are at all times what they would be in Bytewax.
+Bytewax's own windower decides to which session a value belongs, and which sessions are merged. It
+is not asked where a key has a single session, which is the common case. Invariant: the sessions of
+a key are at all times those that Bytewax's own logic would have.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ _ZERO = timedelta(0)
 class KeySessions(KeyWindows):
     """The clock, the sessions and the waiting values of one key.
 
-    :arg now: The system's time at which its clock starts.
-    :arg windower: Bytewax's, of this key; it has the sessions' times.
+    :arg now: The system's time at which the key's clock starts.
+    :arg windower: Bytewax's, of this key; it holds the sessions' times.
     """
 
     __slots__ = ("windower",)
@@ -53,21 +54,21 @@ class KeySessions(KeyWindows):
 
 
 class SessionWindowAggregator(WindowAggregator[KeySessions]):
-    """Run session windows.
+    """Aggregate values into session windows.
 
-    :arg rules: Of the step.
+    :arg config: Of the step.
     """
 
-    # The next session's ID follows from it.
+    # A key without sessions is kept: the ID of its next session follows from its last one.
     discards = False
     config: SessionWindowConfig
 
     def begin(self, now: datetime) -> KeySessions:
-        """Make the sessions of a new key: none."""
+        """Make the object for a new key, which has no sessions."""
         return KeySessions(now, self.config.windower.build(None))
 
     def resume(self, snapshot: Any) -> KeySessions:
-        """Take in what a key's sessions were at the last committed epoch."""
+        """Restore a key's sessions as of the last committed epoch."""
         config = self.config
         held = KeySessions(config.now(), config.windower.build(snapshot.windower_state))
         held.resume(snapshot)
@@ -80,7 +81,7 @@ class SessionWindowAggregator(WindowAggregator[KeySessions]):
         return held
 
     def snapshot(self, held: KeySessions) -> Any:
-        """Make Bytewax's snapshot."""
+        """Make Bytewax's snapshot, or a compact state that is read as it."""
         clock, sessions = _EventClockState(held.since, held.base), held.windower.state
         states = {
             window_id: state if is_flat(state) else deepcopy(state)
@@ -94,7 +95,7 @@ class SessionWindowAggregator(WindowAggregator[KeySessions]):
         return (LATE_SESSION_ID,)
 
     def look_ahead(self, held: KeySessions) -> None:
-        """Find anew when the next session may close, or a value is due."""
+        """Compute again when the next session closes or the next waiting value is due."""
         self._look_at_sessions(held)
         if self.config.ordered and not held.unpredictable:
             for _value, timestamp in held.queue:
@@ -108,7 +109,8 @@ class SessionWindowAggregator(WindowAggregator[KeySessions]):
             held.closes = min(meta.close_time for meta in sessions.values()) + held.windower.gap
         if held.unpredictable:
             held.next = UTC_MIN
-        else:  # a session closes after its gap, not with it
+        else:
+            # Bytewax closes a session when the watermark is beyond the gap, not at its end.
             held.next = held.closes + TICK if held.closes < NEVER else NEVER
 
     def _fold(self, held: KeySessions, entries: Iterable[tuple[Any, datetime]]) -> None:

@@ -1,7 +1,8 @@
-"""What Bytewax's clock and windows do with the values of one key, without their objects.
+"""The aggregation of one key's values into windows, without Bytewax's clock and window objects.
 
-Invariant: the user's functions are called in Bytewax's order, and events come in it: late values
-first, then, as the watermark gets to them, windows in the order in which they opened.
+Invariant: the user's functions are called in Bytewax's order, and events are put out in Bytewax's
+order: first late values, then the windows that the watermark has reached, in the order in which
+they opened.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ _H = TypeVar("_H", bound=KeyWindows)
 
 
 class WindowAggregator(ABC, Generic[_H]):
-    """Run the windows of one step's keys, one key at a time.
+    """Aggregate the values of one step's keys into windows, one key at a time.
 
-    :arg rules: Of the step.
+    :arg config: Of the step.
     """
 
     discards: ClassVar[bool]
-    """Whether a key with no open window and no value that waits is as good as a new one."""
+    """Whether a key without open windows and waiting values is dropped: it equals a new one."""
 
     def __init__(self, config: WindowConfig) -> None:
         self.config = config
 
     @abstractmethod
     def begin(self, now: datetime) -> _H:
-        """Make the windows of a new key."""
+        """Make the object for a new key, which has no windows."""
 
     @abstractmethod
     def resume(self, snapshot: Any) -> _H:
-        """Take in what a key's windows were at the last committed epoch.
+        """Restore a key's windows as of the last committed epoch.
 
         :arg snapshot: Bytewax's, of the same step.
         :returns: The key's windows.
@@ -49,19 +50,19 @@ class WindowAggregator(ABC, Generic[_H]):
 
     @abstractmethod
     def snapshot(self, held: _H) -> Any:
-        """Make the snapshot that Bytewax's own logic would make, or what is read as that.
+        """Make Bytewax's snapshot, or a compact state that is read as it.
 
-        :arg held: Stays as it is.
-        :returns: It shares what can't change, or is encoded before it can.
+        :arg held: Not changed.
+        :returns: The snapshot, to be encoded at once: it shares objects with the windows.
         """
 
     @abstractmethod
     def late_for(self, timestamp: datetime) -> Iterable[int]:
-        """Give the IDs of the windows that a value came too late for."""
+        """Give the IDs of the windows for which a value came too late."""
 
     @abstractmethod
     def look_ahead(self, held: _H) -> None:
-        """Find anew when the next thing happens."""
+        """Compute again when the next window closes or the next waiting value is due."""
 
     @abstractmethod
     def _fold(self, held: _H, entries: Iterable[tuple[Any, datetime]]) -> None:
@@ -69,16 +70,19 @@ class WindowAggregator(ABC, Generic[_H]):
 
     @abstractmethod
     def _close(self, key: str, held: _H, watermark: datetime, items: Items) -> bool:
-        """Close the windows that the watermark has reached; gives whether there were any."""
+        """Close the windows that the watermark has reached.
 
-    def take(self, key: str, held: _H, values: list[Any], now: datetime) -> Items:
-        """Put values into their windows, and close what the watermark has reached.
+        :returns: Whether there were any.
+        """
 
-        :arg key: Whose windows these are.
-        :arg held: Its windows.
-        :arg values: In the order in which they came.
+    def add(self, key: str, held: _H, values: list[Any], now: datetime) -> Items:
+        """Put values into their windows, and close windows that the watermark has reached.
+
+        :arg key: The state key, for the output.
+        :arg held: The key's windows.
+        :arg values: In the order of arrival.
         :arg now: The system's time.
-        :returns: What to put out.
+        :returns: The output.
         """
         if now > held.now:
             held.now = now
@@ -119,9 +123,9 @@ class WindowAggregator(ABC, Generic[_H]):
         return items
 
     def notify(self, key: str, held: _H) -> tuple[Items, bool]:
-        """Close what the watermark has reached meanwhile.
+        """Close windows that the watermark has reached since the last value.
 
-        :returns: What to put out, and whether anything has changed.
+        :returns: The output, and whether the key's state has changed.
         """
         now = self.config.now()
         if now > held.now:
@@ -133,15 +137,15 @@ class WindowAggregator(ABC, Generic[_H]):
     def end(self, key: str, held: _H) -> tuple[Items, bool]:
         """Close all windows.
 
-        :returns: What to put out, and whether anything has changed.
+        :returns: The output, and whether the key's state has changed.
         """
         items: Items = []
         return items, self.advance(key, held, NEVER, items)
 
     def advance(self, key: str, held: _H, watermark: datetime, items: Items) -> bool:
-        """Take what has waited long enough into its windows, then close windows.
+        """Put waiting values that are due into their windows, then close windows.
 
-        :returns: Whether anything has changed.
+        :returns: Whether the key's state has changed.
         """
         due = self._due(held, watermark) if held.queue else []
         self._fold(held, due)

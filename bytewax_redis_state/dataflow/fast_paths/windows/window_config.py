@@ -1,7 +1,7 @@
-"""What a fast window step does: its clock, its windows and its fold, read from the step tree.
+"""The configuration of a window step: its clock, its windows and its functions, from the step tree.
 
-Invariant: every expression on times is Bytewax's own, so that zones, overflows and mistakes of the
-user come out as there.
+Invariant: every expression on times is Bytewax's own, so that time zones, overflows and mistakes of
+the user have the results that they have in Bytewax.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 COUNT, FOLD, REDUCE = range(3)
-"""How a window's state takes a value: one more, by the folder, by the reducer."""
+"""How a value goes into a window's state: it is counted, folded in, or reduced."""
 
 Interval = tuple[datetime, datetime]
 """When a window opens, and when it closes."""
@@ -41,17 +41,18 @@ _count_window, _reduce_window = _op_of(win.count_window), _op_of(win.reduce_wind
 
 @dataclass(frozen=True, kw_only=True)
 class WindowConfig:
-    """The configuration of one window step, whatever its windows are.
+    """The configuration of one window step, for windows of any kind.
 
-    :arg timestamp_of: Of a value.
-    :arg wait: For how long the watermark stays behind.
-    :arg now: The system's time, as the step's clock has it.
-    :arg to_system: From a close time to when to wake up for it.
-    :arg ordered: Whether values wait for the watermark, to be taken in the order of their times.
-    :arg kind: How a state takes a value.
+    :arg timestamp_of: Gives the event time of a value.
+    :arg wait: How far the watermark stays behind the largest event time.
+    :arg now: Gives the system's time, as the step's clock has it.
+    :arg to_system: Turns a close time into the system's time of the notification for it.
+    :arg ordered: Whether values wait for the watermark, and go into windows in the order of their
+        event times.
+    :arg kind: :data:`COUNT`, :data:`FOLD` or :data:`REDUCE`.
     :arg build: Makes the state of a new window; unused in :data:`REDUCE`.
-    :arg fold: Folder or reducer; unused in :data:`COUNT`.
-    :arg merge: Makes one state of two windows'.
+    :arg fold: The user's function (Bytewax's ``folder`` or ``reducer``); unused in :data:`COUNT`.
+    :arg merge: Makes one state of the states of two windows.
     """
 
     timestamp_of: Callable[[Any], datetime]
@@ -69,7 +70,7 @@ class WindowConfig:
 class SessionWindowConfig(WindowConfig):
     """The configuration of a step of session windows.
 
-    :arg windower: Bytewax's.
+    :arg windower: Bytewax's, which keeps the sessions of each key.
     """
 
     windower: win.SessionWindower
@@ -94,21 +95,21 @@ class FixedWindowConfig(WindowConfig):
         return self.offset != self.length
 
     def windows_at(self, timestamp: datetime) -> Sequence[int]:
-        """Give the IDs of the windows that a time is in."""
+        """Give the IDs of the windows that contain a time."""
         since = timestamp - self.align_to
         return range((since - self.length) // self.offset + 1, since // self.offset + 1)
 
     def interval(self, window_id: int) -> Interval:
-        """Give a window's times."""
+        """Give the times at which a window opens and closes."""
         opens = self.align_to + self.offset * window_id
         return opens, opens + self.length
 
 
 def window_config_of(path: Sequence[Operator]) -> WindowConfig | None:
-    """Recognise the windows of an event clock that fold values: of a fixed length, or sessions.
+    """Read the configuration of a step of fixed or session windows over the event clock.
 
     :arg path: The operators around a core step, outermost first, and the step itself.
-    :returns: ``None`` where it is something else, or of the user's own classes.
+    :returns: ``None`` for any other step, and where clock or windower are of a class of the user's.
     """
     kinds = [type(step) for step in path[:-1]]
     if kinds[-2:] != [_fold_window, _window]:
@@ -118,7 +119,8 @@ def window_config_of(path: Sequence[Operator]) -> WindowConfig | None:
     if type(clock) is not win.EventClock:
         return None
     if clock.now_getter is _get_system_utc and clock.to_system_utc is not _identity:
-        return None  # when Bytewax would wake up can't be told without being asked each time
+        # The wake-up time depends on a function of the user's, and can't be foretold.
+        return None
     kind, fold = FOLD, step.folder
     if kinds[-3:-2] == [_count_window]:
         kind = COUNT
@@ -153,5 +155,5 @@ def _fixed(windower: Any, common: dict[str, Any]) -> FixedWindowConfig | None:
     return FixedWindowConfig(length=length, offset=offset, align_to=windower.align_to, **common)
 
 
-def _is_timedelta(interval: object) -> bool:
-    return type(interval) is timedelta
+def _is_timedelta(value: object) -> bool:
+    return type(value) is timedelta

@@ -1,9 +1,11 @@
 """Fast shards of windows over the event clock: one object per key.
 
-``fold_window`` and what stands on it (``count_window``, ``reduce_window``, ``collect_window``,
-``max_window``, ``min_window``). Invariant: per key, the user's functions get the calls, and come
-out the events, that there would be with Bytewax's own logics; a key is touched when a value comes
-for it, or when its watermark gets to where something happens.
+They run ``fold_window``, and ``count_window``, ``reduce_window``, ``collect_window``,
+``max_window`` and ``min_window``, which are built on it.
+
+Invariant: per key, the calls of the user's functions and the events are those of Bytewax's own
+logics. A key is touched only when it gets a value, or when its watermark lets a window close or a
+waiting value into its windows.
 """
 
 from __future__ import annotations
@@ -43,11 +45,11 @@ __all__ = ["WindowShard", "recognise_window"]
 class WindowShard(Shard):
     """Run the windows of one shard's keys.
 
-    On resume each key's windows are as of the last committed epoch; its watermark has gone on with
+    On resume each key's windows are as of the last committed epoch; its watermark has moved on with
     the system's time. At the end of input all windows close.
 
     :arg step_id: Of the user's core step; errors name it.
-    :arg rules: Of the step.
+    :arg config: Of the step.
     :arg codec: Of the step.
     :arg lifetime: How long an idle key is kept; ``None`` for ever.
     :arg requests: Ask for full snapshots where Redis came back empty; ``None`` for never.
@@ -65,36 +67,37 @@ class WindowShard(Shard):
     ) -> None:
         super().__init__(step_id, codec, lifetime, requests)
         self._config = config
-        self._fold = _aggregator_of(config)
-        self._wake_ups = WindowTimers(config)
+        self._aggregator = _aggregator_of(config)
+        self._timers = WindowTimers(config)
         self._reads_system = config.now is _get_system_utc
 
     def load(self, states: Mapping[str, bytes]) -> None:
-        """Decode restored keys, and find out when they are to be notified.
+        """Decode restored keys, and have their timers set.
 
         :raises DecodeError: If a state can't be decoded.
         :raises BytewaxRuntimeError: If the user's builder or clock fails.
         """
         for key, snapshot in self._codec.decode_all(states):
             try:
-                self._held[key] = self._fold.resume(snapshot)
+                self._held[key] = self._aggregator.resume(snapshot)
             except Exception as error:
                 raise self.failure("builder", key) from error
-        self._wake_ups.moved.update(states)
+        self._timers.moved.update(states)
 
     def on_batch(self, values: list[Groups]) -> tuple[Iterable[Items], bool]:
-        """Put each key's values into their windows, and close what its watermark has reached.
+        """Put each key's values into windows, and close windows that its watermark has reached.
 
-        :arg values: What each batch from upstream holds for this shard.
+        :arg values: This shard's part of each batch from upstream.
         :returns: One list of items, or nothing; a shard is never discarded.
-        :raises BytewaxRuntimeError: If a function fails; names the user's step and the key.
+        :raises BytewaxRuntimeError: If the user's code fails; names the user's step and the key.
         """
         groups = values[0] if len(values) == 1 else merged(values)
         self.expire_passed(groups)
         items: Items = []
-        all_held, read, take = self._held, self._config.now, self._fold.take
-        discards = self._fold.discards
-        # Bytewax reads the clock for each key. The system's may as well stand still for a batch.
+        all_held, read, add = self._held, self._config.now, self._aggregator.add
+        discards = self._aggregator.discards
+        # Bytewax reads the clock for each key. Within a batch one reading of the system's clock is
+        # as good: nobody can tell. A clock of the user's is read for each key, as in Bytewax.
         now = read() if self._reads_system else None
         key, doing = "", "StatefulBatchLogic.on_batch"
         try:
@@ -102,23 +105,23 @@ class WindowShard(Shard):
                 held = all_held.get(key)
                 if held is None:
                     doing = "builder"
-                    held = all_held[key] = self._fold.begin(now or read())
+                    held = all_held[key] = self._aggregator.begin(now or read())
                     doing = "StatefulBatchLogic.on_batch"
-                items += take(key, held, batch, now or read())
+                items += add(key, held, batch, now or read())
                 if discards and not (held.states or held.queue):
                     self.discard(key)
         except Exception as error:
             raise self.failure(doing, key) from error
         self._dirty.update(groups)
-        self._wake_ups.moved.update(groups)
+        self._timers.moved.update(groups)
         return ((items,) if items else NOTHING), False
 
     def notified(self, now: datetime) -> Items:
         """Close windows whose time has come."""
         items: Items = []
-        for key in self._wake_ups.due(now, self._held):
+        for key in self._timers.due(now, self._held):
             self._advance("on_notify", key, items)
-            self._wake_ups.moved.add(key)
+            self._timers.moved.add(key)
         return items
 
     def ended(self) -> Items:
@@ -132,29 +135,29 @@ class WindowShard(Shard):
         held = self._held[key]
         try:
             if method == "on_eof":
-                events, changed = self._fold.end(key, held)
+                events, changed = self._aggregator.end(key, held)
             else:
-                events, changed = self._fold.notify(key, held)
+                events, changed = self._aggregator.notify(key, held)
         except Exception as error:
             raise self.failure(f"StatefulBatchLogic.{method}", key) from error
         items += events
         held.fruitless = 0 if changed else held.fruitless + 1
-        if self._fold.discards and not (held.states or held.queue):
+        if self._aggregator.discards and not (held.states or held.queue):
             self.discard(key)
             changed = True
         if changed:
             self._dirty.add(key)
 
     def next_time(self) -> datetime | None:
-        """Ask for the times of the keys that have moved."""
+        """Tell when a key has to be notified."""
         try:
-            return self._wake_ups.next(self._held)
+            return self._timers.next(self._held)
         except Exception as error:
-            raise self.failure("StatefulBatchLogic.notify_at", self._wake_ups.key) from error
+            raise self.failure("StatefulBatchLogic.notify_at", self._timers.key) from error
 
     def state_of(self, held: KeyWindows) -> Any:
-        """Make Bytewax's snapshot."""
-        return self._fold.snapshot(held)
+        """Make Bytewax's snapshot, or a compact state that is read as it."""
+        return self._aggregator.snapshot(held)
 
     def owes(self, key: str) -> bool:
         """Tell whether a window is open or a value waits."""
@@ -164,7 +167,7 @@ class WindowShard(Shard):
     def forget(self, key: str) -> None:
         """Drop a key's windows and its notification."""
         self._held.pop(key, None)
-        self._wake_ups.drop(key)
+        self._timers.drop(key)
 
 
 def _aggregator_of(config: WindowConfig) -> WindowAggregator[Any]:
@@ -175,6 +178,6 @@ def _aggregator_of(config: WindowConfig) -> WindowAggregator[Any]:
 
 
 def recognise_window(path: Sequence[Operator]) -> FastPath | None:
-    """Find the windows around a core step that can be run so."""
+    """Find the configuration of the windows around a core step."""
     config = window_config_of(path)
     return None if config is None else FastPath(WindowShard, config)

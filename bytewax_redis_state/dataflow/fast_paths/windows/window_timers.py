@@ -1,10 +1,13 @@
-"""When the windows of a shard's keys are to be looked at, without a value that comes for them.
+"""The timers of a shard's windows: they foretell when a window closes without another value.
 
-A window closes when the watermark gets to its end, which for most clocks can be foretold from the
-key's clock. That time comes nearer with every value that moves the watermark, so keys that values
-have come for are set aside with the soonest of their times, and get timers of their own when that
-time has come. Invariant: nothing happens earlier than with Bytewax's own logic, or, where the clock
-reads the system's time, later than it is due.
+A window closes when the watermark reaches its end. The watermark moves with the system's time, so
+for most clocks that time can be foretold. It comes nearer with every value that moves the
+watermark. Therefore keys that got values are set aside together with the soonest of their times,
+and each gets a timer of its own only when that time has come: a value costs nothing in the heap,
+and idle keys are never touched.
+
+Invariant: no window closes earlier than with Bytewax's own logic, nor, where the clock reads the
+system's time, later than it is due.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ __all__ = ["WindowTimers"]
 class WindowTimers:
     """Keep the times of one shard's keys.
 
-    :arg rules: Of the step.
+    :arg config: Of the step.
     """
 
     def __init__(self, config: WindowConfig) -> None:
@@ -38,9 +41,9 @@ class WindowTimers:
         self._soonest_aside = NEVER
         self._put_off: set[str] = set()
         self.moved: set[str] = set()
-        """Keys whose time may be another one since they were last asked."""
+        """Keys whose time may have changed since :meth:`next` last computed it."""
         self.key = ""
-        """The one being asked, for errors."""
+        """The key whose time is being computed, for errors."""
 
     def drop(self, key: str) -> None:
         """Forget the time of a key."""
@@ -48,10 +51,10 @@ class WindowTimers:
         self._put_off.discard(key)
 
     def next(self, held: Mapping[str, KeyWindows]) -> datetime | None:
-        """Ask the keys that have moved.
+        """Compute the times of the keys in ``moved``.
 
         :arg held: The shard's keys.
-        :returns: The soonest time of all, or sooner; ``None`` for never.
+        :returns: The soonest time of all keys, or an earlier one; ``None`` for never.
         """
         for key in self.moved:
             self.key = key
@@ -78,7 +81,7 @@ class WindowTimers:
     def due(self, now: datetime, held: Mapping[str, KeyWindows]) -> list[str]:
         """Take out the keys whose time has come.
 
-        :arg now: Times up to and at this one have.
+        :arg now: Times up to and at this one have come.
         :arg held: The shard's keys.
         :returns: The keys, sorted.
         """
@@ -87,7 +90,7 @@ class WindowTimers:
                 self._set(key, held)
             self._aside.clear()
             self._soonest_aside = NEVER
-        # A timer can be too early by now, where a value has closed what it was for.
+        # A timer is too early where a value has closed the window that it was set for.
         due = self._timers.pop_due(now)
         self._put_off.difference_update(due)
         return [key for key in due if not self._is_early(key, now, held)]
@@ -108,7 +111,7 @@ class WindowTimers:
         return False
 
     def _wish(self, windows: KeyWindows) -> datetime | None:
-        """Tell the time that Bytewax would ask for."""
+        """Tell the time for which Bytewax's own logic would ask."""
         wish = windows.closes
         if self._config.ordered and windows.queue:
             wish = min(wish, windows.queue[0][1])
@@ -118,8 +121,11 @@ class WindowTimers:
         return None if at is None else checked_time(at)
 
     def _foretold(self, windows: KeyWindows, wish: datetime) -> datetime | None:
-        """Foretell when the next thing happens; ``None`` where that can't be."""
-        # Other zones add by the wall clock, which jumps.
+        """Foretell when the watermark reaches ``next``.
+
+        :returns: The system's time; ``None`` where it can't be foretold: the clock is not the
+            system's, or a time is in a zone whose offset changes.
+        """
         if (
             not (self._reads_system and isinstance(windows.base.tzinfo, timezone))
             or windows.unpredictable
@@ -131,7 +137,7 @@ class WindowTimers:
             return NEVER
 
     def _guess(self, key: str, windows: KeyWindows, wish: datetime) -> datetime:
-        """Name the time asked for, or, where it has passed in vain, a little later each time."""
+        """Give the time that Bytewax would ask for, or, once that was fruitless, a later one."""
         now = _get_system_utc()
         self._put_off.discard(key)
         if wish > now:
@@ -142,8 +148,8 @@ class WindowTimers:
         return now + backoff(windows.fruitless)
 
     def _stop_putting_off(self, key: str) -> None:
-        # As in the engine, None leaves an earlier time as it is. Where we have put that off, the
-        # engine would have been done with it by now.
+        # In the engine, None leaves an earlier time as it is. We have put that time off, so the
+        # engine would have notified the key by now: notify it at once.
         if key in self._put_off:
             self._put_off.discard(key)
             self._timers.set(key, _get_system_utc())

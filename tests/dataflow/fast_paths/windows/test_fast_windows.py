@@ -20,13 +20,17 @@ import bytewax.operators.windowing as win
 import pytest
 from bytewax.dataflow import Dataflow, Operator
 from bytewax.testing import TestingSink, TestingSource
-from bytewax_redis_state.dataflow.fast_paths.registry.windows import window_rules, window_shard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bytewax_redis_state.dataflow.fast_paths.registry import fast_path
+from bytewax_redis_state.dataflow.fast_paths.registry import find_fast_path
+from bytewax_redis_state.dataflow.fast_paths.windows import (
+    window_config,
+    window_shard,
+    window_timers,
+)
 from bytewax_redis_state.dataflow.fast_paths.windows.window_shard import WindowShard
-from bytewax_redis_state.dataflow.shards import patient_window, wake_ups
+from bytewax_redis_state.dataflow.shards import deferred_window
 from bytewax_redis_state.dataflow.shards.logic_shard import ShardLogic
 from bytewax_redis_state.dataflow.shards.shard import Shard
 from bytewax_redis_state.dataflow.steps import kind_of
@@ -59,7 +63,7 @@ WALL = Wall()
 
 @pytest.fixture(autouse=True)
 def wall(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (patient_window, wake_ups, window_rules, window_shard):
+    for module in (deferred_window, window_timers, window_config, window_shard):
         monkeypatch.setattr(module, "_get_system_utc", WALL)
 
 
@@ -247,7 +251,7 @@ class Ours:
 
     def resume(self, *, fast: bool) -> None:
         self.fast = fast
-        found = fast_path(self.path)
+        found = find_fast_path(self.path)
         assert found is not None
         shard: Shard
         if fast:
