@@ -52,6 +52,39 @@ INSIDE = {
         {"retention", "fast_paths"},
         {"rewrite"},
     ),
+    "dataflow.shards": (
+        {"deadlines", "flow_clock", "handover", "logic_snapshots", "return_checks"},
+        {"shard_names", "snapshot_requests", "timers"},
+        {"deferred_window", "routing", "shard"},
+        {"logic_shard"},
+        {"shard_builder"},
+    ),
+    "dataflow.connectors": (
+        {"encoded_connector", "gate"},
+        {"sink", "source"},
+    ),
+    "dataflow.fast_paths": (
+        {"fast_path", "pair_shard"},
+        {"state_shard"},
+        {"folds", "joins", "maps", "windows"},
+        {"registry"},
+    ),
+    "dataflow.fast_paths.windows": (
+        {"window_config"},
+        {"window_times"},
+        {"key_windows"},
+        {"window_aggregator", "window_timers"},
+        {"fixed_window_aggregator", "session_window_aggregator"},
+        {"window_shard"},
+    ),
+    "codec": (
+        {"compression", "delta", "envelope", "keyring", "paths", "type_format"},
+        {"encryption", "extension_types", "signing", "user_classes"},
+        {"compact_state", "exactness", "stages"},
+        {"packing"},
+        {"batch"},
+        {"codec"},
+    ),
     "recovery": (
         {"interrupts", "reporter", "watched_thread"},
         {"outbox", "records"},
@@ -126,8 +159,8 @@ def test_imports_go_one_way(module):
 
 def place(module: str, large: str) -> str | None:
     """The file or room of a large room that a module is, or lies in."""
-    parts = module.split(".")
-    return parts[2] if parts[:2] == [PACKAGE, large] and len(parts) > 2 else None
+    inside = f"{PACKAGE}.{large}."
+    return module.removeprefix(inside).split(".")[0] if module.startswith(inside) else None
 
 
 @pytest.mark.parametrize("large", INSIDE)
@@ -194,6 +227,8 @@ TABLE_ROW = re.compile(r"^(?:`(\w+)`|(\w+)\.py) ", re.MULTILINE)
     [
         *("backend", "backend.transport", "backend.dump", "backend.memory"),
         *("recovery", "stock", "doctor", "chaos", "chaos.network", "chaos.servers"),
+        *("dataflow", "dataflow.shards", "dataflow.fast_paths", "dataflow.fast_paths.windows"),
+        *("dataflow.connectors", "codec"),
     ],
 )
 def test_the_table_of_a_large_room_names_what_is_in_it(inside):

@@ -89,7 +89,7 @@ class Session:
         self._watchdog: Watchdog | None = None
         self._spare: subprocess.Popen[bytes] | None = None
         self._gate = Gate()
-        self._roll = SnapshotRequests()
+        self._snapshot_requests = SnapshotRequests()
         self._handover = Handover()
         self._backpressure: Backpressure | None = None
         self._folder = settings.scratch
@@ -208,7 +208,7 @@ class Session:
             },
             flow_time=clock,
             gate=self._gate,
-            roll=self._roll,
+            snapshot_requests=self._snapshot_requests,
             handover=self._handover,
             fast_paths=self._settings.fast_paths,
         )
@@ -278,10 +278,9 @@ class Session:
         """
         assert self._backpressure is not None
         self._stopping.interrupts.remind()
-        if status.snapshot_request > self._roll.number:
-            write_shard_count(
-                self._folder, status.snapshot_request, self._roll.call(status.snapshot_request)
-            )
+        if status.snapshot_request > self._snapshot_requests.latest:
+            shards = self._snapshot_requests.send(status.snapshot_request)
+            write_shard_count(self._folder, status.snapshot_request, shards)
             self._reporter.warn("Redis came back empty: the flow writes its state to it again")
         return self._backpressure.on_status(status)
 

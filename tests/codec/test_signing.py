@@ -93,7 +93,7 @@ def test_every_truncation_is_refused_also_with_a_right_check_sum():
 )
 def test_a_value_of_another_place_is_refused(change):
     other = bound({"old": OLD}, "old", PLACE | change)
-    with pytest.raises(DecodeError, match="did not make for this place"):
+    with pytest.raises(DecodeError, match="did not make for this state key"):
         other.decode("user42", SIGNED.encode("user42", 5))
 
 

@@ -228,7 +228,7 @@ def test_two_marks_that_contradict_are_refused():
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("nothing", "no step 'nothing'"), ("in", "no state key reaches it"), ("f", "no step")],
+    [("nothing", "no step 'nothing'"), ("in", "which has no state per key"), ("f", "no step")],
 )
 def test_a_step_that_can_have_none_is_refused_with_those_that_can(name, said):
     with pytest.raises(ConfigError, match=said) as caught:

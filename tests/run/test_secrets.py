@@ -268,7 +268,7 @@ def test_a_forged_value_is_refused_by_the_flow_and_told_by_the_doctor(
         forger = Codec(signing_keys={"old": b"forger" * 6}, sign_with="old")
         forger = forger.bind(namespace="bytewax", flow_id="numbers", step="sum")
         client.set(place, forger.encode("k3", 1))
-        said = "has a signature that its key 'old' did not make for this place"
+        said = "has a signature that its key 'old' did not make for this state key"
     refused = run(*FAST, "--key-file", str(path), ITEMS="40")
     assert refused.returncode == 2
     assert said in refused.stderr

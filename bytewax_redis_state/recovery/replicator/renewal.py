@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from bytewax_redis_state.codec.delta import Answer
+from bytewax_redis_state.codec.delta import FullDelta
 from bytewax_redis_state.errors import ServerUnavailableError, StateLostError
 from bytewax_redis_state.recovery.outbox.outbox import Outbox, RenewalRecord
 from bytewax_redis_state.recovery.records.cells import LOST_HINT, Cell, cells_of
@@ -197,10 +197,10 @@ class Renewal:
             manifest = read_manifest(self._connection.client, config.keys)
         return manifest is None or (manifest.token == config.token and manifest.renewing)
 
-    def take(self, cell: Cell, epoch: int, answer: Answer) -> None:
+    def take(self, cell: Cell, epoch: int, answer: FullDelta) -> None:
         """Note that a cell has answered in an epoch."""
         self._last_epoch = max(self._last_epoch, epoch)
-        if answer.counted and answer.number == self._config.snapshot_request:
+        if answer.awaited and answer.request == self._config.snapshot_request:
             self._answered.add(cell)
 
     def look(self) -> None:

@@ -5,8 +5,8 @@ Invariant: the order of rows is the order of entries, and each row becomes one e
 
 from __future__ import annotations
 
-from bytewax_redis_state.codec.delta import pack_delta, unpack_answer
-from bytewax_redis_state.dataflow.shards.placement import shard_of_name
+from bytewax_redis_state.codec.delta import pack_delta, unpack_full_delta
+from bytewax_redis_state.dataflow.shards.shard_names import shard_of_name
 from bytewax_redis_state.errors import ReplicatorError
 from bytewax_redis_state.keys import shard_of
 from bytewax_redis_state.recovery.outbox.outbox import OutboxRow
@@ -52,7 +52,7 @@ class RowTranslator:
         if row.epoch < self._config.resume_epoch:
             return None
         cell = Cell(name, shard_of_name(row.state_key))
-        answer = unpack_answer(change)
+        answer = unpack_full_delta(change)
         if answer is not None:
             change = answer.delta
             if self._renewal is not None:
