@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -56,9 +56,11 @@ from bytewax_redis_state.server.translation import translated
 __all__ = ["MARGIN_SECONDS", "Session"]
 
 MARGIN_SECONDS = 60.0
-"""How long an outbox keeps rows that Redis has: what a lost tail of Redis is sent again from."""
+"""How long an outbox keeps rows that Redis has: where Redis loses its last writes, they are sent
+again from there."""
 
 _SCRIPT_TIMEOUT = timedelta(seconds=30)
+_KILL_SECONDS = 2.0
 
 
 class Session:
@@ -66,8 +68,8 @@ class Session:
 
     :arg config: Where Redis is; ``None`` starts the embedded server.
     :arg settings: How the state is kept.
-    :arg reporter: Gets lines, progress and what was resumed.
-    :arg flow: The user's; left untouched.
+    :arg reporter: Gets lines, the progress of the resume, and its result.
+    :arg flow: The user's flow; left untouched.
     :arg shape: Which process this is, of how many.
     """
 
@@ -83,17 +85,17 @@ class Session:
         self._settings = settings
         self._reporter = GuardedReporter(reporter)
         self._shape = shape
-        self._original = flow
+        self._user_flow = flow
         self._keys = FlowKeys(settings.namespace, flow.flow_id)
         self._stack = ExitStack()
         self._watchdog: Watchdog | None = None
-        self._spare: subprocess.Popen[bytes] | None = None
+        self._replicator_process: subprocess.Popen[bytes] | None = None
         self._gate = Gate()
         self._snapshot_requests = SnapshotRequests()
         self._handover = Handover()
         self._backpressure: Backpressure | None = None
         self._folder = settings.scratch
-        self._holder: LeaseHolder | None = None
+        self._lease_holder: LeaseHolder | None = None
         self._stopping = Stopping(self._reporter, shape.process_count, settings.drain_timeout)
         self._codec = Codec.of_flow(settings, self._stopping.note_codec_error)
         self._is_entered = False
@@ -104,8 +106,8 @@ class Session:
     # -- entering -------------------------------------------------------------------------
 
     def __enter__(self) -> Session:
-        steps = state_steps(self._original)
-        kept = lifetimes(self._original, self._settings.retention, self._settings.window_grace)
+        steps = state_steps(self._user_flow)
+        kept = lifetimes(self._user_flow, self._settings.retention, self._settings.window_grace)
         if steps:  # else there is nothing to keep: the flow runs without recovery, as in stock
             _require_main_thread()
             try:
@@ -128,7 +130,7 @@ class Session:
         config = (self._config or start_embedded()).patient(_SCRIPT_TIMEOUT)
         client = connect(config)
         self._stack.callback(client.close)
-        parts = {name: list(p) for name, p in listed_partitions(self._original).items()}
+        parts = {name: list(p) for name, p in listed_partitions(self._user_flow).items()}
         process = ProcessStart(
             client,
             self._keys,
@@ -140,7 +142,7 @@ class Session:
                 self._codec,
                 self._handover,
                 scratch,
-                lease_holder=partial(self._lease_holder, client),
+                lease_holder=partial(self._make_lease_holder, client),
                 spawn_replicator=partial(self._spawn_replicator, scratch),
                 require_running=self._require_running,
                 start_replicator=lambda manifest: self._launch(config, scratch, process, manifest),
@@ -156,19 +158,23 @@ class Session:
         self._reporter.resumed(self.resumed)
 
     def _spawn_replicator(self, scratch: Scratch) -> None:
-        self._spare = spawn(scratch.lock)
-        self._stack.callback(self._end_spare)
+        self._replicator_process = spawn(scratch.lock)
+        self._stack.callback(self._end_replicator_process)
 
-    def _end_spare(self) -> None:
-        """End what has not become a replicator; one that has, has ended."""
-        if self._spare is not None:
-            self._spare.kill()
-            self._spare.wait()
+    def _end_replicator_process(self) -> None:
+        """End a process that never became the replicator; a replicator that drained has ended."""
+        if self._replicator_process is not None:
+            self._replicator_process.kill()
+            # Within a bound: this runs in signal handlers, too.
+            with suppress(subprocess.TimeoutExpired):
+                self._replicator_process.wait(_KILL_SECONDS)
 
-    def _lease_holder(self, client: redis.Redis, scripts: Scripts, lease: Lease) -> LeaseHolder:
-        self._holder = LeaseHolder(client, scripts, self._keys, lease, self._stopping.fail)
+    def _make_lease_holder(
+        self, client: redis.Redis, scripts: Scripts, lease: Lease
+    ) -> LeaseHolder:
+        self._lease_holder = LeaseHolder(client, scripts, self._keys, lease, self._stopping.fail)
         self._stack.callback(self._release_lease)
-        return self._holder
+        return self._lease_holder
 
     def _require_running(self) -> None:
         if self._stopping.failure is not None:
@@ -184,18 +190,18 @@ class Session:
             scratch,
             manifest,
             process.engine_steps(manifest),
-            guarded=process.failover_possible(),
+            failover_possible=process.failover_possible(),
         )
 
     def _release_lease(self) -> None:
         # A second Ctrl-C must not wait for a Redis that hangs: the next start on this host sees
         # that the owner of the lease is dead.
-        if self._holder is not None:
-            self._holder.stop(release=not self._stopping.was_interrupted_twice)
+        if self._lease_holder is not None:
+            self._lease_holder.stop(release=not self._stopping.was_interrupted_twice)
 
     def _shard(self, manifest: Manifest, clock: FlowClock) -> None:
         self._flow = shard_stateful_steps(
-            self._original,
+            self._user_flow,
             shards=manifest.shards,
             workers=self._shape.workers,
             codec=self._codec,
@@ -220,14 +226,14 @@ class Session:
         manifest: Manifest,
         steps: Mapping[str, tuple[str, str]],
         *,
-        guarded: bool,
+        failover_possible: bool,
     ) -> None:
-        assert self._holder is not None
+        assert self._lease_holder is not None
         partition = self._shape.process_id
-        setup = ReplicatorConfig(
+        replicator_config = ReplicatorConfig(
             url=config.url,
             credentials=name_of(config.credentials),
-            path=[str(place) for place in sys.path],
+            path=[str(folder) for folder in sys.path],
             connect_timeout=config.connect_timeout.total_seconds(),
             script_timeout=config.read_timeout.total_seconds(),
             namespace=self._settings.namespace,
@@ -248,23 +254,27 @@ class Session:
             drain_timeout=self._settings.drain_timeout.total_seconds(),
             margin=MARGIN_SECONDS,
             durability=self._settings.durability,
-            lease=replace(self._holder.lease, phase="running").to_json(),
+            lease=replace(self._lease_holder.lease, phase="running").to_json(),
             manifest=manifest.to_fields(),
             outbox_owner=(manifest.incarnation, manifest.generation),
-            failover_possible=guarded,
+            failover_possible=failover_possible,
         )
         self._folder = scratch.folder
         max_lag = self._settings.max_lag or default_lag(scratch.folder)
         self._backpressure = Backpressure(
-            self._gate, Path(setup.outbox), max_lag, self._reporter.warn
+            self._gate, Path(replicator_config.outbox), max_lag, self._reporter.warn
         )
         self._watchdog = Watchdog(
-            setup, scratch.lock, self._stopping.fail, self._on_status, self._spare
+            replicator_config,
+            scratch.lock,
+            self._stopping.fail,
+            self._on_status,
+            self._replicator_process,
         )
         self._stack.callback(self._watchdog.kill)
         self._watchdog.start()
         # From here on the replicator renews the lease.
-        self._holder.stop(release=False)
+        self._lease_holder.stop(release=False)
         self._stopping.engine_starts(
             self._watchdog, self._backpressure, lambda: self._stack.close()
         )

@@ -400,8 +400,8 @@ def test_a_start_that_fails_leaves_no_process_behind(recovery, client):
     session = recovery.session(sums(TestingSource(range(20)), []))
     with pytest.raises(DecodeError), session:
         raise AssertionError("it must not start")
-    assert session._spare is not None
-    assert session._spare.returncode is not None
+    assert session._replicator_process is not None
+    assert session._replicator_process.returncode is not None
 
 
 def test_a_replicator_that_gets_no_setup_ends(tmp_path):
