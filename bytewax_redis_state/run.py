@@ -310,7 +310,8 @@ def _place(args: argparse.Namespace) -> _Place:
             process_id = int(ordinal)
         except ValueError:
             raise ConfigError(
-                f"BYTEWAX_POD_NAME {env['BYTEWAX_POD_NAME']!r} holds no process number", "set -i"
+                f"BYTEWAX_POD_NAME {env['BYTEWAX_POD_NAME']!r} holds no process number",
+                "give the number of this process with -i",
             ) from None
     if process_id is not None and addresses is None:
         addresses = _addresses_from_file(process_id)
@@ -318,10 +319,11 @@ def _place(args: argparse.Namespace) -> _Place:
         return _Place(None, None)
     listed = tuple(part.strip() for part in addresses.split(";") if part.strip())
     if process_id is None:
-        raise ConfigError("-a is given without -i", "say which of the processes this is")
+        raise ConfigError("-a is given without -i", "give the number of this process with -i")
     if not 0 <= process_id < len(listed):
         raise ConfigError(
-            f"-i is {process_id}, and -a lists {len(listed)} addresses", "count from 0"
+            f"-i is {process_id}, and -a lists {len(listed)} addresses",
+            f"give a number from 0 to {len(listed) - 1}",
         )
     return _Place(process_id, listed)
 
@@ -329,25 +331,35 @@ def _place(args: argparse.Namespace) -> _Place:
 def _addresses_from_file(process_id: int) -> str:
     path = os.environ.get("BYTEWAX_HOSTFILE_PATH")
     if path is None:
-        raise ConfigError(f"-i {process_id} is given without -a", "list all processes with -a")
+        raise ConfigError(
+            f"-i {process_id} is given without -a", "list the addresses of all processes with -a"
+        )
     try:
         lines = Path(path).read_text().splitlines()
     except OSError as error:
-        raise ConfigError(f"BYTEWAX_HOSTFILE_PATH can't be read: {error}", "set -a") from error
+        raise ConfigError(
+            f"BYTEWAX_HOSTFILE_PATH can't be read: {error}",
+            "list the addresses of all processes with -a",
+        ) from error
     return ";".join(line.strip() for line in lines if line.strip())
 
 
 def _flow(import_str: str) -> Dataflow:
     path = Path(import_str.partition(":")[0])
     if path.suffix == ".py" and not path.is_file():
-        raise ConfigError(f"there is no file {str(path)!r}", "write it as path/to/flow.py:flow")
+        raise ConfigError(
+            f"there is no file {str(path)!r}",
+            "check the path; FLOW is written as path/to/flow.py:flow",
+        )
     module, attribute = _prepare_import(import_str)
     try:
         flow: Dataflow = _locate_dataflow(module, attribute)  # type: ignore[no-untyped-call]
     except ModuleNotFoundError as error:
         if error.name != module:  # the flow's own imports: the traceback helps more than we can
             raise
-        raise ConfigError(f"there is no module {module!r}", "see FLOW in --help") from None
+        raise ConfigError(
+            f"there is no module {module!r}", "check the name; FLOW is written as module:flow"
+        ) from None
     except (AttributeError, RuntimeError) as error:
         if not str(error).startswith(("Failed to find", "A valid Bytewax")):
             raise
@@ -367,8 +379,8 @@ def _refuse_stock_recovery() -> None:
 def _require_one_owner(args: argparse.Namespace, place: _Place) -> None:
     if place.addresses and len(place.addresses) > 1 and not _redis_url(args):
         raise ConfigError(
-            f"{len(place.addresses)} processes can't share a server of our own",
-            "give them all one --redis URL",
+            f"{len(place.addresses)} processes can't share the embedded server",
+            "give all processes the same --redis URL",
         )
 
 
@@ -376,7 +388,9 @@ def _redis(args: argparse.Namespace) -> RedisConfig | None:
     url = _redis_url(args)
     credentials = args.credentials or credentials_from_env()
     if url is None and credentials is not None:
-        raise ConfigError("--credentials is given without --redis", "say where Redis is")
+        raise ConfigError(
+            "--credentials is given without --redis", "give --redis URL, or set BYTEWAX_REDIS_URL"
+        )
     return None if url is None else RedisConfig(url=url, credentials=credentials)
 
 

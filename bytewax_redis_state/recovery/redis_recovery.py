@@ -123,7 +123,7 @@ class RedisRecovery:
         if self.redis is None and process_count > 1:
             raise ConfigError(
                 f"{process_count} processes can't share an embedded server",
-                "give them all one --redis URL",
+                "give all processes the same Redis URL",
             )
         shape = ClusterShape(process_id, process_count, worker_count, tuple(addresses))
         return Session(self.redis, self.settings, self.reporter, flow, shape)

@@ -71,7 +71,7 @@ def major_version(binary: Path) -> int:
     try:
         said = subprocess.run([binary, "--version"], capture_output=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError) as error:
-        raise ConfigError(f"{binary} does not run: {error}", "install redis-server anew") from None
+        raise ConfigError(f"{binary} does not run: {error}", "install redis-server again") from None
     version = re.search(rb"v=(\d+)", said.stdout)
     if not version:
         raise ConfigError(f"{binary} is no Redis server", "put redis-server first on PATH")

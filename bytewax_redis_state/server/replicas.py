@@ -105,7 +105,7 @@ def execute_confirmed(client: Client, fill: Callable[[Any], object]) -> list[Any
             raise ServerUnavailableError(
                 f"replicas of Redis at {address_of(client)} are connected, but have not confirmed "
                 f"a write in {_PATIENCE:g} s",
-                "see what holds them up; a start relies on nothing that a failover could lose",
+                "check the replicas; a start must not rely on writes that a failover could lose",
             )
         time.sleep(_AGAIN_SECONDS)
 

@@ -52,5 +52,5 @@ class PartitionFile:
         except sqlite3.Error as error:
             raise StockStoreError(
                 f"{self._name} can't be read as a recovery partition: {error}",
-                "is this the directory that the flow ran with -r?",
+                "give the directory that the flow ran with -r",
             ) from error

@@ -151,7 +151,7 @@ def require_sqlite() -> None:
     """
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         raise ScratchError(
-            f"this Python's SQLite is {sqlite3.sqlite_version}, 3.37 is needed",
+            f"this Python has SQLite {sqlite3.sqlite_version}, but 3.37 or newer is needed",
             "use a Python built with a newer SQLite",
         )
 

@@ -153,7 +153,7 @@ class Journal:
             case _:
                 raise StateLostError(
                     f"the journal {self._journal.decode()} is {verdict[0].decode()} in Redis",
-                    "Redis was emptied or restored under a running flow; start the flow again",
+                    "Redis was emptied or restored while the flow ran; start the flow again",
                 )
 
     def fence(self, by: Token) -> Fence | None:
@@ -203,7 +203,7 @@ class Journal:
         if progress is None:
             raise StateLostError(
                 f"the progress of partition {self._partition} is missing in Redis",
-                "Redis was emptied under a running flow; start the flow again",
+                "Redis was emptied while the flow ran; start the flow again",
             )
         if int(progress) <= to_epoch:
             raise ServerUnavailableError(
@@ -241,7 +241,7 @@ class Journal:
         elif trimmed < 0:  # not fenced: emptied, and perhaps to be filled again
             raise StateLostError(
                 f"the progress of partition {self._partition} is missing in Redis",
-                "Redis was emptied under a running flow; start the flow again",
+                "Redis was emptied while the flow ran; start the flow again",
             )
 
     def _refusal(self) -> list[bytes]:

@@ -88,7 +88,8 @@ class Lease:
             lease._check()
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise StateLostError(
-                f"a lease of the flow can't be read: {value[:80]!r}", "delete it if it is foreign"
+                f"a lease of the flow can't be read: {value[:80]!r}",
+                "delete it if another program wrote it",
             ) from error
         return lease
 

@@ -60,5 +60,5 @@ def overtaken(own: Token, by: bytes) -> FencedError:
         return FencedError(f"{taken} generation {number}")
     return FencedError(
         f"{taken} start {start}, which has the same number as start {own.start}: "
-        "Redis had lost that it was given"
+        "Redis had forgotten that the number was taken"
     )

@@ -85,7 +85,7 @@ class Checkpointer:
         if epoch is None or trimmed is None:
             raise StateLostError(
                 f"the progress of partition {partition} is missing in Redis",
-                "Redis was emptied under a running flow; start the flow again",
+                "Redis was emptied while the flow ran; start the flow again",
             )
         foldable = (safe or trimmed) if self._guard.is_on else epoch
         return _Progress(int(epoch), int(trimmed), int(foldable))

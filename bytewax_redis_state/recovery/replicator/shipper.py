@@ -70,7 +70,7 @@ class Shipper:
         if row is None:
             raise StateLostError(
                 f"the progress of partition {self._config.partition} is missing in Redis",
-                "Redis was emptied under a running flow; start the flow again",
+                "Redis was emptied while the flow ran; start the flow again",
             )
         return int(row)
 

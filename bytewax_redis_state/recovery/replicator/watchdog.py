@@ -129,7 +129,7 @@ class Watchdog:
         while self.status.state is ReplicatorState.STARTING:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                raise ReplicatorError("the replicator does not start", "see what it says above")
+                raise ReplicatorError("the replicator does not start", "read its lines above")
             time.sleep(0.005)
         failure = self._failure(self.status)
         if failure is not None:

@@ -166,6 +166,6 @@ def wait_for_manifest(
         if time.monotonic() > waited_since + timeout.total_seconds():
             raise JoinTimeoutError(
                 f"process 0 of the flow {keys.flow_id!r} started no generation with this process",
-                "see what process 0 says",
+                "read the output of process 0",
             )
         time.sleep(_POLL_SECONDS)

@@ -124,7 +124,7 @@ def _require_format(manifest: Manifest, settings: RecoverySettings) -> None:
             f"the flow in Redis has format {manifest.format}, this version reads {FORMAT}",
             "upgrade bytewax-redis-state"
             if manifest.format > FORMAT
-            else "start it anew, with another --namespace: a development version wrote it",
+            else "a development version wrote it: start the flow with another --namespace",
         )
     if manifest.shards != settings.shards:
         raise FormatError(
@@ -158,7 +158,7 @@ def _renames(
             have = ", ".join(sorted(s.name for s in steps)) or "none"
             raise ConfigError(
                 f"--rename-step {old}={new}: the flow has no step {new!r} with state",
-                f"steps there are: {have}",
+                f"the flow's steps with state: {have}",
             )
         if short is None:
             if any(entry.step_id == target.step_id for entry in known.values()):
@@ -166,7 +166,7 @@ def _renames(
             have = ", ".join(sorted(known)) or "none"
             raise ConfigError(
                 f"--rename-step {old}={new}: Redis holds no state of a step {old!r}",
-                f"steps there are: {have}",
+                f"steps with state in Redis: {have}",
             )
         renames[target.step_id] = short
     return renames
@@ -223,7 +223,8 @@ def _drops(
         name = unwanted[0]
         raise StepMissingError(
             f"Redis holds state of step {name!r}, which the flow no longer has (it has {free})",
-            f"delete it with --drop-step {name}, or hand it on with --rename-step {name}=NEW",
+            f"delete it with --drop-step {name}, or give it to another step with "
+            f"--rename-step {name}=NEW",
         )
     return tuple(gone)
 

@@ -298,7 +298,7 @@ class ProcessStart:
         number = self._shape.process_id
         if manifest.processes[number] != self._lease.id:
             raise ConfigError(
-                f"the manifest has another process {number}",
+                f"another process of the cluster also has the number {number}",
                 "give each process of the cluster its own -i",
             )
 

@@ -379,7 +379,7 @@ class Takeover:
         )
         if stood < 0:
             raise ServerUnavailableError(
-                "Redis was started anew while this start was under way, and may have lost its tail",
+                "Redis was restarted during this start, and may have lost its last writes",
                 "start again",
             )
         self._store.require_own([stood], refusal=0)

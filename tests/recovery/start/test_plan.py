@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from bytewax_redis_state.config import RecoverySettings
@@ -119,7 +121,7 @@ def test_a_step_that_changed_its_kind_is_another_step():
 def test_a_rename_of_what_is_not_there_is_refused(renames, what):
     with pytest.raises(ConfigError, match=what) as caught:
         plan(known(SUM), [MAX], rename_steps=renames)
-    assert "steps there are: " in caught.value.hint
+    assert re.search("steps with state( in Redis)?: ", caught.value.hint)
 
 
 def test_another_number_of_shards_is_refused():
