@@ -102,8 +102,8 @@ class Manifest:
         if self.renewing:
             raise StateLostError(
                 "Redis was emptied while the flow ran, and its state is not whole again",
-                "if the flow runs, leave it alone; if it has ended, delete its keys and start from the "
-                "beginning",
+                "if the flow runs, leave it alone; if it has ended, delete its keys and start "
+                "from the beginning",
             )
 
     def to_fields(self) -> dict[str, str]:
