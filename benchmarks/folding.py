@@ -32,7 +32,8 @@ from bytewax_redis_state.codec.envelope import MSGPACK, OVERHEAD, seal_plain
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.keys import FlowKeys, shard_of
 from bytewax_redis_state.recovery.records.cells import Cell, cells_of
-from bytewax_redis_state.recovery.records.fold import Folder
+from bytewax_redis_state.recovery.records.fenced_store import FencedStore
+from bytewax_redis_state.recovery.records.fold import JournalFold
 from bytewax_redis_state.recovery.records.journal import Entry, Journal
 from bytewax_redis_state.recovery.records.token import Token, start_id
 from bytewax_redis_state.scripts import Scripts
@@ -88,10 +89,11 @@ class Bench:
         self._scripts = Scripts(self._client)
         self._keys, self._timed, self._row = keys, timed, 0
         names = FlowKeys(f"bench-{time.time_ns()}", "sums")
-        life = (self._client, self._scripts, names, _INCARNATION, _TOKEN, 0)
-        self._journal = Journal(*life)
+        store = FencedStore(self._client, self._scripts, names, _INCARNATION, _TOKEN)
+        self._journal = Journal(store, 0)
         cells = cells_of(["sum"], SHARDS)
-        self._folder = Folder(*life, cells, timed={"sum"} if timed else (), offset=10**8)
+        timed_steps = {"sum"} if timed else ()
+        self._fold = JournalFold(store, 0, cells, timed=timed_steps, offset=10**8)
         self._journal.create(1)
         with self._client.pipeline(transaction=False) as pipe:
             for cell in cells:
@@ -109,7 +111,7 @@ class Bench:
         self._journal.append(self._row, self._row + 1, [], epoch + 1)
         self._row += 1
         started = time.monotonic()
-        folded = self._folder.fold(self._journal, epoch - 1, epoch)
+        folded = self._fold.fold(self._journal, epoch - 1, epoch)
         seconds = time.monotonic() - started
         if folded != self._keys:
             raise RuntimeError(f"{folded} keys were folded, {self._keys} have changed")

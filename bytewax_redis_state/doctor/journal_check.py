@@ -8,6 +8,7 @@ from bytewax_redis_state.doctor.checked_flow import CheckedFlow
 from bytewax_redis_state.doctor.key_usage import KeyUsage
 from bytewax_redis_state.errors import StateLostError
 from bytewax_redis_state.recovery.records.cells import LOST_HINT
+from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 from bytewax_redis_state.recovery.records.journal import Entry, Journal
 from bytewax_redis_state.recovery.records.token import Token
 from bytewax_redis_state.scripts import Scripts
@@ -127,14 +128,10 @@ class JournalCheck:
         :returns: The outbox row of the last entry.
         """
         manifest, client = self._flow.manifest, self._flow.client
-        journal = Journal(
-            client,
-            Scripts(client),
-            self._flow.keys,
-            manifest.incarnation,
-            manifest.token,
-            self._partition,
+        store = FencedStore(
+            client, Scripts(client), self._flow.keys, manifest.incarnation, manifest.token
         )
+        journal = Journal(store, self._partition)
         last_row = 0
         try:
             for entry in journal.entries(0, _LAST_EPOCH):

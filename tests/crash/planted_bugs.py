@@ -35,7 +35,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bytewax_redis_state.recovery.records import journal
-from bytewax_redis_state.recovery.records.fold import Folder
+from bytewax_redis_state.recovery.records.fold import JournalFold
 from bytewax_redis_state.recovery.records.lease import LeaseHolder
 from bytewax_redis_state.recovery.replicator.checkpointer import Checkpointer
 from bytewax_redis_state.recovery.replicator.shipper import Shipper
@@ -83,18 +83,18 @@ def progress_too_high() -> None:
 
 
 def rows_not_dropped() -> None:
-    fold = Folder.fold
+    fold = JournalFold.fold
     journal.Journal._require_committed = lambda *_: None  # type: ignore[method-assign]
 
     def fold_all(self: Any, of: journal.Journal, from_epoch: int, to_epoch: int) -> int:
         last = max((entry.epoch for entry in of.entries(from_epoch + 1, 2**62)), default=to_epoch)
         return fold(self, of, from_epoch, max(last, to_epoch))
 
-    class _StartFolder(Folder):
+    class _StartFold(JournalFold):
         pass
 
-    _StartFolder.fold = fold_all  # type: ignore[method-assign]
-    takeover.Folder = _StartFolder  # type: ignore[attr-defined]
+    _StartFold.fold = fold_all  # type: ignore[method-assign]
+    takeover.JournalFold = _StartFold  # type: ignore[attr-defined]
 
 
 def late_folds() -> None:

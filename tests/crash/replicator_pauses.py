@@ -32,7 +32,7 @@ from typing import Any
 from redis.connection import AbstractConnection
 
 from bytewax_redis_state.recovery.records import fold
-from bytewax_redis_state.recovery.records.fold import Folder
+from bytewax_redis_state.recovery.records.fold import JournalFold
 from bytewax_redis_state.recovery.records.journal import Journal
 from bytewax_redis_state.recovery.replicator.file_watch import FileWatch
 from bytewax_redis_state.recovery.replicator.replicator import Replicator
@@ -102,7 +102,7 @@ def _within(
     _before(step, inner_owner, inner_method, is_time)
 
 
-def _is_further(_folder: Any, _pipe: Any, chunks: Any, *_: Any) -> bool:
+def _is_further(_fold: Any, _pipe: Any, chunks: Any, *_: Any) -> bool:
     return bool(chunks[0].number > 1)
 
 
@@ -116,12 +116,14 @@ def pause_at(steps: str) -> None:
     _before("idle", FileWatch, "wait")
     _before("append", Journal, "append")
     _within("append-answer", Journal, "append", AbstractConnection, "read_response")
-    _before("fold", Folder, "fold")
-    _within("fold-command", Folder, "_execute", AbstractConnection, "send_packed_command", _is_fold)
-    _before("chunk", Folder, "_execute", _is_further)
+    _before("fold", JournalFold, "fold")
+    _within(
+        "fold-command", JournalFold, "_execute", AbstractConnection, "send_packed_command", _is_fold
+    )
+    _before("chunk", JournalFold, "_execute", _is_further)
     if "chunk" in _steps_left:
         fold._CHUNK_KEYS = 1
     _before("trim", Journal, "trim")
     _after("trimmed", Journal, "trim")
     _before("drain", Replicator, "_drain")
-    _within("drain-fold", Replicator, "_drain", Folder, "fold")
+    _within("drain-fold", Replicator, "_drain", JournalFold, "fold")

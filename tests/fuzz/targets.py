@@ -49,6 +49,7 @@ from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.outbox.outbox import Outbox, OutboxOwner, _unpickled, prepare
 from bytewax_redis_state.recovery.records.cells import Cell, CellMark
+from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 from bytewax_redis_state.recovery.records.journal import Journal
 from bytewax_redis_state.recovery.records.lease import Lease, this_owner
 from bytewax_redis_state.recovery.records.manifest import Manifest, StepEntry
@@ -123,7 +124,8 @@ class _NoRedis:
         return lambda *_args, **_more: None
 
 
-_JOURNAL = Journal(_NoRedis(), _NoRedis(), KEYS, "one", Token(3), 0)  # type: ignore[arg-type]
+_STORE = FencedStore(_NoRedis(), _NoRedis(), KEYS, "one", Token(3))  # type: ignore[arg-type]
+_JOURNAL = Journal(_STORE, 0)
 
 
 def entry(data: bytes) -> None:

@@ -16,7 +16,8 @@ from bytewax_redis_state.dataflow.shards.handover import Handover
 from bytewax_redis_state.dataflow.steps import StateStep
 from bytewax_redis_state.keys import FlowKeys, shard_of
 from bytewax_redis_state.recovery.records.cells import Cell, cells_of
-from bytewax_redis_state.recovery.records.fold import Folder
+from bytewax_redis_state.recovery.records.fenced_store import FencedStore
+from bytewax_redis_state.recovery.records.fold import JournalFold
 from bytewax_redis_state.recovery.records.journal import Entry, Journal
 from bytewax_redis_state.recovery.records.lease import Lease, this_owner
 from bytewax_redis_state.recovery.records.manifest import Manifest
@@ -133,16 +134,18 @@ class FlowInRedis:
 
     # -- a replicator's work --------------------------------------------------------------
 
-    def journal(self, partition: int = 0, token: Token | None = None) -> Journal:
+    @property
+    def store(self) -> FencedStore:
         assert self.manifest is not None
-        return Journal(
-            self.client,
-            self.scripts,
-            self.keys,
-            self.manifest.incarnation,
-            self.manifest.token if token is None else token,
-            partition,
+        return self.store_of(self.manifest)
+
+    def store_of(self, manifest: Manifest) -> FencedStore:
+        return FencedStore(
+            self.client, self.scripts, self.keys, manifest.incarnation, manifest.token
         )
+
+    def journal(self, partition: int = 0, token: Token | None = None) -> Journal:
+        return Journal(self.store if token is None else self.store.under(token), partition)
 
     def commit(
         self,
@@ -167,15 +170,16 @@ class FlowInRedis:
         self.journal(partition).append(row, after, entries, epoch + 1)
         self.row[partition] = after
 
-    def folder(self, partition: int = 0, **who: object) -> Folder:
+    def journal_fold(self, partition: int = 0, **changes: object) -> JournalFold:
+        """What folds a partition's journal.
+
+        :arg changes: Of the store, as ``replace`` takes them.
+        """
         assert self.manifest is not None
-        client: Client = who.get("client", self.client)
-        return Folder(
-            client,
-            Scripts(client),
-            self.keys,
-            str(who.get("incarnation", self.manifest.incarnation)),
-            token if isinstance(token := who.get("token"), Token) else self.manifest.token,
+        if isinstance(client := changes.get("client"), Client):
+            changes["scripts"] = Scripts(client)
+        return JournalFold(
+            replace(self.store, **changes),
             partition,
             cells_of(self.manifest.steps, SHARDS),
             timed=self.manifest.retention,

@@ -49,7 +49,7 @@ def test_all_keys_of_one_call_share_a_slot(client, monkeypatch, namespace, flow_
         flow.keys = FlowKeys(f"{namespace}{uuid4().hex}", flow_id)
         flow.start()
         flow.commit(1, dict.fromkeys(state_keys, b"x"))
-        flow.folder().fold(flow.journal(), 0, 1)
+        flow.journal_fold().fold(flow.journal(), 0, 1)
         flow.restorer().read()
         flow.start()
     assert max(map(len, seen)) > 1

@@ -50,7 +50,7 @@ def flow(client, namespace) -> FlowInRedis:
 def test_a_tail_lost_between_two_steps_of_a_start(flow, monkeypatch, saved, lost, node) -> None:
     flow.start()
     flow.commit(1, DELTAS[1])
-    flow.folder().fold(flow.journal(), 0, 1)
+    flow.journal_fold().fold(flow.journal(), 0, 1)
     replica = {"before": flow.dump()}
     flow.commit(2, DELTAS[2])
 
@@ -91,7 +91,7 @@ def test_a_server_started_anew_in_the_midst_of_a_start_loses_nothing_that_it_has
         flow = FlowInRedis(client, namespace)
         flow.start()
         flow.commit(1, DELTAS[1])
-        flow.folder().fold(flow.journal(), 0, 1)
+        flow.journal_fold().fold(flow.journal(), 0, 1)
         flow.commit(2, DELTAS[2])
 
         def reached(step: str) -> None:
@@ -106,7 +106,7 @@ def test_a_server_started_anew_in_the_midst_of_a_start_loses_nothing_that_it_has
         monkeypatch.setattr(steps, "reached", reached)
         with suppress(FencedError, StateLostError, ServerUnavailableError):
             flow.start()
-            sweep(client, flow.scripts, flow.keys, flow.manifest.token)
+            sweep(flow.store)
             flow.restorer().read()
             assert flow.state() == DELTAS[1] | DELTAS[2]
         monkeypatch.setattr(steps, "reached", lambda _: None)
@@ -155,7 +155,7 @@ def test_a_tail_lost_while_the_state_is_read(flow, monkeypatch, node) -> None:
     """Keys and cells go back after the cells were looked at; the counts are as they were."""
     flow.start()
     flow.commit(1, {"a": b"1"})
-    flow.folder().fold(flow.journal(), 0, 1)
+    flow.journal_fold().fold(flow.journal(), 0, 1)
     flow.commit(2, {"a": b"2"})
     replica = flow.dump()
     flow.start()

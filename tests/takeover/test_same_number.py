@@ -44,7 +44,7 @@ def flow(client, namespace) -> FlowInRedis:
     flow = FlowInRedis(client, namespace)
     flow.start(retention=KEPT)
     flow.commit(1, {"a": b"1"}, deadline=2**41)
-    flow.folder().fold(flow.journal(), 0, 1)
+    flow.journal_fold().fold(flow.journal(), 0, 1)
     return flow
 
 
@@ -75,7 +75,7 @@ def test_a_start_that_redis_forgot_writes_nothing(flow, monkeypatch, command) ->
         assert told is not None
         assert told.groups() == (second.start, first.start)
     flow.commit(2, {"b": b"2"})
-    flow.folder().fold(flow.journal(), 1, 2)
+    flow.journal_fold().fold(flow.journal(), 1, 2)
     assert flow.state() == {"a": b"1", "b": b"2"}
     assert verify(flow.client, flow.keys).is_sound
 

@@ -15,7 +15,7 @@ from bytewax_redis_state.codec.envelope import MSGPACK, seal
 from bytewax_redis_state.errors import FencedError, StateLostError
 from bytewax_redis_state.keys import shard_of
 from bytewax_redis_state.recovery.records.cells import Cell
-from bytewax_redis_state.recovery.records.fold import _Lanes, _Round
+from bytewax_redis_state.recovery.records.fold import _Channels, _Round
 from bytewax_redis_state.recovery.records.journal import Entry
 from bytewax_redis_state.recovery.start import steps
 from tests.recovery.conftest import SHARDS, FlowInRedis
@@ -41,7 +41,7 @@ class Stale:
     def __init__(self, flow: FlowInRedis) -> None:
         assert flow.manifest is not None
         self.flow, self.row = flow, flow.row[0]
-        self.journal, self.folder = flow.journal(), flow.folder()
+        self.journal, self.journal_fold = flow.journal(), flow.journal_fold()
         self.life, self.applied = flow.manifest.incarnation, flow.applied(CELL.shard)
         self.token = str(flow.manifest.token)
         self.progress = flow.keys.progress(0, flow.manifest.generation)
@@ -53,8 +53,8 @@ class Stale:
 
     def fold(self) -> None:
         stale = seal("a", MSGPACK, b"stale")
-        with _Lanes() as lanes:
-            self.folder._apply(_Round(to_epoch=9, changes={CELL: {b"a": stale}}), 0, lanes)
+        with _Channels() as channels:
+            self.journal_fold._apply(_Round(to_epoch=9, changes={CELL: {b"a": stale}}), 0, channels)
 
     def trim(self) -> None:
         self.journal.trim(3)
@@ -129,7 +129,7 @@ def flow(client, namespace) -> FlowInRedis:
     flow = FlowInRedis(client, namespace)
     flow.start(retention=timedelta(hours=1))
     flow.commit(1, {"a": b"1"}, deadline=2**41)
-    flow.folder().fold(flow.journal(), 0, 1)
+    flow.journal_fold().fold(flow.journal(), 0, 1)
     flow.commit(2, {"a": b"2"}, deadline=2**41)
     return flow
 

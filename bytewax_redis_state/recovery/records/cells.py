@@ -55,7 +55,7 @@ class CellMark:
 
     :arg token: Who may write to it.
     :arg epoch: Applied by the cell as a whole.
-    :arg lanes: Partition to the epoch applied of it, where that is more.
+    :arg ahead: Partition to the epoch applied of it, where that is more than ``epoch``.
     :arg marks: Partition to the epoch that an unfinished fold goes to.
     :arg count: Live state keys.
     :arg dated: Deadline to number of live state keys that have it.
@@ -65,7 +65,7 @@ class CellMark:
 
     token: Token
     epoch: int
-    lanes: Mapping[int, int]
+    ahead: Mapping[int, int]
     marks: Mapping[int, int]
     count: int
     dated: Mapping[int, int] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class CellMark:
             return cls(
                 token=Token.parse(fields[b"generation"]),
                 epoch=int(fields[b"epoch"]),
-                lanes={int(k[1:]): v for k, v in numbered.items() if k.startswith("p")},
+                ahead={int(k[1:]): v for k, v in numbered.items() if k.startswith("p")},
                 marks={int(k[4:]): v for k, v in numbered.items() if k.startswith("mark")},
                 count=int(fields[b"count"]),
                 dated={int(k[1:]): v for k, v in numbered.items() if k.startswith("d")},
@@ -104,12 +104,12 @@ class CellMark:
 
     def applied(self, partition: int) -> int:
         """Give the epoch up to which a partition is applied."""
-        return max(self.epoch, self.lanes.get(partition, 0))
+        return max(self.epoch, self.ahead.get(partition, 0))
 
     @property
     def highest(self) -> int:
         """The highest epoch of which the cell may hold anything."""
-        return max(self.epoch, *self.lanes.values(), *self.marks.values(), 0)
+        return max(self.epoch, *self.ahead.values(), *self.marks.values(), 0)
 
     def expired(self, now: int) -> dict[int, int]:
         """Give what Redis may have dropped: deadline to number of keys.

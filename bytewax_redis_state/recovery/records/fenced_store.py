@@ -14,7 +14,7 @@ import redis
 
 from bytewax_redis_state.errors import FencedError
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.recovery.records.token import Token
+from bytewax_redis_state.recovery.records.token import Token, overtaken
 from bytewax_redis_state.scripts import Scripts
 
 __all__ = ["FencedStore"]
@@ -46,8 +46,13 @@ class FencedStore:
         """Give the same flow, written in the name of another start."""
         return replace(self, token=token)
 
-    def overtaken(self) -> FencedError:
-        """Say that another start has taken the flow over, where no script says which one."""
+    def overtaken(self, by: bytes | None = None) -> FencedError:
+        """Say that another start has taken the flow over.
+
+        :arg by: Token of the other start, where a script has told it.
+        """
+        if by is not None:
+            return overtaken(self.token, by)
         return FencedError("another start of the flow overtook this one", "start again")
 
     def require_own(self, answers: Container[object], refusal: int | None = None) -> None:

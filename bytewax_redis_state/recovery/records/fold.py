@@ -1,4 +1,4 @@
-"""Checkpoints: folding the journal into the keyed state.
+"""The fold: a journal's epochs go into the keyed state. A checkpoint is a fold every interval.
 
 The unit is the cell. A fold says from which epoch to which it goes; a cell skips what it has
 applied and refuses what would leave a gap. Each partition of a generation has its own applied
@@ -19,23 +19,20 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any
 
-import redis
 from typing_extensions import Self
 
 from bytewax_redis_state.errors import ServerUnavailableError, StateLostError
-from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.records.cells import LOST_HINT, Cell
+from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 from bytewax_redis_state.recovery.records.journal import Journal
-from bytewax_redis_state.recovery.records.token import Token, overtaken
-from bytewax_redis_state.scripts import Scripts
 
-__all__ = ["CellBehindError", "Folder"]
+__all__ = ["CellBehindError", "JournalFold"]
 
 _CHUNK_KEYS = 1000
 _CHUNK_BYTES = 1024 * 1024
 _ROUND_BYTES = 16 * 1024 * 1024
 _PIPELINE_CHUNKS = 16
-_LANES = 2
+_CHANNELS = 2
 
 
 class CellBehindError(StateLostError):
@@ -62,13 +59,10 @@ class _Chunk:
     last: bool
 
 
-class Folder:
+class JournalFold:
     """Folds one partition's journal into all cells.
 
-    :arg client: Where to fold.
-    :arg keys: Of the flow.
-    :arg incarnation: The flow's life.
-    :arg token: Whom the cells are fenced for.
+    :arg store: The flow in Redis, under the token that the cells are fenced for.
     :arg partition: Whose journal it is.
     :arg cells: Every cell of the flow: unchanged ones move too.
     :arg timed: Short names of the steps that have a retention.
@@ -77,22 +71,19 @@ class Folder:
 
     def __init__(
         self,
-        client: redis.Redis,
-        scripts: Scripts,
-        keys: FlowKeys,
-        incarnation: str,
-        token: Token,
+        store: FencedStore,
         partition: int,
         cells: Iterable[Cell],
         *,
         timed: Collection[str] = (),
         offset: int = 0,
     ) -> None:
-        self._client = client
-        self._scripts = scripts
-        self._keys = keys
-        self._incarnation = incarnation
-        self._token = token
+        self._store = store
+        self._client = store.client
+        self._scripts = store.scripts
+        self._keys = store.keys
+        self._incarnation = store.incarnation
+        self._generation = store.generation
         self._partition = partition
         self._cells = tuple(cells)
         self._timed = frozenset(timed)
@@ -110,9 +101,9 @@ class Folder:
         :raises StateLostError: If a cell is gone, of another life, or behind ``from_epoch``.
         """
         keys = 0
-        with _Lanes() as lanes:
+        with _Channels() as channels:
             for part in self._rounds(journal, from_epoch, to_epoch):
-                self._apply(part, from_epoch, lanes)
+                self._apply(part, from_epoch, channels)
                 keys += sum(map(len, part.changes.values()))
                 from_epoch = part.to_epoch
         return keys
@@ -130,13 +121,13 @@ class Folder:
         part.to_epoch = to_epoch
         yield part
 
-    def _apply(self, part: _Round, from_epoch: int, lanes: _Lanes) -> None:
+    def _apply(self, part: _Round, from_epoch: int, channels: _Channels) -> None:
         """Apply a round, batch by batch; Redis works on one while the next is made up, or read."""
         cells = [_chunks(cell, part.changes.get(cell, {})) for cell in self._cells]
         for row in zip_longest(*cells):
-            for lane, batch in _batches(row):
+            for channel, batch in _batches(row):
                 pipe = self._pipeline(batch, from_epoch, part.to_epoch)
-                lanes.send(lane, partial(self._execute, pipe, batch, from_epoch))
+                channels.send(channel, partial(self._execute, pipe, batch, from_epoch))
 
     def _pipeline(self, chunks: list[_Chunk], from_epoch: int, to_epoch: int) -> Any:
         pipe = self._client.pipeline(transaction=False)
@@ -147,7 +138,7 @@ class Folder:
                 self._keys.applied(cell.step, cell.shard),
                 [prefix + key for key in chunk.keys],
                 self._incarnation,
-                str(self._token),
+                self._generation,
                 self._partition,
                 from_epoch,
                 to_epoch,
@@ -163,14 +154,14 @@ class Folder:
         with pipe:
             verdicts: list[list[bytes]] = pipe.execute()
         for chunk, verdict in zip(chunks, verdicts, strict=True):
-            self._heed(chunk.cell, verdict, from_epoch)
+            self._require_folded(chunk.cell, verdict, from_epoch)
 
-    def _heed(self, cell: Cell, verdict: list[bytes], from_epoch: int) -> None:
+    def _require_folded(self, cell: Cell, verdict: list[bytes], from_epoch: int) -> None:
         match verdict[0]:
             case b"ok" | b"skip":
                 return
             case b"fenced":
-                raise overtaken(self._token, verdict[1])
+                raise self._store.overtaken(by=verdict[1])
             case b"torn":
                 # Put off: what was lost is sent again, and the fold is begun anew.
                 raise ServerUnavailableError(
@@ -207,23 +198,27 @@ def _chunks(cell: Cell, changes: dict[bytes, bytes | None]) -> Iterator[_Chunk]:
 
 
 def _batches(row: Sequence[_Chunk | None]) -> Iterator[tuple[int, list[_Chunk]]]:
-    """Give what goes in one trip, and its lane, which is a cell's own.
+    """Give the chunks of each trip, and the channel that the trip takes.
+
+    A cell has one channel, so its chunks arrive in their order.
 
     There are no two chunks of a cell in a trip: were the first refused and the last not, the cell
     would count as folded without it.
     """
-    lanes = [[chunk for chunk in row[lane::_LANES] if chunk is not None] for lane in range(_LANES)]
-    for start in range(0, max(map(len, lanes)), _PIPELINE_CHUNKS):
-        for lane, chunks in enumerate(lanes):
+    channels = [
+        [chunk for chunk in row[n::_CHANNELS] if chunk is not None] for n in range(_CHANNELS)
+    ]
+    for start in range(0, max(map(len, channels)), _PIPELINE_CHUNKS):
+        for channel, chunks in enumerate(channels):
             if batch := chunks[start : start + _PIPELINE_CHUNKS]:
-                yield lane, batch
+                yield channel, batch
 
 
-class _Lanes:
-    """Trips to Redis, one after the other in each lane."""
+class _Channels:
+    """Channels to Redis: in each, one trip after the other, in a thread."""
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(_LANES, "fold")
+        self._threads = ThreadPoolExecutor(_CHANNELS, "fold")
         self._under_way: dict[int, Future[None]] = {}
 
     def __enter__(self) -> Self:
@@ -234,11 +229,11 @@ class _Lanes:
             for trip in self._under_way.values():
                 trip.result()
 
-    def send(self, lane: int, trip: Callable[[], None]) -> None:
-        """Begin a trip when the one before it in its lane has ended well."""
-        if before := self._under_way.pop(lane, None):
+    def send(self, channel: int, trip: Callable[[], None]) -> None:
+        """Begin a trip when the one before it in its channel has ended well."""
+        if before := self._under_way.pop(channel, None):
             before.result()
-        self._under_way[lane] = self._threads.submit(trip)
+        self._under_way[channel] = self._threads.submit(trip)
 
 
 def _bytes(values: Sequence[bytes | None]) -> int:

@@ -12,19 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-import redis
-
 from bytewax_redis_state.codec.delta import unpack_changes
 from bytewax_redis_state.errors import (
     DecodeError,
-    FencedError,
     ServerUnavailableError,
     StateLostError,
 )
-from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.records.cells import Cell
-from bytewax_redis_state.recovery.records.token import Token, overtaken
-from bytewax_redis_state.scripts import Scripts
+from bytewax_redis_state.recovery.records.fenced_store import FencedStore
+from bytewax_redis_state.recovery.records.token import Token
 from bytewax_redis_state.server.replicas import execute_confirmed
 
 __all__ = ["Entry", "Fence", "Journal", "JournalMovedError"]
@@ -76,28 +72,18 @@ class JournalMovedError(Exception):
 class Journal:
     """The journal and the progress of one outbox partition in one generation.
 
-    :arg scripts: On the client to use.
-    :arg keys: Of the flow.
-    :arg incarnation: The flow's life.
-    :arg token: Whose journal it is.
+    :arg store: The flow in Redis, under the token whose journal it is.
     :arg partition: Number of the outbox partition.
     """
 
-    def __init__(
-        self,
-        client: redis.Redis,
-        scripts: Scripts,
-        keys: FlowKeys,
-        incarnation: str,
-        token: Token,
-        partition: int,
-    ) -> None:
-        self._client = client
-        self._scripts = scripts
-        self._journal = keys.journal(partition, token.generation)
-        self._progress = keys.progress(partition, token.generation)
-        self._incarnation = incarnation
-        self._token = token
+    def __init__(self, store: FencedStore, partition: int) -> None:
+        self._store = store
+        self._client = store.client
+        self._scripts = store.scripts
+        self._journal = store.keys.journal(partition, store.token.generation)
+        self._progress = store.keys.progress(partition, store.token.generation)
+        self._incarnation = store.incarnation
+        self._generation = store.generation
         self._partition = partition
 
     def create(self, epoch: int) -> None:
@@ -108,11 +94,10 @@ class Journal:
         (made,) = execute_confirmed(
             self._client,
             lambda pipe: self._scripts.create_partition(
-                self._journal, self._progress, self._incarnation, str(self._token), epoch, pipe
+                self._journal, self._progress, self._incarnation, self._generation, epoch, pipe
             ),
         )
-        if not made:
-            raise FencedError("another start of the flow overtook this one", "start again")
+        self._store.require_own([made], refusal=0)
 
     def append(
         self, row_before: int, row_after: int, entries: Sequence[Entry], epoch: int | None
@@ -134,22 +119,22 @@ class Journal:
             self._journal,
             self._progress,
             self._incarnation,
-            str(self._token),
+            self._generation,
             row_before,
             row_after,
             epoch,
             flat,
         )
-        self._heed(verdict)
+        self._raise_refusal(verdict)
 
-    def _heed(self, verdict: list[bytes]) -> None:
+    def _raise_refusal(self, verdict: list[bytes]) -> None:
         match verdict[0]:
             case b"ok":
                 return
             case b"moved":
                 raise JournalMovedError(int(verdict[1]))
             case b"fenced":
-                raise overtaken(self._token, verdict[1])
+                raise self._store.overtaken(by=verdict[1])
             case _:
                 raise StateLostError(
                     f"the journal {self._journal.decode()} is {verdict[0].decode()} in Redis",
@@ -165,7 +150,7 @@ class Journal:
         (answer,) = execute_confirmed(
             self._client,
             lambda pipe: self._scripts.fence_partition(
-                self._journal, self._progress, self._incarnation, str(self._token), str(by), pipe
+                self._journal, self._progress, self._incarnation, self._generation, str(by), pipe
             ),
         )
         return None if answer is None else Fence(*map(int, answer))
@@ -234,17 +219,17 @@ class Journal:
         :raises StateLostError: If its keys are gone or of another life.
         """
         trimmed = self._scripts.trim_journal(
-            self._journal, self._progress, self._incarnation, str(self._token), below, run_id
+            self._journal, self._progress, self._incarnation, self._generation, below, run_id
         )
         if trimmed is None:
-            self._heed(self._refusal())
+            self._raise_refusal(self._ask_refusal())
         elif trimmed < 0:  # not fenced: emptied, and perhaps to be filled again
             raise StateLostError(
                 f"the progress of partition {self._partition} is missing in Redis",
                 "Redis was emptied while the flow ran; start the flow again",
             )
 
-    def _refusal(self) -> list[bytes]:
+    def _ask_refusal(self) -> list[bytes]:
         """Ask why the partition is not the writer's any more, as :meth:`append` would be told."""
         found = self._client.hmget(self._progress, "incarnation", "generation", "fenced")
         life, writer, by = cast("list[bytes | None]", found)
@@ -252,7 +237,7 @@ class Journal:
             return [b"missing"]
         if life.decode() != self._incarnation:
             return [b"foreign", life]
-        return [b"fenced", by if by and writer.decode() == str(self._token) else writer]
+        return [b"fenced", by if by and writer.decode() == self._generation else writer]
 
     def delete(self) -> None:
         """Delete both keys."""

@@ -23,7 +23,7 @@ from bytewax_redis_state.errors import (
     StateLostError,
 )
 from bytewax_redis_state.recovery.records.cells import cells_of
-from bytewax_redis_state.recovery.records.fold import CellBehindError, Folder
+from bytewax_redis_state.recovery.records.fold import CellBehindError, JournalFold
 from bytewax_redis_state.recovery.records.sweep import sweep
 from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
 from bytewax_redis_state.recovery.replicator.connection import ReplicatorConnection
@@ -63,12 +63,8 @@ class Checkpointer:
         self._connection = ReplicatorConnection(config)
         self._journal = self._connection.journal()
         steps = {name for name, _ in config.steps.values()}
-        self._folder = Folder(
-            self._connection.client,
-            self._connection.scripts,
-            config.keys,
-            config.incarnation,
-            config.token,
+        self._journal_fold = JournalFold(
+            self._connection.store,
             config.partition,
             cells_of(sorted(steps), config.shards),
             timed=config.timed,
@@ -116,7 +112,7 @@ class Checkpointer:
 
     def _fold(self, trimmed: int, target: int) -> None:
         try:
-            self._folder.fold(self._journal, self.applied, target - 1)
+            self._journal_fold.fold(self._journal, self.applied, target - 1)
         except CellBehindError as behind:
             if self.applied == trimmed - 1:
                 if self._progress(self._config.partition).trimmed < trimmed:  # since it was asked
@@ -148,12 +144,7 @@ class Checkpointer:
                 suppress(ServerError),
                 translated(self._connection.address),
             ):  # the next start sweeps too
-                sweep(
-                    self._connection.client,
-                    self._connection.scripts,
-                    self._config.keys,
-                    self._config.token,
-                )
+                sweep(self._connection.store)
         while not self.thread.wait(self._config.checkpoint_interval):
             try:
                 self.checkpoint()

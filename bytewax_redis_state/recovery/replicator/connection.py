@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import redis
 
+from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 from bytewax_redis_state.recovery.records.journal import Journal
 from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
 from bytewax_redis_state.scripts import Scripts
@@ -30,14 +31,12 @@ class ReplicatorConnection:
         self.client: redis.Redis = connect(redis_config)
         self.scripts = Scripts(self.client)
 
+    @property
+    def store(self) -> FencedStore:
+        """The flow in Redis, as the replicator may write it."""
+        config = self._config
+        return FencedStore(self.client, self.scripts, config.keys, config.incarnation, config.token)
+
     def journal(self) -> Journal:
         """Give the journal of the replicator's partition."""
-        config = self._config
-        return Journal(
-            self.client,
-            self.scripts,
-            config.keys,
-            config.incarnation,
-            config.token,
-            config.partition,
-        )
+        return Journal(self.store, self._config.partition)

@@ -23,6 +23,7 @@ from bytewax_redis_state.codec.delta import FullDelta
 from bytewax_redis_state.errors import ServerUnavailableError, StateLostError
 from bytewax_redis_state.recovery.outbox.outbox import Outbox, RenewalRecord
 from bytewax_redis_state.recovery.records.cells import LOST_HINT, Cell, cells_of
+from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 from bytewax_redis_state.recovery.records.journal import Journal
 from bytewax_redis_state.recovery.records.manifest import Manifest, read_manifest
 from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
@@ -119,6 +120,9 @@ def _begin(
         resume_epoch=max(mark + 1, config.resume_epoch),
         renewing=True,
     )
+    store = FencedStore(
+        connection.client, connection.scripts, keys, manifest.incarnation, manifest.token
+    )
     cells = cells_of(manifest.steps, manifest.shards)
     with connection.client.pipeline(transaction=False) as pipe:
         for cell in cells:  # a renewal that died before its manifest may have left some
@@ -132,14 +136,7 @@ def _begin(
             )
         pipe.execute()
     for partition in range(manifest.partitions):
-        journal = Journal(
-            connection.client,
-            connection.scripts,
-            keys,
-            manifest.incarnation,
-            manifest.token,
-            partition,
-        )
+        journal = Journal(store, partition)
         journal.delete()
         journal.create(manifest.resume_epoch)
     new = connection.scripts.renew_flow(

@@ -18,14 +18,21 @@ from typing import TypeVar, cast
 import redis
 
 from bytewax_redis_state.codec.envelope import DEADLINE_WITHIN, deadline_of
-from bytewax_redis_state.errors import FencedError, StateExpiredError
+from bytewax_redis_state.errors import StateExpiredError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.records.cells import Cell, CellMark, cells_of
+from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 from bytewax_redis_state.recovery.records.manifest import Manifest
-from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import server_time
 
-__all__ = ["expired_keys", "read_marks", "refuse_expired", "renew", "settle", "told"]
+__all__ = [
+    "count_out_expired",
+    "expired_in_words",
+    "expired_keys",
+    "extend_expiries",
+    "read_marks",
+    "refuse_expired",
+]
 
 _SCAN_COUNT = 10_000
 _RENEW_KEYS = 1000
@@ -102,7 +109,7 @@ def expired_keys(client: redis.Redis, keys: FlowKeys, manifest: Manifest) -> dic
     return dict(gone)
 
 
-def told(gone: Mapping[str, int]) -> str:
+def expired_in_words(gone: Mapping[str, int]) -> str:
     """Say how many keys had gone, step by step."""
     return ", ".join(
         f"{count:,} {'key' if count == 1 else 'keys'} of step {step!r}"
@@ -117,79 +124,72 @@ def refuse_expired(gone: Mapping[str, int]) -> None:
     """
     if any(gone.values()):
         raise StateExpiredError(
-            f"Redis dropped {told(gone)}: the flow stood still for longer than the downtime "
-            "allowance after their deadline",
+            f"Redis dropped {expired_in_words(gone)}: the flow stood still for longer than the "
+            "downtime allowance after their deadline",
             "go on without them with --on-expired=continue, or restore Redis from a backup",
         )
 
 
-def settle(
-    client: redis.Redis,
-    scripts: Scripts,
-    keys: FlowKeys,
-    manifest: Manifest,
+def count_out_expired(
+    store: FencedStore,
+    offset: int,
     gone: Mapping[Cell, Mapping[int, int]],
-    renewed: frozenset[Cell] = frozenset(),
+    extended: frozenset[Cell] = frozenset(),
 ) -> None:
-    """Count out what has gone, and note the cells whose expiries were moved on.
+    """Take expired keys out of their cells' counts, and note the cells with new expiries.
 
-    :arg gone: Cell to deadline to number of keys.
-    :arg renewed: Cells of which every expiry stands at its deadline plus the manifest's offset.
+    :arg offset: Of the manifest.
+    :arg gone: Cell to deadline to number of keys that Redis has dropped.
+    :arg extended: Cells of which every expiry stands at its deadline plus the offset.
     :raises FencedError: If another start overtook this one.
     """
-    cells = sorted({*gone, *renewed}, key=lambda cell: (cell.step, cell.shard))
-    with client.pipeline(transaction=False) as pipe:
+    cells = sorted({*gone, *extended}, key=lambda cell: (cell.step, cell.shard))
+    with store.client.pipeline(transaction=False) as pipe:
         for cell in cells:
-            scripts.settle_deadlines(
-                keys.applied(cell.step, cell.shard),
-                manifest.incarnation,
-                str(manifest.token),
-                manifest.offset if cell in renewed else None,
+            store.scripts.settle_deadlines(
+                store.keys.applied(cell.step, cell.shard),
+                store.incarnation,
+                store.generation,
+                offset if cell in extended else None,
                 gone.get(cell, {}),
                 pipe,
             )
-        _require_own(pipe.execute())
+        store.require_own(pipe.execute())
 
 
-def renew(
-    client: redis.Redis,
-    scripts: Scripts,
-    keys: FlowKeys,
-    manifest: Manifest,
+def extend_expiries(
+    store: FencedStore,
+    offset: int,
     cell: Cell,
     states: Mapping[str, bytes],
 ) -> None:
-    """Move the expiries of a cell's keys on to their deadlines plus the manifest's offset.
+    """Set the expiries of a cell's keys to their deadlines plus the manifest's offset.
 
+    :arg offset: Of the manifest.
     :arg states: State key to envelope, all of the cell.
     :raises FencedError: If another start overtook this one.
     """
-    prefix = keys.state_prefix(cell.step, cell.shard)
+    prefix = store.keys.state_prefix(cell.step, cell.shard)
     expiries = (
-        (prefix + key.encode(), deadline + manifest.offset)
+        (prefix + key.encode(), deadline + offset)
         for key, data in states.items()
         if (deadline := deadline_of(data)) is not None
     )
     for chunks in _batches(_batches(expiries, _RENEW_KEYS), _PIPELINE):
-        with client.pipeline(transaction=False) as pipe:
+        with store.client.pipeline(transaction=False) as pipe:
             for chunk in chunks:
                 names, times = zip(*chunk, strict=True)
-                scripts.renew_keys(
-                    keys.applied(cell.step, cell.shard),
+                store.scripts.renew_keys(
+                    store.keys.applied(cell.step, cell.shard),
                     names,
-                    manifest.incarnation,
-                    str(manifest.token),
+                    store.incarnation,
+                    store.generation,
                     times,
                     pipe,
                 )
-            _require_own(pipe.execute())
+            store.require_own(pipe.execute())
 
 
 def _batches(items: Iterator[_Item], size: int) -> Iterator[list[_Item]]:
     while batch := list(islice(items, size)):
         yield batch
-
-
-def _require_own(answers: list[int | None]) -> None:
-    if None in answers:
-        raise FencedError("another start of the flow overtook this one", "start again")

@@ -35,15 +35,16 @@ from bytewax_redis_state.errors import (
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.outbox.outbox import OutboxOwner, part_file, prepare
 from bytewax_redis_state.recovery.outbox.scratch import Scratch
+from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 from bytewax_redis_state.recovery.records.lease import Lease, LeaseHolder, claim, this_owner
 from bytewax_redis_state.recovery.records.manifest import Manifest, read_manifest
 from bytewax_redis_state.recovery.reporter import Reporter, Resumed
 from bytewax_redis_state.recovery.start.expiry import (
+    count_out_expired,
+    expired_in_words,
     expired_keys,
+    extend_expiries,
     refuse_expired,
-    renew,
-    settle,
-    told,
 )
 from bytewax_redis_state.recovery.start.join_barrier import (
     ClusterShape,
@@ -284,12 +285,13 @@ class ProcessStart:
             self._reporter.progress,
         )
         keys = restorer.read()
-        expired = self._settle(manifest, restorer)
-        resealed = reseal_outdated(
-            self._client, self._scripts, self._keys, manifest, restorer.cells, self._session.codec
+        store = FencedStore(
+            self._client, self._scripts, self._keys, manifest.incarnation, manifest.token
         )
+        expired = self._account_for_expired(store, manifest, restorer)
+        resealed = reseal_outdated(store, restorer.cells, self._session.codec)
         if resealed:
-            self._reporter.say(f"{resealed:,} values were written anew with the current keys")
+            self._reporter.say(f"{resealed:,} values were written again with the current keys")
         self.resumed = Resumed(manifest.resume_epoch, keys, 0.0, manifest.generation, expired)
         return restorer
 
@@ -302,31 +304,26 @@ class ProcessStart:
                 "give each process of the cluster its own -i",
             )
 
-    def _settle(self, manifest: Manifest, restorer: Restorer) -> dict[str, int]:
-        """Set the counts right where keys have expired, and keep the others from it for longer."""
+    def _account_for_expired(
+        self, store: FencedStore, manifest: Manifest, restorer: Restorer
+    ) -> dict[str, int]:
+        """Take expired keys out of the counts, and let the others expire later."""
         expired: Counter[str] = Counter()
-        for cell, gone in restorer.gone.items():
+        for cell, gone in restorer.expired.items():
             expired[cell.step] += sum(gone.values())
         if self._settings.on_expired == "fail":
             refuse_expired(expired)
         if expired:
             self._reporter.warn(
-                f"{told(expired)} had expired in Redis while the flow stood still for longer than "
-                "the downtime allowance; each counts as new when it comes back"
+                f"{expired_in_words(expired)} had expired in Redis while the flow stood still for "
+                "longer than the downtime allowance; each counts as new when it comes back"
             )
-        renewed = set()
+        extended = set()
         for cell, states in restorer.overdue():
-            renew(self._client, self._scripts, self._keys, manifest, cell, states)
-            renewed.add(cell)
-        if expired or renewed:
-            settle(
-                self._client,
-                self._scripts,
-                self._keys,
-                manifest,
-                restorer.gone,
-                frozenset(renewed),
-            )
+            extend_expiries(store, manifest.offset, cell, states)
+            extended.add(cell)
+        if expired or extended:
+            count_out_expired(store, manifest.offset, restorer.expired, frozenset(extended))
         return dict(expired)
 
     def make_outbox(self, manifest: Manifest, restorer: Restorer) -> None:

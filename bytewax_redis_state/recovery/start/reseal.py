@@ -12,15 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
-import redis
-
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.codec.envelope import OVERHEAD, any_protected, key_ids_of
-from bytewax_redis_state.errors import FencedError
-from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.records.cells import Cell
-from bytewax_redis_state.recovery.records.manifest import Manifest
-from bytewax_redis_state.scripts import Scripts
+from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 
 __all__ = ["reseal_outdated"]
 
@@ -28,12 +23,7 @@ _KEYS, _BYTES = 500, 1024 * 1024  # of one script
 
 
 def reseal_outdated(
-    client: redis.Redis,
-    scripts: Scripts,
-    keys: FlowKeys,
-    manifest: Manifest,
-    cells: Mapping[Cell, dict[str, bytes]],
-    codec: Codec,
+    store: FencedStore, cells: Mapping[Cell, dict[str, bytes]], codec: Codec
 ) -> int:
     """Write values anew that other keys protect, or none, than the codec writes with.
 
@@ -46,12 +36,14 @@ def reseal_outdated(
     """
     count = 0
     for cell, states in cells.items():
-        bound = codec.bind(namespace=keys.namespace, flow_id=keys.flow_id, step=cell.step)
+        bound = codec.bind(
+            namespace=store.keys.namespace, flow_id=store.keys.flow_id, step=cell.step
+        )
         for state_key in _one_of_each(states):
             bound.require_readable(state_key, states[state_key])
         fresh = bound.outdated(states)
         if fresh:
-            _write(client, scripts, keys, manifest, cell, states, fresh)
+            _write(store, cell, states, fresh)
             states.update(fresh)
             count += len(fresh)
     return count
@@ -71,27 +63,23 @@ def _one_of_each(states: Mapping[str, bytes]) -> Iterator[str]:
 
 
 def _write(
-    client: redis.Redis,
-    scripts: Scripts,
-    keys: FlowKeys,
-    manifest: Manifest,
+    store: FencedStore,
     cell: Cell,
     states: Mapping[str, bytes],
     fresh: Mapping[str, bytes],
 ) -> None:
-    prefix = keys.state_prefix(cell.step, cell.shard)
+    prefix = store.keys.state_prefix(cell.step, cell.shard)
     for chunk in _chunks(fresh):
-        with client.pipeline(transaction=False) as pipe:
-            scripts.reseal_keys(
-                keys.applied(cell.step, cell.shard),
+        with store.client.pipeline(transaction=False) as pipe:
+            store.scripts.reseal_keys(
+                store.keys.applied(cell.step, cell.shard),
                 [prefix + state_key.encode() for state_key in chunk],
-                manifest.incarnation,
-                str(manifest.token),
+                store.incarnation,
+                store.generation,
                 [part for key in chunk for part in (states[key][:OVERHEAD], fresh[key])],
                 pipe,
             )
-            if None in pipe.execute():
-                raise FencedError("another start of the flow overtook this one", "start again")
+            store.require_own(pipe.execute())
 
 
 def _chunks(values: Mapping[str, bytes]) -> Iterator[list[str]]:

@@ -66,7 +66,7 @@ class Restorer:
     def __post_init__(self) -> None:
         self._marks: dict[Cell, CellMark] = {}
         self._dated: dict[Cell, Counter[int]] = {}
-        self.gone: dict[Cell, dict[int, int]] = {}
+        self.expired: dict[Cell, dict[int, int]] = {}
         self._cells: dict[Cell, dict[str, bytes]] = {
             Cell(step, shard): {} for step in self.manifest.steps for shard in self.shards
         }
@@ -75,7 +75,7 @@ class Restorer:
         }
 
     def read(self) -> dict[str, int]:
-        """Read everything, and check that it is whole; ``gone`` says then what has expired.
+        """Read everything, and check that it is whole; ``expired`` says then what has expired.
 
         :returns: Short step name to number of state keys.
         :raises StateLostError: If a cell is gone, of another generation, or lacks keys.
@@ -96,7 +96,7 @@ class Restorer:
         for cell, mark in self._marks.items():
             gone = self._gone(cell, mark, now)
             if gone:
-                self.gone[cell] = gone
+                self.expired[cell] = gone
             per_step[cell.step] += len(self._cells[cell])
         return per_step
 

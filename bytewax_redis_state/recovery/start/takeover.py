@@ -21,7 +21,7 @@ from bytewax_redis_state.errors import (
 from bytewax_redis_state.keys import FlowKeys, shard_of
 from bytewax_redis_state.recovery.records.cells import LOST_HINT, Cell, CellMark, cells_of
 from bytewax_redis_state.recovery.records.fenced_store import FencedStore
-from bytewax_redis_state.recovery.records.fold import Folder
+from bytewax_redis_state.recovery.records.fold import JournalFold
 from bytewax_redis_state.recovery.records.journal import Fence, Journal
 from bytewax_redis_state.recovery.records.manifest import FORMAT, Manifest, read_manifest
 from bytewax_redis_state.recovery.records.token import Token, start_id
@@ -141,9 +141,7 @@ class Takeover:
         self._run_id = run_id_of(store.client, guarded=failover_possible(store.client))
 
     def _journal(self, token: Token, partition: int) -> Journal:
-        return Journal(
-            self._client, self._scripts, self._keys, self._old.incarnation, token, partition
-        )
+        return Journal(self._store.under(token), partition)
 
     def hold_generation(self) -> None:
         """Write the counter once more, confirmed: a failover must not give its number again."""
@@ -191,13 +189,13 @@ class Takeover:
             for cell in self._cells:
                 applied = self._keys.applied(cell.step, cell.shard)
                 self._scripts.fence_cell(
-                    applied, self._old.incarnation, self._store.generation, pipe
+                    applied, self._store.incarnation, self._store.generation, pipe
                 )
 
         answers: list[list[bytes]] = execute_confirmed(self._client, fence)
         marks = {
             cell: CellMark.parse(
-                cell, dict(zip(flat[::2], flat[1::2], strict=True)), self._old.incarnation
+                cell, dict(zip(flat[::2], flat[1::2], strict=True)), self._store.incarnation
             )
             for cell, flat in zip(self._cells, answers, strict=True)
         }
@@ -247,19 +245,15 @@ class Takeover:
         for partition, fence in fences.items():
             if fence is None:
                 continue
-            folder = Folder(
-                self._client,
-                self._scripts,
-                self._keys,
-                self._old.incarnation,
-                self._store.token,
+            fold = JournalFold(
+                self._store,
                 partition,
                 self._cells,
                 timed=timed,
                 offset=self._downtime + self._plan.allowance,
             )
             journal = self._journal(self._old.token, partition)
-            folder.fold(journal, fence.trimmed - 1, epoch - 1)
+            fold.fold(journal, fence.trimmed - 1, epoch - 1)
 
     def make_generation(self, fences: Mapping[int, Fence | None], epoch: int) -> None:
         """Make what the manifest will name, and delete the state that it will not.
@@ -285,7 +279,7 @@ class Takeover:
             for cell in self._cells:
                 self._scripts.settle_cell(
                     self._keys.applied(cell.step, cell.shard),
-                    self._old.incarnation,
+                    self._store.incarnation,
                     self._store.generation,
                     epoch - 1,
                     pipe,
@@ -306,7 +300,7 @@ class Takeover:
             for cell in cells:
                 self._scripts.create_cell(
                     self._keys.applied(cell.step, cell.shard),
-                    self._old.incarnation,
+                    self._store.incarnation,
                     self._store.generation,
                     epoch - 1,
                     pipe,
@@ -339,7 +333,7 @@ class Takeover:
                 self._scripts.drop_keys(
                     self._keys.applied(cell.step, cell.shard),
                     state_keys,
-                    self._old.incarnation,
+                    self._store.incarnation,
                     self._store.generation,
                     pipe,
                 )

@@ -9,7 +9,12 @@ import pytest
 from bytewax_redis_state.errors import FencedError, StateExpiredError, StateLostError
 from bytewax_redis_state.keys import shard_of
 from bytewax_redis_state.recovery.records.manifest import read_manifest
-from bytewax_redis_state.recovery.start.expiry import expired_keys, refuse_expired, renew, settle
+from bytewax_redis_state.recovery.start.expiry import (
+    count_out_expired,
+    expired_keys,
+    extend_expiries,
+    refuse_expired,
+)
 from bytewax_redis_state.server.client import server_time
 from tests.recovery.conftest import SHARDS, FlowInRedis
 
@@ -61,7 +66,7 @@ def timed(flow: FlowInRedis) -> FlowInRedis:
 def restored(flow: FlowInRedis) -> tuple[dict[str, int], int]:
     restorer = flow.restorer()
     counts = restorer.read()
-    return counts, sum(sum(gone.values()) for gone in restorer.gone.values())
+    return counts, sum(sum(gone.values()) for gone in restorer.expired.values())
 
 
 # --- the flow's time -----------------------------------------------------------------------------
@@ -152,8 +157,8 @@ def test_expiries_move_on_when_the_flow_stood_still_for_half_the_allowance(timed
         cells = dict(restorer.overdue())
         assert bool(cells) == due
         for cell, states in cells.items():
-            renew(timed.client, timed.scripts, timed.keys, timed.manifest, cell, states)
-        settle(timed.client, timed.scripts, timed.keys, timed.manifest, {}, frozenset(cells))
+            extend_expiries(timed.store, timed.manifest.offset, cell, states)
+        count_out_expired(timed.store, timed.manifest.offset, {}, frozenset(cells))
     found = pttls(timed)
     assert all(found[f"open{n}"] == -1 for n in range(10))
     assert all(13 * DAY - 60_000 < found[f"k{n}"] <= 13 * DAY for n in range(40))
@@ -170,9 +175,9 @@ def test_an_overtaken_start_moves_and_counts_nothing(timed):
     cell, states = next(iter(restorer._cells.items()))
     before = timed.dump()
     with pytest.raises(FencedError):
-        renew(timed.client, timed.scripts, timed.keys, mine, cell, states)
+        extend_expiries(timed.store_of(mine), mine.offset, cell, states)
     with pytest.raises(FencedError):
-        settle(timed.client, timed.scripts, timed.keys, mine, {cell: {1: 1}})
+        count_out_expired(timed.store_of(mine), mine.offset, {cell: {1: 1}})
     assert timed.dump() == before
 
 
@@ -192,7 +197,7 @@ def test_a_longer_stop_is_told_apart_from_eviction(timed):
     timed.start(retention=KEPT)
     restorer = timed.restorer()
     assert restorer.read() == {"sum": 10}
-    settle(timed.client, timed.scripts, timed.keys, timed.manifest, restorer.gone)
+    count_out_expired(timed.store, timed.manifest.offset, restorer.expired)
     assert timed.counts() == 10
     assert restored(timed) == ({"sum": 10}, 0), "counted out once"
     assert expired_keys(timed.client, timed.keys, timed.manifest) == {}

@@ -113,14 +113,14 @@ def test_a_fold_that_finds_redis_set_back_is_put_off(
     before = started.dump()
     checkpointer.checkpoint()
     committed(started, 3)
-    fold = type(checkpointer._folder).fold
+    fold = type(checkpointer._journal_fold).fold
 
     def set_back_and_fold(self, journal: Journal, from_epoch: int, to_epoch: int) -> int:
         set_back(started, before)
         return fold(self, journal, from_epoch, from_epoch + 1)
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(checkpointer._folder), "fold", set_back_and_fold)
+        patch.setattr(type(checkpointer._journal_fold), "fold", set_back_and_fold)
         with pytest.raises(ServerUnavailableError):
             checkpointer.checkpoint()
     checkpointer.checkpoint()

@@ -10,7 +10,7 @@ import pytest
 from bytewax_redis_state.dataflow.steps import StateStep
 from bytewax_redis_state.errors import FencedError, PartitionMissingError, StateLostError
 from bytewax_redis_state.keys import FlowKeys, shard_of
-from bytewax_redis_state.recovery.records.fold import _Lanes, _Round
+from bytewax_redis_state.recovery.records.fold import _Channels, _Round
 from bytewax_redis_state.recovery.records.lease import this_owner
 from bytewax_redis_state.recovery.records.manifest import read_manifest
 from bytewax_redis_state.recovery.records.sweep import sweep
@@ -53,7 +53,7 @@ def die_after(monkeypatch):
 
 def swept_generations(flow: FlowInRedis) -> set[int]:
     """Older generations of which anything is left after the sweep that the replicator makes."""
-    sweep(flow.client, flow.scripts, flow.keys, flow.manifest.token)
+    sweep(flow.store)
     found = map(flow.keys.parse, flow.client.scan_iter(flow.keys.partition_pattern))
     return {place.generation for place in found} - {flow.manifest.generation}
 
@@ -126,7 +126,7 @@ def test_a_partition_without_progress_counts_as_where_its_generation_began(flow)
 
 def test_an_old_replicator_can_neither_append_nor_fold_nor_trim(started):
     """Rules 5d and 5e: delay a replicator until another start is over."""
-    journal, folder = started.journal(), started.folder()
+    journal, fold = started.journal(), started.journal_fold()
     started.commit(1, {"a": b"1"})
     row = started.row[0]
     started.start()
@@ -136,10 +136,10 @@ def test_an_old_replicator_can_neither_append_nor_fold_nor_trim(started):
     with pytest.raises(StateLostError, match="is missing"):
         journal.trim(2)
     with pytest.raises(StateLostError, match="is missing"):
-        folder.fold(journal, 0, 1)
+        fold.fold(journal, 0, 1)
     overtaken = pytest.raises(FencedError, match="taken over by generation 2")
-    with overtaken, _Lanes() as lanes:  # read before it was gone
-        folder._apply(_Round(to_epoch=1), 0, lanes)
+    with overtaken, _Channels() as channels:  # read before it was gone
+        fold._apply(_Round(to_epoch=1), 0, channels)
     assert started.dump() == before
 
 
@@ -242,7 +242,7 @@ def test_a_counter_that_vanished_is_refused(started):
 def test_applied_beyond_the_journal_is_refused(started):
     """Rule 5g: refuse if any applied is above E-1: the journal lost its tail."""
     started.commit(1, {"a": b"1"})
-    started.folder().fold(started.journal(), 0, 1)
+    started.journal_fold().fold(started.journal(), 0, 1)
     started.client.hset(started.keys.progress(0, 1), "epoch", 1)
     refused(started, "has applied epoch 1, the journal ends before 1")
 
@@ -256,7 +256,7 @@ def test_an_unfinished_fold_beyond_the_journal_is_refused(started):
 def test_a_lost_progress_after_a_fold_is_refused(started):
     """Rules 5f and 5g together: nothing says that the folded epochs are whole."""
     started.commit(1, {"a": b"1"})
-    started.folder().fold(started.journal(), 0, 1)
+    started.journal_fold().fold(started.journal(), 0, 1)
     started.client.delete(started.keys.progress(0, 1))
     refused(started, "has applied epoch 1, the journal ends before 1")
 
@@ -309,7 +309,7 @@ def test_a_start_that_was_overtaken_writes_no_manifest(client, namespace, monkey
         slow.start([SOURCE], drop_steps=frozenset({"sum"}))
     assert read_manifest(client, fast.keys) == fast.manifest
     fast.commit(3, {"b": b"3"})
-    fast.folder().fold(fast.journal(), 1, 3)
+    fast.journal_fold().fold(fast.journal(), 1, 3)
     assert fast.state() == {"a": b"2", "b": b"3"}
     assert fast.counts() == 2
 
@@ -327,7 +327,7 @@ def test_a_late_founder_leaves_the_cells_of_the_first(client, namespace, monkeyp
     with pytest.raises(FencedError):
         slow.start()
     fast.commit(1, {"a": b"1"})
-    fast.folder().fold(fast.journal(), 0, 1)
+    fast.journal_fold().fold(fast.journal(), 0, 1)
     assert fast.state() == {"a": b"1"}
 
 
