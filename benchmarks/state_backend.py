@@ -37,7 +37,7 @@ PAGE = 1000
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Measure:
     """One line of the table; ``ok`` says whether the expectation is met."""
 
     what: str
@@ -61,7 +61,7 @@ def turns(ours: Callable[[int], Any], bare: Callable[[int], Any], count: int) ->
 
 def single(
     name: str, backend: RedisStateBackend, client: Client, value: Any, n: int
-) -> list[Comparison]:
+) -> list[Measure]:
     """Time put and get of one key."""
     stored = backend.values.dump("k", value)
     lines = []
@@ -71,7 +71,7 @@ def single(
     ):
         mine, theirs = turns(ours, bare, n)
         lines.append(
-            Comparison(f"{what}, {name}, p50", mine * 1e6, theirs * 1e6, "µs", "≤ 1.3× bare",
+            Measure(f"{what}, {name}, p50", mine * 1e6, theirs * 1e6, "µs", "≤ 1.3× bare",
                  mine <= 1.3 * theirs)
         )  # fmt: skip
     return lines
@@ -79,7 +79,7 @@ def single(
 
 def batches(
     name: str, backend: RedisStateBackend, client: Client, value: Any, size: int, n: int
-) -> Iterator[Comparison]:
+) -> Iterator[Measure]:
     """Time batches: their p50, and the keys a second that follow from it."""
     stored = backend.values.dump("k", value)
     keys = [f"k{i}" for i in range(size)]
@@ -95,11 +95,11 @@ def batches(
     for what, (ours, bare) in calls.items():
         mine, theirs = turns(ours, bare, n)
         if size < PAGE:
-            yield Comparison(f"{what} of {size}, {name}, p50", mine * 1e3, theirs * 1e3, "ms",
+            yield Measure(f"{what} of {size}, {name}, p50", mine * 1e3, theirs * 1e3, "ms",
                              "≤ 0.5 ms", mine <= 0.5e-3)  # fmt: skip
         else:
             floor = 300_000 if "TTL" in what else 500_000
-            yield Comparison(f"{what} of {size:,}, {name}", size / mine, size / theirs, "keys/s",
+            yield Measure(f"{what} of {size:,}, {name}", size / mine, size / theirs, "keys/s",
                              f"≥ {floor:,}/s", size / mine >= floor)  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def fill(client: Client, prefix: str, count: int) -> None:
         client.mset({f"{prefix}user:{i:08d}": RAW for i in range(start, min(start + PAGE, count))})
 
 
-def checkpoints(url: str, client: Client, count: int, rounds: int) -> Iterator[Comparison]:
+def checkpoints(url: str, client: Client, count: int, rounds: int) -> Iterator[Measure]:
     """Time checkpoints in processes of their own; the median."""
     prefix = f"ck{count}:"
     fill(client, prefix, count)
@@ -125,13 +125,13 @@ def checkpoints(url: str, client: Client, count: int, rounds: int) -> Iterator[C
     mine = statistics.median(one["seconds"] for one in found)
     theirs = statistics.median(apart(url, prefix, "bare")["seconds"] for _ in range(rounds))
     if count <= 10_000:
-        yield Comparison(f"checkpoint of {count:,} keys", mine * 1e3, theirs * 1e3, "ms", "≤ 40 ms",
+        yield Measure(f"checkpoint of {count:,} keys", mine * 1e3, theirs * 1e3, "ms", "≤ 40 ms",
                    mine <= 0.04)  # fmt: skip
     else:
-        yield Comparison(f"checkpoint of {count:,} keys", count / mine, count / theirs, "keys/s",
+        yield Measure(f"checkpoint of {count:,} keys", count / mine, count / theirs, "keys/s",
                    "≥ 300,000/s", count / mine >= 300_000)  # fmt: skip
     grown = max(one["grown_mib"] for one in found)
-    yield Comparison(
+    yield Measure(
         f"peak memory grows by, {count:,} keys", grown, None, "MiB", "≤ 16 MiB", grown <= 16
     )
 
@@ -177,7 +177,7 @@ def peak_mib() -> float:
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
-def measure(*, quick: bool) -> Iterator[Comparison]:
+def measure(*, quick: bool) -> Iterator[Measure]:
     """Run all; gives line by line."""
     calls, trips, big = (2_000, 100, 100_000) if quick else (20_000, 500, 1_000_000)
     with benchmark_server() as url:
@@ -197,7 +197,7 @@ def measure(*, quick: bool) -> Iterator[Comparison]:
         client.close()
 
 
-def table(lines: list[Comparison]) -> Table:
+def table(lines: list[Measure]) -> Table:
     """Render the figures."""
     made = Table("what", "ours", "bare redis-py", "ours : bare", "expected", "")
     for line in lines:

@@ -60,8 +60,8 @@ def test_a_line_too_few_or_too_many_is_reported():
     few, many = (
         replace(right, lines=lines) for lines in (right.lines - {line}, {*right.lines, "x"})
     )
-    assert differences(few, right) == [f"1 lines in the answer, but not put out: {line}"]
-    assert differences(many, right) == ["1 lines put out, but not in the answer: x"]
+    assert differences(few, right) == [f"1 lines expected, but not put out: {line}"]
+    assert differences(many, right) == ["1 lines put out, but not expected: x"]
 
 
 def test_stock_leaves_the_same_where_nothing_strikes(tmp_path):

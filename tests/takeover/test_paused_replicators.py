@@ -118,7 +118,7 @@ def proxy(redis_url: str) -> Iterator[Proxy]:
 
 
 def is_held(proxy: Proxy, text: bytes) -> bool:
-    held = [data for link in list(proxy.listeners[0].links) for data in link.held or ()]
+    held = [data for link in list(proxy.listeners[0].connections) for data in link.held or ()]
     return text in b"".join(held)
 
 

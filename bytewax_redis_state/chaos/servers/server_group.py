@@ -30,7 +30,11 @@ _FILLING = (
 
 
 def announced_ports(ports: Sequence[int], behind_proxy: bool) -> list[int]:
-    """Give the ports that servers announce: their own, or those of listeners."""
+    """Give the ports that servers announce: their own, or those of listeners.
+
+    A flow learns the addresses of servers from Sentinels and nodes, not from its URL. Only servers
+    that announce listeners can be put behind a slow network.
+    """
     return free_ports(len(ports)) if behind_proxy else list(ports)
 
 

@@ -113,7 +113,7 @@ def _import(module: str) -> Any:
     """Import a module of the benchmarks: from the bench distribution, or from a checkout."""
     here = Path(__file__).resolve()
     for place in (here.parent / "shipped", here.parents[3]):
-        if (place / "benchmarks" / "session.py").is_file():
+        if (place / "benchmarks" / "invocation.py").is_file():
             if str(place) not in sys.path:
                 sys.path.insert(0, str(place))
             return importlib.import_module(module)
