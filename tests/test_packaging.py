@@ -79,7 +79,7 @@ def test_the_package_s_wheel_carries_no_harness_and_no_benchmark(wheels):
     assert "bytewax_redis_state/scripts/append.lua" in package
     assert "bytewax_redis_state/py.typed" in package
     assert "bytewax_redis_state/chaos/campaign.py" in bench
-    assert "bytewax_redis_state/cli/bench/shipped/benchmarks/session.py" in bench
+    assert "bytewax_redis_state/cli/bench/shipped/benchmarks/invocation.py" in bench
 
 
 def test_both_wheels_are_of_one_version(wheels):
