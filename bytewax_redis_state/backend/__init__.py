@@ -1,26 +1,27 @@
 """The key-value store: TTL, batches, atomic operations, locks, transactions, statistics.
 
-================  ===============================================================================
-file or room      noun
-================  ===============================================================================
-generator.py      generators that describe round trips, and the two functions that run them
-values.py         a user's value as stored bytes, and back
-statistics.py     what a backend counts: operations, errors, hits, latency
-operation.py      one call of a backend: its name, its generator, whether it may be repeated
-`transport`       one round trip to a server or to the nodes of a cluster
-operations.py     the operations on keys: get, put, batches, counters, listings
-retry_policy.py   when a round trip is tried again
-driver.py         what runs an operation: blocking, or for asyncio
-health.py         the operations that ask how the server is
-lock.py           locks with a fencing token
-transaction.py    reads and writes that are carried out together
-namespace.py      the refusal of a prefix that overlaps with another live one
-`dump`            all keys to a checkpoint file or to another backend, and back
-interface.py      the contract of every state backend
-aio.py            the backend on Redis for coroutines
-redis_backend.py  the backend on Redis for blocking code
-`memory`          the same contract in the memory of this process, for tests
-================  ===============================================================================
+==================  ===============================================================================
+file or room        noun
+==================  ===============================================================================
+generator.py        generators that describe round trips, and the two functions that run them
+values.py           a user's value as stored bytes, and back
+statistics.py       what a backend counts: operations, errors, hits, latency
+operation.py        one call of a backend: its name, its generator, whether it may be repeated
+`transport`         one round trip to a server or to the nodes of a cluster
+operations.py       the operations on keys: get, put, batches, counters, listings
+retry_policy.py     when a round trip is tried again
+driver.py           what runs an operation: blocking, or for asyncio
+health.py           the operations that ask how the server is
+lock_operations.py  a lock as it is stored, with its fencing token
+lock.py             a lock as its holder uses it
+transaction.py      reads and writes that are carried out together
+namespace.py        the refusal of a prefix that overlaps with another live one
+`dump`              all keys to a checkpoint file or to another backend, and back
+interface.py        the contract of every state backend
+aio.py              the backend on Redis for coroutines
+redis_backend.py    the backend on Redis for blocking code
+`memory`            the same contract in the memory of this process, for tests
+==================  ===============================================================================
 
 A backend describes an operation as a generator; a driver runs it, over a connection pool.
 """

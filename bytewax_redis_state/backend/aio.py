@@ -19,7 +19,8 @@ from bytewax_redis_state.backend.dump.file_access import PathOrFile
 from bytewax_redis_state.backend.dump.progress_bar import OnProgress
 from bytewax_redis_state.backend.dump.restoration import Restored, UnfinishedRestore
 from bytewax_redis_state.backend.health import Health, HealthOperations, MemoryUsage
-from bytewax_redis_state.backend.lock import LOCK_TTL, AsyncLock, LockOperations
+from bytewax_redis_state.backend.lock import LOCK_TTL, AsyncLock
+from bytewax_redis_state.backend.lock_operations import LockOperations
 from bytewax_redis_state.backend.operations import PAGE, Operations, Versioned
 from bytewax_redis_state.backend.retry_policy import RetryPolicy
 from bytewax_redis_state.backend.statistics import Meter, RedisStats

@@ -2,7 +2,10 @@
 
 A key is the prefix and then the user's key, so the backend of ``app:`` can't tell its own key
 ``x:1`` from the key ``1`` of the backend of ``app:x:``. The name of a connection holds the prefix
-of its backend, so a new backend finds the others on its server by ``CLIENT LIST``.
+of its backend, so a new backend finds the others on its server by ``CLIENT LIST``. A registry in
+Redis would be a key that no user put there, and would outlive a backend that died. Two backends
+that are never alive together are not found: the check sum of an envelope refuses the other's value,
+but a plain integer has none.
 
 Invariant: of two live backends on one server whose prefixes overlap, the later one is refused.
 """

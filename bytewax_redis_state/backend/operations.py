@@ -42,7 +42,10 @@ class Versioned(NamedTuple):
 
 
 def version_of(data: bytes) -> str:
-    """Compute the version of a stored value, as the Lua scripts do."""
+    """Compute the version of a stored value, as the Lua scripts do.
+
+    A hash needs no second key and makes no value longer, as a counter would.
+    """
     return hashlib.sha1(data).hexdigest()
 
 
@@ -381,7 +384,7 @@ def check_increment(by: int, values: Values) -> None:
             "keep counters in another backend, with its own prefix and a codec that does neither",
         )
     if type(by) is not int or not SMALLEST <= by <= LARGEST:
-        raise ArgumentError(f"increment by {by!r}: that is no integer of 64 bits", "give one")
+        raise ArgumentError(f"by is {by!r}, which is no integer of 64 bits", "give an int that is")
 
 
 def not_a_counter(key: Key, said: str) -> NotACounterError:

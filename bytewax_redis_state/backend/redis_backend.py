@@ -16,7 +16,8 @@ from bytewax_redis_state.backend.driver import Driver
 from bytewax_redis_state.backend.dump.key_range import KeyRange, RedisKeyRange
 from bytewax_redis_state.backend.health import Health, HealthOperations, MemoryUsage
 from bytewax_redis_state.backend.interface import StateBackend
-from bytewax_redis_state.backend.lock import LOCK_TTL, Lock, LockOperations, RedisStoredLock
+from bytewax_redis_state.backend.lock import LOCK_TTL, Lock
+from bytewax_redis_state.backend.lock_operations import LockOperations, RedisStoredLock
 from bytewax_redis_state.backend.namespace import connection_name, refuse_overlap
 from bytewax_redis_state.backend.operations import Operations, Versioned
 from bytewax_redis_state.backend.retry_policy import RetryPolicy

@@ -2,6 +2,7 @@
 
 An ``int`` of 64 bits is stored as plain digits, so that the server can add to it, unless the codec
 encrypts or signs. An envelope never begins with a digit or a minus, so the two can't be mixed up.
+The price is that digits have no check sum.
 
 Invariant: a value that was put comes back equal and of the same type, or there is an error.
 """

@@ -436,7 +436,7 @@ def test_without_codec_values_are_bytes(make_store):
     assert store.get("k") == b"\x00raw"
     assert store.increment("n", 5) == 5
     assert store.get("n") == b"5"
-    with pytest.raises(EncodeError, match=r"'k'.*dict is no bytes"):
+    with pytest.raises(EncodeError, match=r"'k'.*dict, and codec=None takes bytes"):
         store.put("k", {})
 
 

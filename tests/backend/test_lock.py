@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from bytewax_redis_state.backend.lock import LOCK_LIFE
+from bytewax_redis_state.backend.lock_operations import LOCK_LIFE
 from bytewax_redis_state.keys import PrefixKeys
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from bytewax_redis_state.backend.aio import AsyncStateBackend
 from bytewax_redis_state.backend.interface import StateBackend
-from bytewax_redis_state.backend.lock import LOCK_TTL, AsyncLock, StoredLock
+from bytewax_redis_state.backend.lock import LOCK_TTL, AsyncLock
+from bytewax_redis_state.backend.lock_operations import StoredLock
 from bytewax_redis_state.backend.memory.transaction import MemoryTransaction
 from bytewax_redis_state.backend.statistics import Meter
 from bytewax_redis_state.backend.transaction import AsyncTransaction

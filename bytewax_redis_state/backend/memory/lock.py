@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 
-from bytewax_redis_state.backend.lock import (
+from bytewax_redis_state.backend.lock_operations import (
     LockGrant,
     next_pause,
     validity_seconds,

@@ -18,7 +18,8 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from bytewax_redis_state.backend.dump.key_range import KeyRange
 from bytewax_redis_state.backend.health import Health, MemoryUsage
 from bytewax_redis_state.backend.interface import StateBackend
-from bytewax_redis_state.backend.lock import LOCK_TTL, Lock, StoredLock
+from bytewax_redis_state.backend.lock import LOCK_TTL, Lock
+from bytewax_redis_state.backend.lock_operations import StoredLock
 from bytewax_redis_state.backend.memory.aio import AsyncMemoryStateBackend
 from bytewax_redis_state.backend.memory.counted_values import CountedValues
 from bytewax_redis_state.backend.memory.key_range import MemoryKeyRange

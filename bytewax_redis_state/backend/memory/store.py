@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from bytewax_redis_state.backend.lock import LOCK_LIFE
+from bytewax_redis_state.backend.lock_operations import LOCK_LIFE
 from bytewax_redis_state.backend.operations import milliseconds
 
 __all__ = ["LockRecord", "MemoryStore", "Record"]

@@ -8,7 +8,7 @@ import pytest
 
 from bytewax_redis_state import MemoryStateBackend, RedisConfig
 from bytewax_redis_state.backend import StateBackend
-from bytewax_redis_state.backend.lock import LOCK_LIFE
+from bytewax_redis_state.backend.lock_operations import LOCK_LIFE
 from bytewax_redis_state.errors import CheckpointError, NamespaceNotEmptyError
 
 
