@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -293,15 +294,15 @@ def _add_scaling_options(group: argparse._ArgumentGroup) -> None:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Which process of the cluster this is."""
+class _ClusterMember:
+    """Say which process of the cluster this is; both are ``None`` where there is no cluster."""
 
     process_id: int | None
     addresses: tuple[str, ...] | None
 
 
-def _place(args: argparse.Namespace) -> _Place:
-    """Find out which process this is, also from what Bytewax's Helm chart sets."""
+def _cluster_member(args: argparse.Namespace) -> _ClusterMember:
+    """Read which process this is from the options, or from what Bytewax's Helm chart sets."""
     env = os.environ
     process_id, addresses = args.process_id, args.addresses
     if process_id is None and {"BYTEWAX_POD_NAME", "BYTEWAX_STATEFULSET_NAME"} <= env.keys():
@@ -316,7 +317,7 @@ def _place(args: argparse.Namespace) -> _Place:
     if process_id is not None and addresses is None:
         addresses = _addresses_from_file(process_id)
     if addresses is None:
-        return _Place(None, None)
+        return _ClusterMember(None, None)
     listed = tuple(part.strip() for part in addresses.split(";") if part.strip())
     if process_id is None:
         raise ConfigError("-a is given without -i", "give the number of this process with -i")
@@ -325,7 +326,7 @@ def _place(args: argparse.Namespace) -> _Place:
             f"-i is {process_id}, and -a lists {len(listed)} addresses",
             f"give a number from 0 to {len(listed) - 1}",
         )
-    return _Place(process_id, listed)
+    return _ClusterMember(process_id, listed)
 
 
 def _addresses_from_file(process_id: int) -> str:
@@ -355,7 +356,7 @@ def _flow(import_str: str) -> Dataflow:
     try:
         flow: Dataflow = _locate_dataflow(module, attribute)  # type: ignore[no-untyped-call]
     except ModuleNotFoundError as error:
-        if error.name != module:  # the flow's own imports: the traceback helps more than we can
+        if error.name != module:  # an import of the flow's fails: the traceback says where
             raise
         raise ConfigError(
             f"there is no module {module!r}", "check the name; FLOW is written as module:flow"
@@ -363,7 +364,9 @@ def _flow(import_str: str) -> Dataflow:
     except (AttributeError, RuntimeError) as error:
         if not str(error).startswith(("Failed to find", "A valid Bytewax")):
             raise
-        raise ConfigError(str(error).rstrip("."), "name the variable: flow.py:NAME") from None
+        raise ConfigError(
+            str(error).rstrip("."), "name the variable that holds the flow, as in flow.py:NAME"
+        ) from None
     return flow
 
 
@@ -371,15 +374,15 @@ def _refuse_stock_recovery() -> None:
     directory = os.environ.get("BYTEWAX_RECOVERY_DIRECTORY")
     if directory:
         raise ConfigError(
-            f"BYTEWAX_RECOVERY_DIRECTORY is set to {directory!r}, but state goes to Redis",
-            "unset it, or run python -m bytewax.run",
+            f"BYTEWAX_RECOVERY_DIRECTORY is {directory!r}, but this command keeps state in Redis",
+            "unset the variable, or run python -m bytewax.run",
         )
 
 
-def _require_one_owner(args: argparse.Namespace, place: _Place) -> None:
-    if place.addresses and len(place.addresses) > 1 and not _redis_url(args):
+def _require_shared_server(args: argparse.Namespace, member: _ClusterMember) -> None:
+    if member.addresses and len(member.addresses) > 1 and not _redis_url(args):
         raise ConfigError(
-            f"{len(place.addresses)} processes can't share the embedded server",
+            f"{len(member.addresses)} processes can't share the embedded server",
             "give all processes the same --redis URL",
         )
 
@@ -401,8 +404,8 @@ def _redis_url(args: argparse.Namespace) -> str | None:
 def _run(args: argparse.Namespace) -> None:
     expose()
     _refuse_stock_recovery()
-    place = _place(args)
-    _require_one_owner(args, place)
+    member = _cluster_member(args)
+    _require_shared_server(args, member)
     given: dict[str, Any] = {
         "scratch": args.scratch,
         "retention": parse_retention(args.retention) if args.retention else None,
@@ -414,11 +417,12 @@ def _run(args: argparse.Namespace) -> None:
         "compression": args.compression,
         "secrets": Secrets.from_file(args.key_file) if args.key_file else None,
     }
-    # What is not given, the settings read from the environment.
+    # The settings read from the environment where an option is not given.
     settings = {name: value for name, value in given.items() if value is not None}
+    reporter = ConsoleReporter()
     recovery = RedisRecovery(
         _redis(args),
-        reporter=ConsoleReporter(),
+        reporter=reporter,
         namespace=args.namespace,
         checkpoint_interval=args.checkpoint_interval,
         shards=args.shards,
@@ -435,13 +439,14 @@ def _run(args: argparse.Namespace) -> None:
     with Interrupts() as interrupts:
         flow = _flow(args.import_str)
         interrupts.require_none()
-    recovery.run(
-        flow,
-        epoch_interval=args.snapshot_interval,
-        workers_per_process=args.workers_per_process,
-        process_id=place.process_id,
-        addresses=place.addresses,
-    )
+    with closing(reporter):
+        recovery.run(
+            flow,
+            epoch_interval=args.snapshot_interval,
+            workers_per_process=args.workers_per_process,
+            process_id=member.process_id,
+            addresses=member.addresses,
+        )
 
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""RedisRecovery: what users call to run a flow with its state in Redis."""
+"""RedisRecovery: the class that users call to run a flow with its state in Redis."""
 
 from __future__ import annotations
 
@@ -61,12 +61,14 @@ class RecoveryKeywords(TypedDict, total=False):
 class RedisRecovery:
     """Keep a flow's state in Redis instead of in local files.
 
-    :arg redis: A URL, a :class:`RedisConfig`, or ``None``: then ``BYTEWAX_REDIS_URL`` counts, and
-        without it an embedded server is started in ``./.bytewax-redis-state``. Recovery waits at
-        least 30 s for a reply, also where the configuration says less: its scripts are long.
+    :arg redis: A URL or a :class:`RedisConfig`. Where it is ``None``, ``BYTEWAX_REDIS_URL`` counts,
+        and without that variable an embedded server is started in ``./.bytewax-redis-state``.
+        Recovery waits at least 30 s for a reply, even where the configuration says less, because
+        its scripts may take long.
+    :arg reporter: Tells a person what a run does; without it, the log is told.
     :arg settings: Any field of :class:`RecoverySettings` by its name, such as ``namespace`` or
         ``checkpoint_interval``.
-    :raises ConfigError: If a setting can't be right.
+    :raises ConfigError: If a setting can't be right; names the field and the value.
     """
 
     redis: RedisConfig | None
@@ -84,12 +86,16 @@ class RedisRecovery:
         if isinstance(url, str):
             url = RedisConfig(url=url, credentials=credentials_from_env())
         if url is not None:
-            name_of(url.credentials)  # refuses what the replicator could not ask
+            # Refuses a callback that can't be imported by its name: the replicator is another
+            # process, which may outlive this one, and asks for credentials by itself.
+            name_of(url.credentials)
         object.__setattr__(self, "redis", url)
         try:
             object.__setattr__(self, "settings", RecoverySettings(**settings))
         except TypeError as error:
-            raise ConfigError(f"RedisRecovery: {error}", "see RecoverySettings") from None
+            raise ConfigError(
+                f"RedisRecovery: {error}", "give fields of RecoverySettings as keywords"
+            ) from None
         Codec.of_flow(self.settings)  # refuses keys that can't be used, before anything is done
         object.__setattr__(self, "reporter", reporter or LogReporter())
 
@@ -101,24 +107,26 @@ class RedisRecovery:
         process_count: int = 1,
         addresses: Sequence[str] = (),
     ) -> Session:
-        """Prepare a run that the caller starts: a context manager.
+        """Prepare a run of a flow that the caller starts with ``run_main`` or ``cluster_main``.
 
-        Entering it resumes the flow; ``session.flow`` and ``session.recovery_config`` go to
-        ``run_main`` or ``cluster_main``; leaving it drains. All state is exact on resume; output
-        since the last committed epoch is put out again.
+        The session is a context manager. On entry it resumes the flow; ``session.flow`` and
+        ``session.recovery_config`` are then the arguments for Bytewax. On exit it ships all
+        committed changes to Redis. State is exact on resume; outputs since the last committed
+        epoch come again.
 
         :arg flow: The user's flow; left untouched.
-        :arg worker_count: Workers of this process.
-        :arg process_id: Number of this process in the cluster.
-        :arg process_count: Number of processes.
-        :arg addresses: As given to Bytewax; keeps two clusters apart.
+        :arg worker_count: Number of workers of this process.
+        :arg process_id: Number of this process in the cluster, from 0.
+        :arg process_count: Number of processes of the cluster.
+        :arg addresses: The addresses that Bytewax gets; they tell two clusters of a flow apart.
         :returns: The session.
-        :raises ConfigError: If several processes are to share an embedded server.
+        :raises ConfigError: If the numbers can't be right, or several processes would need one
+            embedded server.
         """
         if not 0 <= process_id < process_count or worker_count < 1:
             raise ConfigError(
                 f"process {process_id} of {process_count} with {worker_count} workers",
-                "process IDs count from 0, and each process has at least one worker",
+                "count processes from 0, and give each process at least one worker",
             )
         if self.redis is None and process_count > 1:
             raise ConfigError(
@@ -137,20 +145,21 @@ class RedisRecovery:
         process_id: int | None = None,
         addresses: Sequence[str] | None = None,
     ) -> Resumed:
-        """Resume a flow, run it to its end, and drain.
+        """Resume a flow, run it to its end, and ship all committed changes to Redis.
 
         :arg flow: The user's flow; left untouched.
-        :arg epoch_interval: Time between two commits; what a crash may replay.
-        :arg workers_per_process: Workers of this process.
-        :arg process_id: Number of this process, with ``addresses``.
-        :arg addresses: Of all processes of the cluster, as Bytewax takes them.
-        :returns: What the run went on from.
-        :raises StateError: If it can't start, or has to stop.
+        :arg epoch_interval: Time between two commits; a crash repeats about one of them.
+        :arg workers_per_process: Number of workers of this process.
+        :arg process_id: Number of this process, from 0; with ``addresses``.
+        :arg addresses: Addresses of all processes of the cluster, as Bytewax takes them.
+        :returns: The epoch and the state that the run resumed from.
+        :raises ConfigError: If it is called in another thread than the main thread.
+        :raises StateError: If the flow can't start, or has to stop.
         """
         session = self.session(
             flow, workers_per_process, process_id or 0, len(addresses or ()) or 1, addresses or ()
         )
-        # Not ``or``: an interval of zero is one epoch a batch.
+        # Not ``or``: with an interval of zero, each batch is an epoch.
         interval = _EPOCH_INTERVAL if epoch_interval is None else epoch_interval
         with session:
             cli_main(  # type: ignore[no-untyped-call]

@@ -119,8 +119,12 @@ class ConsoleReporter:
 
     def failed(self, error: StateError) -> None:
         """Show why this process of a cluster ends."""
-        self._bar.stop()
+        self.close()
         print_error(error)
+
+    def close(self) -> None:
+        """Remove the progress bar, and show the cursor again, where a resume has failed."""
+        self._bar.stop()
 
 
 def print_error(error: StateError) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.recovery.reporter import Resumed
-from bytewax_redis_state.ui.console import ConsoleReporter, print_error
+from bytewax_redis_state.ui import console as console_module
+from bytewax_redis_state.ui.console import ConsoleReporter, DelayedBar, print_error
 
 SHOW_ALL = """
 import sys
@@ -46,3 +49,17 @@ def test_nothing_is_imported_to_show_a_line() -> None:
     )
     assert len(done.stderr.splitlines()) == 3
     assert done.stdout.split() == []
+
+
+def test_a_progress_bar_redirects_nothing_that_the_flow_prints(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rich sends standard output to the bar's console, which is standard error."""
+    monkeypatch.setattr(console_module, "_DELAY_SECONDS", 0.0)
+    before = sys.stdout, sys.stderr
+    bar = DelayedBar("resuming", "keys", Console(file=io.StringIO(), force_terminal=True))
+    bar.update(1, 10)
+    try:
+        assert (sys.stdout, sys.stderr) == before
+    finally:
+        bar.stop()
