@@ -306,7 +306,7 @@ def test_the_document_names_every_field_and_the_number_of_findings_that_are_list
 def test_what_cannot_be_checked_exits_by_two(redis_url, free_port):
     unknown = command("--verify", "nobody", "--redis", redis_url)
     assert unknown.returncode == 2
-    assert "knows no flow 'nobody' in namespace 'bytewax'" in unknown.stderr
+    assert "holds no key of a flow 'nobody' in namespace 'bytewax'" in unknown.stderr
     away = command("--verify", "nobody", "--redis", f"redis://127.0.0.1:{free_port}")
     assert away.returncode == 2
     for wrong in (("--verify", "a", "some/dir"), ()):
