@@ -8,7 +8,7 @@ findings.py        what the checks found: errors, warnings, notes
 checked_flow.py    the flow that is checked: where it is, and its manifest
 manifest_check.py  the manifest: present, readable, of this version's format
 other_keys.py      every key of the flow that is not a state: listed, and judged
-lease_check.py     the leases, and the generation counter: who may be writing meanwhile
+lease_check.py     the leases and the generation counter: they tell which processes may write
 journal_check.py   each partition's progress and journal
 cell_check.py      each cell's `applied` hash, compared with the journals
 census.py          all states: read, and compared with what the cells have counted

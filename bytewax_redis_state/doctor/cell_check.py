@@ -38,7 +38,7 @@ def check_cells(
 
     :arg flow: The flow.
     :arg journals: Partition to the epochs that its journal holds.
-    :arg writers: Who may write meanwhile.
+    :arg writers: The processes that may write meanwhile.
     :returns: The cells that could be read, with what their hashes say.
     """
     marks: dict[Cell, CellMark] = {}

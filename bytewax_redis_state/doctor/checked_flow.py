@@ -1,4 +1,4 @@
-"""The flow that is checked: where it is, what its manifest says, and where findings go."""
+"""The flow that is checked: its Redis, its manifest, and the findings about it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["CheckedFlow", "Writers"]
 
 @dataclass(frozen=True)
 class CheckedFlow:
-    """What every check needs.
+    """The flow, with everything that a check of it needs.
 
     :arg client: Connected to the Redis that holds the flow; the checks only read from it.
     :arg keys: Build and parse the keys of the flow.
@@ -45,7 +45,7 @@ class CheckedFlow:
 
 @dataclass(frozen=True)
 class Writers:
-    """Who may write to the flow while it is checked.
+    """The processes that may write to the flow while it is checked.
 
     :arg leased: Whether a process holds a lease, so that it may fold and commit meanwhile.
     :arg starting: Whether a start is under way or died midway, so that fences are of a newer

@@ -1,4 +1,4 @@
-"""Findings: what a verification has found, with a severity each.
+"""Findings: the errors, warnings and notes of a verification.
 
 Invariant: a finding names a key, a cell or a journal entry, never a value: reports are pasted into
 tickets.
@@ -26,8 +26,8 @@ class Finding:
 
     :arg severity: ``error``: a start of the flow would refuse, or would go on with wrong state.
         ``warning``: a person should look at it. ``note``: nothing is wrong.
-    :arg what: What was found, in one line.
-    :arg hint: What to do about it.
+    :arg what: One line that names the thing, and says what is the matter with it.
+    :arg hint: The next step of the reader.
     """
 
     severity: Severity
@@ -46,8 +46,8 @@ class Findings:
         """Add a finding.
 
         :arg severity: As a :class:`Finding` has it.
-        :arg what: What was found, in one line.
-        :arg hint: What to do about it.
+        :arg what: One line that names the thing, and says what is the matter with it.
+        :arg hint: The next step of the reader.
         :arg kind: Names, in the plural, the findings that this one is counted with. Leave it empty
             only where a flow can have no more than a few such findings.
         """
@@ -63,7 +63,7 @@ class Findings:
         """Add an error about a value that can't be read.
 
         :arg name: Names the value.
-        :arg error: What a reader of the value would raise.
+        :arg error: The error that a reader of the value would raise.
         """
         hint = error.hint or "restore it from a backup"
         self.say("error", f"{name} is damaged: {error.message}", hint, kind="damaged values")

@@ -52,7 +52,7 @@ class JournalCheck:
         self._name = f"partition {partition}"
         self._say = flow.findings.say
         self.entries = 0
-        """How many entries the journal holds: what no checkpoint has folded yet."""
+        """Number of entries in the journal. No checkpoint has folded them yet."""
 
     def check(self) -> JournalRange | None:
         """Check progress and journal, and progress again.

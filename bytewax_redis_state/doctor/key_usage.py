@@ -36,7 +36,7 @@ class KeyUsage:
         :arg step: Short name of the step.
         :arg state_key: The key whose state the value is.
         :arg value: The envelope that Redis holds.
-        :returns: What a reader of the value would raise; ``None`` where nothing wrong was found.
+        :returns: The error that a reader of the value would raise; ``None`` for a value in order.
         """
         key_id, signer = (part.decode(errors="backslashreplace") for part in key_ids_of(value))
         self.encrypted[key_id] += 1
@@ -58,8 +58,8 @@ class KeyUsage:
     def summaries(self) -> Iterator[tuple[str, str]]:
         """Sum up which keys the values need.
 
-        :returns: One line for encryption and one for signatures, each with a hint; no line for
-            what no value has.
+        :returns: One line about encryption and one about signatures, each with a hint. A line is
+            left out if no value is encrypted, or none is signed.
         """
         for counts, done in ((self.encrypted, "encrypted"), (self.signed, "signed")):
             if not any(counts):

@@ -1,4 +1,4 @@
-"""The check of leases and of the generation counter: they tell who may write meanwhile."""
+"""The check of leases and of the generation counter: they tell which processes may write."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_leases(flow: CheckedFlow, others: OtherKeys) -> Writers:
 
     :arg flow: The flow.
     :arg others: All of its keys but its states.
-    :returns: Who may write, as far as leases tell.
+    :returns: The processes that may write, as far as leases tell.
     """
     writers = Writers()
     for key, place in others.items():
@@ -65,7 +65,7 @@ def check_counter(flow: CheckedFlow) -> Writers:
     """Compare the generation counter with the manifest.
 
     :arg flow: The flow.
-    :returns: Who may write, as far as the counter tells.
+    :returns: The processes that may write, as far as the counter tells.
     """
     text = cast("bytes | None", flow.client.get(flow.keys.generation))
     try:

@@ -40,7 +40,7 @@ def check_other_keys(flow: CheckedFlow, others: OtherKeys, writers: Writers) -> 
 
     :arg flow: The flow.
     :arg others: All of its keys but its states.
-    :arg writers: Who may write meanwhile.
+    :arg writers: The processes that may write meanwhile.
     """
     for key, place in others.items():
         name = key.decode(errors="backslashreplace")

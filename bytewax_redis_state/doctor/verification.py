@@ -30,7 +30,7 @@ __all__ = ["Verification", "verify"]
 
 @dataclass
 class Verification:
-    """What a flow in Redis consists of, and what is wrong with it.
+    """The result of a verification: the parts of a flow in Redis, and the findings.
 
     :arg flow_id: ID of the flow.
     :arg namespace: The namespace that the flow is in.
@@ -72,7 +72,7 @@ def verify(
     :arg keys: Build and parse the keys of the flow.
     :arg progress: Gets the number of state keys that were read, and how many there are.
     :arg codec: Holds the secret keys; ``None`` where they are not known.
-    :returns: What was found.
+    :returns: The parts of the flow, and the findings.
     """
     findings, found = Findings(), Verification(keys.flow_id, keys.namespace)
     found.manifest = check_manifest(client, keys, findings)
@@ -95,7 +95,7 @@ def _check_flow(
 ) -> None:
     """Check a flow that has a manifest.
 
-    1. Leases and the generation counter: who may write meanwhile.
+    1. Leases and the generation counter: they tell which processes may write meanwhile.
     2. Journals, before the cells: a fold moves a cell forwards, and trims the journal after that.
     3. Cells, against the epochs that the journals hold.
     4. States, against the counts of the cells.

@@ -1,7 +1,7 @@
 """A recovery directory of Bytewax: opened to be read, and left exactly as it was.
 
-Invariant: what was read is of one moment. A directory that a flow runs on is refused, before it is
-read and, where a flow has started meanwhile, after it.
+Invariant: everything that is read is of one moment. A directory that a flow runs on is refused
+before it is read. If a flow starts while it is read, it is refused afterwards.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class RecoveryDirectory:
         self._stack.close()
 
     def require_unchanged(self) -> None:
-        """Refuse what was read if a flow has started since.
+        """Refuse the directory if a flow has started on it since it was opened.
 
         :raises StockStoreInUseError: If a file has changed since the directory was opened.
         """

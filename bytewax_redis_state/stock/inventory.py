@@ -62,7 +62,7 @@ class PartitionCounts:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What a recovery directory holds.
+    """The counts of a whole recovery directory.
 
     :arg file_bytes: Size of its files, logs included.
     :arg executions: How often the flow was started on it.
@@ -145,7 +145,7 @@ def take_inventory(
     directory: RecoveryDirectory,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Inventory:
-    """Count what a recovery directory holds, with one row in memory at a time.
+    """Count the rows of a recovery directory, with one row in memory at a time.
 
     :arg directory: The recovery directory, open.
     :arg progress: Gets, now and then, the number of rows that were read and of all rows.

@@ -21,7 +21,7 @@ from bytewax_redis_state.stock.partition_file import PartitionFile
 __all__ = ["WRONG_DIRECTORY", "StockPartition", "StockRow", "log_size", "open_partition"]
 
 WRONG_DIRECTORY = "give the directory that the flow ran with -r"
-"""What to do where a directory is not a recovery directory."""
+"""The hint of an error about a directory that is not a recovery directory."""
 
 _VERSION = 5  # user_version as Bytewax 0.21 writes it
 _TABLES = {"parts", "exs", "fronts", "commits", "snaps"}
