@@ -9,7 +9,6 @@ from __future__ import annotations
 import pickle
 from collections import defaultdict
 from collections.abc import Iterator, Set
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,12 @@ from bytewax_redis_state.chaos.flow_result import FlowResult
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.dataflow.steps import short_names
 from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.recovery.records.state_scan import scan_values
 from bytewax_redis_state.server.client import Client
 from bytewax_redis_state.stock.directory import RecoveryDirectory
 
 __all__ = ["read_result", "read_stock_result"]
 
-_CHUNK = 1000
 _Found = Iterator[tuple[str, str, Any]]
 
 
@@ -46,18 +45,9 @@ def read_stock_result(store: Path, out: Path) -> FlowResult:
 
 def _keyed_state(client: Client, keys: FlowKeys) -> _Found:
     codec = Codec()
-    names = client.scan_iter(match=keys.state_pattern, count=10 * _CHUNK)
-    while chunk := list(islice(names, _CHUNK)):
-        with client.pipeline(transaction=False) as pipe:
-            for name in chunk:
-                pipe.get(name)
-            values: list[bytes | None] = pipe.execute()
-        for name, value in zip(chunk, values, strict=True):
-            place = keys.parse_state(name)
-            if place is not None and value is not None:
-                step, _, key = place
-                bound = codec.bind(namespace=keys.namespace, flow_id=keys.flow_id, step=step)
-                yield step, key, bound.decode(key, value)
+    for step, key, value in scan_values(client, keys):
+        bound = codec.bind(namespace=keys.namespace, flow_id=keys.flow_id, step=step)
+        yield step, key, bound.decode(key, value)
 
 
 def _stock_state(store: Path) -> _Found:

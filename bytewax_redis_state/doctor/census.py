@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from typing import cast
 
 from bytewax_redis_state.codec.envelope import deadline_of
 from bytewax_redis_state.doctor.cell_check import cell_fields
@@ -17,11 +16,11 @@ from bytewax_redis_state.doctor.key_usage import KeyUsage
 from bytewax_redis_state.errors import StateLostError
 from bytewax_redis_state.keys import shard_of
 from bytewax_redis_state.recovery.records.cells import LOST_HINT, Cell, CellMark
+from bytewax_redis_state.recovery.records.state_scan import scan_states
 from bytewax_redis_state.server.client import server_time
 
 __all__ = ["Census"]
 
-_SCAN_COUNT = 10_000
 _TRIES = 5
 
 _Counted = Mapping[Cell, Counter[int | None]]
@@ -140,30 +139,17 @@ class Census:
     def _pages(self, *, first: bool) -> Iterator[list[tuple[bytes, bytes]]]:
         client, keys = self._flow.client, self._flow.keys
         known: set[bytes] = set()  # SCAN may give a key twice
-        cursor, total = 0, client.dbsize()
-        while True:
-            cursor, page = cast(
-                "tuple[int, list[bytes]]",
-                client.scan(cursor, match=keys.state_pattern, count=_SCAN_COUNT),
-            )
-            groups: dict[bytes, list[bytes]] = defaultdict(list)
-            for key in set(page) - known:
-                groups[keys.cell_prefix(key)].append(key)
-            known.update(page)
-            with client.pipeline(transaction=False) as pipe:
-                for group in groups.values():
-                    pipe.mget(group)
-                answers = pipe.execute()
-            for group, values in zip(groups.values(), answers, strict=True):
+        total = client.dbsize()
+        for page in scan_states(client, keys):
+            for _, names, values in page:
                 yield [
                     (key, value)
-                    for key, value in zip(group, values, strict=True)
-                    if value is not None
+                    for key, value in zip(names, values, strict=True)
+                    if value is not None and key not in known
                 ]
+                known.update(names)
             if first:
                 self._progress(min(len(known), total), total)
-            if not cursor:
-                return
 
     def _say_no_state(self, key: bytes) -> None:
         self._say(

@@ -15,6 +15,7 @@ from typing import Any
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.errors import ConfigError
 from bytewax_redis_state.keys import FlowKeys, shard_of
+from bytewax_redis_state.recovery.records.state_scan import scan_values
 from bytewax_redis_state.server.client import Client, address_of
 from bytewax_redis_state.server.translation import translated
 
@@ -39,7 +40,6 @@ _SHARDS = 64
 _EVENTS_PER_PAGE = 40
 _STREAM_SECONDS = 300  # of event time: each page closes several windows on the way
 _BATCHES = 100  # of each source partition
-_CHUNK = 1000  # keys
 
 
 def flow_file() -> Path:
@@ -112,13 +112,8 @@ def read_totals(client: Client, keys: FlowKeys) -> dict[str, int]:
     :raises DecodeError: If one can't be decoded.
     """
     with translated(address_of(client)):
-        names = {
-            key: state_key
-            for key in client.scan_iter(match=keys.state_pattern, count=10 * _CHUNK)
-            for step, _, state_key in [keys.parse_state(key) or ("", 0, "")]
-            if step == _TOTAL
-        }
-        found = _read(client, names)
+        states = scan_values(client, keys)
+        found = {state_key: value for step, state_key, value in states if step == _TOTAL}
     return _decoded(keys, _TOTAL, found)
 
 
@@ -127,27 +122,15 @@ def events_read(client: Client, keys: FlowKeys) -> int:
 
     :returns: Sum over the source's partitions; 0 before the first checkpoint.
     """
-    parts = (str(part) for part in range(_PARTS))
-    names = {keys.state(_SOURCE, shard_of(part, _SHARDS), part): part for part in parts}
-    with translated(address_of(client)):
-        found = _read(client, names)
+    parts = [str(part) for part in range(_PARTS)]
+    with translated(address_of(client)), client.pipeline(transaction=False) as pipe:
+        for part in parts:
+            pipe.get(keys.state(_SOURCE, shard_of(part, _SHARDS), part))
+        values: list[bytes | None] = pipe.execute()
+    found = {part: value for part, value in zip(parts, values, strict=True) if value is not None}
     offsets: dict[str, int] = _decoded(keys, _SOURCE, found)
     # Partition p reads clicks p, p + 4, …; its offset is the number of the next one.
     return sum((offset - int(part)) // _PARTS for part, offset in offsets.items())
-
-
-def _read(client: Client, names: Mapping[bytes, str]) -> dict[str, bytes]:
-    keys = list(names)
-    found: dict[str, bytes] = {}
-    for start in range(0, len(keys), _CHUNK):
-        chunk = keys[start : start + _CHUNK]
-        with client.pipeline(transaction=False) as pipe:
-            for key in chunk:
-                pipe.get(key)
-            values: list[bytes | None] = pipe.execute()
-        pairs = zip(chunk, values, strict=True)
-        found.update((names[key], value) for key, value in pairs if value is not None)
-    return found
 
 
 def _decoded(keys: FlowKeys, step: str, found: Mapping[str, bytes]) -> dict[str, Any]:

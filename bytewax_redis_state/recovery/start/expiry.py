@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import redis
 
@@ -23,6 +23,7 @@ from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.records.cells import Cell, CellMark, cells_of
 from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 from bytewax_redis_state.recovery.records.manifest import Manifest
+from bytewax_redis_state.recovery.records.state_scan import scan_states
 from bytewax_redis_state.server.client import server_time
 
 __all__ = [
@@ -34,7 +35,6 @@ __all__ = [
     "refuse_expired",
 ]
 
-_SCAN_COUNT = 10_000
 _RENEW_KEYS = 1000
 _PIPELINE = 16
 _Item = TypeVar("_Item")
@@ -80,27 +80,12 @@ def expired_keys(client: redis.Redis, keys: FlowKeys, manifest: Manifest) -> dic
     prefixes = {keys.state_prefix(cell.step, cell.shard): cell for cell in due}
     present: dict[Cell, Counter[int | None]] = defaultdict(Counter)
     seen: set[bytes] = set()
-    cursor = 0
-    while True:
-        cursor, found = cast(
-            "tuple[int, list[bytes]]",
-            client.scan(cursor, match=keys.state_pattern, count=_SCAN_COUNT),
-        )
-        wanted = [
-            (key, cell)
-            for key in set(found) - seen
-            if (cell := prefixes.get(keys.cell_prefix(key))) is not None
-        ]
-        seen.update(key for key, _ in wanted)  # SCAN may give a key twice
-        with client.pipeline(transaction=False) as pipe:
-            for key, _ in wanted:
-                pipe.getrange(key, 0, DEADLINE_WITHIN - 1)
-            heads: list[bytes] = pipe.execute()
-        for (_, cell), head in zip(wanted, heads, strict=True):
-            if head:
-                present[cell][deadline_of(head)] += 1
-        if not cursor:
-            break
+    for page in scan_states(client, keys, prefixes, head=DEADLINE_WITHIN):
+        for prefix, names, heads in page:
+            for name, head in zip(names, heads, strict=True):
+                if head is not None and name not in seen:
+                    present[prefixes[prefix]][deadline_of(head)] += 1
+            seen.update(names)
     gone: Counter[str] = Counter()
     for cell, past in due.items():
         missing = sum(max(0, n - present[cell][deadline]) for deadline, n in past.items())

@@ -1,7 +1,6 @@
 """Restore: the keyed state of a flow back into a fresh outbox, for the engine to load as its own.
 
-One SCAN finds the keys of all cells, pipelined MGETs grouped by hash tag read them, and each cell
-becomes one row, which only says where its states wait in memory.
+Each cell becomes one row, which only says where the states of the cell wait in memory.
 
 Invariant: what is restored is whole, or the start stops: each cell must stand at the manifest's
 resume epoch and hold as many keys as it says, but for those that Redis dropped past their
@@ -10,10 +9,8 @@ deadlines.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NoReturn, cast
 
@@ -26,6 +23,7 @@ from bytewax_redis_state.errors import DecodeError, StateLostError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.records.cells import Cell, CellMark
 from bytewax_redis_state.recovery.records.manifest import Manifest
+from bytewax_redis_state.recovery.records.state_scan import scan_states
 from bytewax_redis_state.recovery.start.expiry import read_marks
 from bytewax_redis_state.server.client import server_time
 
@@ -34,9 +32,6 @@ __all__ = ["RestoredRow", "Restorer"]
 RestoredRow = tuple[str, str, bytes]
 """``(engine step ID, engine state key, bytes)``."""
 
-_Page = tuple[bytes, list[bytes], list[bytes | None]]  # prefix of a cell, keys, values
-_SCAN_COUNT = 20_000
-_AFTER_COLON = b";"  # in the order of bytes
 _LOST_HINT = "Redis lost or evicted keys; restore it from a backup"
 
 
@@ -147,43 +142,12 @@ class Restorer:
                 yield cell, self._cells[cell]
 
     def _read_keys(self, total: int) -> None:
-        """Read page by page; Redis works on the next one while this one is taken in."""
         done = 0
-        with ThreadPoolExecutor(1, "restore") as ahead:
-            coming = ahead.submit(self._read_page, 0)
-            while True:
-                cursor, page = coming.result()
-                if cursor:
-                    coming = ahead.submit(self._read_page, cursor)
-                for prefix, keys, values in page:
-                    self._take(prefix, keys, values)
-                    done += len(keys)
-                self.progress(min(done, total), total)
-                if not cursor:
-                    return
-
-    def _read_page(self, cursor: int) -> tuple[int, list[_Page]]:
-        """Find keys, and read them with one MGET for each cell: its keys share a hash tag."""
-        cursor, found = cast(
-            "tuple[int, list[bytes]]",
-            self.client.scan(cursor, match=self.keys.shard_pattern, count=_SCAN_COUNT),
-        )
-        wanted = [group for group in self._groups(found) if group[0] in self._prefixes]
-        with self.client.pipeline(transaction=False) as pipe:
-            for _, keys in wanted:
-                pipe.mget(keys)
-            answers: list[list[bytes | None]] = pipe.execute()
-        return cursor, [(*group, values) for group, values in zip(wanted, answers, strict=True)]
-
-    def _groups(self, found: list[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
-        """Give the prefix of each cell among the keys, and its keys."""
-        found.sort()
-        start = 0
-        while start < len(found):
-            prefix = self.keys.cell_prefix(found[start])
-            end = bisect_left(found, prefix[:-1] + _AFTER_COLON, start) if prefix else start + 1
-            yield prefix, found[start:end]
-            start = end
+        for page in scan_states(self.client, self.keys, self._prefixes):
+            for prefix, keys, values in page:
+                self._take(prefix, keys, values)
+                done += len(keys)
+            self.progress(min(done, total), total)
 
     def _take(self, prefix: bytes, keys: list[bytes], values: list[bytes | None]) -> None:
         """Take the values in, and find a damaged one here: the engine would panic on it."""

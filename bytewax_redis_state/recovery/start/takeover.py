@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import redis
@@ -24,6 +23,7 @@ from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 from bytewax_redis_state.recovery.records.fold import JournalFold
 from bytewax_redis_state.recovery.records.journal import Fence, Journal
 from bytewax_redis_state.recovery.records.manifest import FORMAT, Manifest, read_manifest
+from bytewax_redis_state.recovery.records.state_scan import scan_keys
 from bytewax_redis_state.recovery.records.token import Token, start_id
 from bytewax_redis_state.recovery.start.plan import StartPlan
 from bytewax_redis_state.scripts import Scripts
@@ -318,14 +318,15 @@ class Takeover:
 
     def _drop_step(self, name: str) -> None:
         """Delete a step's keys; its cells stay until no manifest names them any more."""
-        found = self._client.scan_iter(match=self._keys.state_pattern, count=10_000)
-        parsed = ((key, self._keys.parse_state(key)) for key in found)
-        doomed = ((key, at[1]) for key, at in parsed if at is not None and at[0] == name)
-        while batch := list(islice(doomed, _UNLINK_BATCH)):
-            cells: dict[Cell, list[bytes]] = {}
-            for key, shard in dict(batch).items():  # SCAN may give a key twice
-                cells.setdefault(Cell(name, shard), []).append(key)
-            self._drop_keys(cells)
+        cells = {
+            self._keys.state_prefix(cell.step, cell.shard): cell
+            for cell in cells_of([name], self._old.shards)
+        }
+        for page in scan_keys(self._client, self._keys, cells):
+            for prefix, found in page:
+                # In chunks that do not hold up Redis. A key that SCAN gives twice is deleted once.
+                for start in range(0, len(found), _UNLINK_BATCH):
+                    self._drop_keys({cells[prefix]: found[start : start + _UNLINK_BATCH]})
 
     def _drop_keys(self, cells: Mapping[Cell, Sequence[bytes]]) -> None:
         with self._client.pipeline(transaction=False) as pipe:
