@@ -1,41 +1,41 @@
 """The exceptions of this package: one tree, and each says what to do next.
 
     StateError
-    ├── ConfigError            the set-up is wrong: an option, a URL, the environment
+    ├── ConfigError            the settings are wrong: an option, a URL, the environment
     ├── ServerError            Redis can't be used as it is
     │   ├── ServerUnavailableError   not reachable now; trying again may help
-    │   ├── ServerAccessError        a command the user may not run, or the next:
-    │   │   └── ServerLoginError           user or password are refused; they may be rotating
-    │   └── ServerUnfitError         its version, policy or role rules it out
+    │   ├── ServerAccessError        the user may not run a command, or:
+    │   │   └── ServerLoginError           Redis refuses user or password; they may be rotating
+    │   └── ServerUnfitError         its version, eviction policy or role does not allow it
     ├── CodecError             a value can't become bytes, or bytes can't become a value
     │   ├── EncodeError
     │   └── DecodeError
-    ├── FlowError              the flow and what Redis holds of it don't fit together
+    ├── FlowError              the flow does not fit its state in Redis
     │   ├── FlowRunningError         another execution owns the flow
-    │   ├── JoinTimeoutError         a process of the cluster never came
-    │   ├── StepMissingError         state of a step that the flow no longer has
-    │   ├── PartitionMissingError    state of a source or sink partition no longer listed
-    │   └── FormatError              written by a newer version, or with other settings
+    │   ├── JoinTimeoutError         a process of the cluster did not start in time
+    │   ├── StepMissingError         Redis holds state of a step that the flow no longer has
+    │   ├── PartitionMissingError    … of a source or sink partition that is no longer listed
+    │   └── FormatError              a newer version or other settings wrote the state
     ├── StateLostError         Redis lost writes that it had acknowledged
-    ├── StateExpiredError      a flow stood still for so long that Redis dropped keys
-    ├── FencedError            another execution took the flow over
-    ├── ReplicatorError        the replicator can't go on, or can't be kept alive
+    ├── StateExpiredError      the flow was down for so long that Redis dropped keys
+    ├── FencedError            another start took the flow over
+    ├── ReplicatorError        the replicator fails again and again, or can't start
     ├── ScratchError           the scratch folder can't hold the outbox
     ├── StockStoreError        a recovery directory of stock Bytewax can't be read
-    │   └── StockStoreInUseError     a flow is running on it; stop that first
-    ├── ArgumentError          a key, a TTL or another argument that can't be right
+    │   └── StockStoreInUseError     a flow is running on it; stop the flow first
+    ├── ArgumentError          a key, a TTL or another argument is wrong
     ├── UnknownOutcomeError    a write may or may not have been carried out
-    ├── NotACounterError       what is at a key can't be counted up
-    ├── ConflictError          what a transaction read has changed since
+    ├── NotACounterError       the value at a key is not a counter
+    ├── ConflictError          a value that a transaction read has changed since
     ├── LockError              a lock can't be had or kept
-    │   ├── LockHeldError            somebody else held it for as long as we would wait
-    │   └── LockLostError            it ran out, or was taken over, before it was given back
+    │   ├── LockHeldError            another holder kept it for the whole waiting time
+    │   └── LockLostError            it expired, or another holder has it, before its release
     └── CheckpointError        a checkpoint of a namespace can't be taken or restored
         ├── CheckpointDamagedError   its file is cut off or altered
         ├── NamespaceNotEmptyError   the namespace to restore into holds keys
-        └── RestoreUnfinishedError   a restore into it was begun and has not been finished
+        └── RestoreUnfinishedError   a restore into it was started and has not finished
 
-Whether to try again, whether data is bad, whether the set-up is wrong: the class answers.
+The class tells whether to try again, whether data is bad, and whether the settings are wrong.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ __all__ = [
 class StateError(Exception):
     """Base of all errors of this package.
 
-    :arg message: What is wrong; names the thing and the value. One line.
-    :arg hint: What to do next. One line, may be empty.
+    :arg message: The problem, with the thing and its value. One line.
+    :arg hint: The next step for the user. One line, may be empty.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -95,7 +95,7 @@ class StateError(Exception):
 
 
 class ConfigError(StateError):
-    """The set-up is wrong: an option, a URL or the environment."""
+    """The settings are wrong: an option, a URL or an environment variable."""
 
 
 class ServerError(StateError):
@@ -107,15 +107,15 @@ class ServerUnavailableError(ServerError):
 
 
 class ServerAccessError(ServerError):
-    """Redis wants other credentials, or the user may not run a command."""
+    """Redis refuses user or password, or the user may not run a command."""
 
 
 class ServerLoginError(ServerAccessError, ServerUnavailableError):
-    """Redis refuses user or password; where they are changing, trying again may help."""
+    """Redis refuses user or password; if they are being rotated, trying again may help."""
 
 
 class ServerUnfitError(ServerError):
-    """The server's version, eviction policy or role rules it out."""
+    """The server can't keep state: its version, eviction policy or role does not allow it."""
 
 
 class CodecError(StateError):
@@ -127,23 +127,23 @@ class EncodeError(CodecError):
 
 
 class DecodeError(CodecError):
-    """Bytes are damaged, foreign, or of a kind that the settings forbid."""
+    """Bytes are damaged, or come from another program, or the settings forbid their kind."""
 
 
 class FlowError(StateError):
-    """The flow and what Redis holds of it don't fit together."""
+    """The flow does not fit its state in Redis."""
 
 
 class FlowRunningError(FlowError):
-    """Another execution owns the flow."""
+    """Another execution of the flow is running."""
 
 
 class JoinTimeoutError(FlowError):
-    """A process of the cluster never came."""
+    """A process of the cluster did not start in time."""
 
 
 class StepMissingError(FlowError):
-    """Redis holds state of a step that the flow no longer has."""
+    """Redis holds Redis holds state of a step that the flow no longer has."""
 
 
 class PartitionMissingError(FlowError):
@@ -151,7 +151,7 @@ class PartitionMissingError(FlowError):
 
 
 class FormatError(FlowError):
-    """The flow was written by a newer version or with settings that can't change."""
+    """A newer version wrote the state, or it was written with settings that can't be changed."""
 
 
 class StateLostError(StateError):
@@ -159,15 +159,15 @@ class StateLostError(StateError):
 
 
 class StateExpiredError(StateError):
-    """A flow stood still for longer than the downtime allowance, and Redis dropped keys."""
+    """The flow was down for longer than the downtime allowance, and Redis dropped keys."""
 
 
 class FencedError(StateError):
-    """Another execution took the flow over; this one may not write any more."""
+    """Another start took the flow over; this execution may no longer write."""
 
 
 class ReplicatorError(StateError):
-    """The replicator can't go on, or can't be kept alive."""
+    """The replicator fails again and again, or can't be started."""
 
 
 class ScratchError(StateError):
@@ -175,30 +175,30 @@ class ScratchError(StateError):
 
 
 class StockStoreError(StateError):
-    """A recovery directory of stock Bytewax is damaged, incomplete, or none at all."""
+    """A recovery directory of stock Bytewax is damaged, incomplete, or not one."""
 
 
 class StockStoreInUseError(StockStoreError):
-    """A flow is running on the recovery directory, so what is read would not fit together."""
+    """A flow is running on the recovery directory, so its files can change while they are read."""
 
 
 class ArgumentError(StateError):
-    """A key, a TTL or another argument of an operation can't be right."""
+    """A key, a TTL or another argument of an operation is wrong."""
 
 
 class UnknownOutcomeError(StateError):
     """The connection broke after a write was sent: it may or may not have been carried out.
 
-    Trying again by itself could carry it out twice, so look at what is stored first.
+    Sending it again could carry it out twice, so look at the stored value first.
     """
 
 
 class NotACounterError(StateError):
-    """What is at a key can't be counted up: no plain integer, or it would leave 64 bits."""
+    """The value at a key can't be added to: it is no integer, or would leave 64 bits."""
 
 
 class ConflictError(StateError):
-    """What a transaction read has changed since, so nothing of it was written; try again."""
+    """A value that the transaction read has changed since; it wrote nothing; try again."""
 
 
 class LockError(StateError):
@@ -206,11 +206,11 @@ class LockError(StateError):
 
 
 class LockHeldError(LockError):
-    """Somebody else held the lock for as long as we would wait."""
+    """Another holder kept the lock for the whole waiting time."""
 
 
 class LockLostError(LockError):
-    """The lock ran out, or somebody else has it by now: what it protects may have changed."""
+    """The lock expired, or another holder has it: the data that it protects may have changed."""
 
 
 class CheckpointError(StateError):
@@ -218,12 +218,12 @@ class CheckpointError(StateError):
 
 
 class CheckpointDamagedError(CheckpointError):
-    """A checkpoint file is cut off or altered; the message names where."""
+    """A checkpoint file is cut off or altered; the message says where."""
 
 
 class NamespaceNotEmptyError(CheckpointError):
-    """The namespace to restore into holds keys, and nobody said what is to become of them."""
+    """The namespace to restore into holds keys, and no option says whether to replace them."""
 
 
 class RestoreUnfinishedError(CheckpointError):
-    """A restore into this namespace was begun and not finished, or is still under way."""
+    """A restore into this namespace was started and has not finished, or is still running."""

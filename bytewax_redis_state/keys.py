@@ -16,8 +16,8 @@ key                                                   type    holds
 ``<ns>``, ``<flow>`` and ``<step>`` are percent-escaped where they hold a character of the scheme
 (braces would capture the hash tag); the state key comes last and raw. Keys are bytes.
 
-A state backend has a scheme of its own: its prefix, then the user's key verbatim, where a user's
-own ``{tag}`` counts. Its own needs lie in ``<prefix>__bytewax__:…``, which users can't name.
+A state backend has another scheme: its prefix, then the user's key verbatim, so that a ``{tag}`` in
+a user's key counts. Its own keys begin with ``<prefix>__bytewax__:``, which a user's key can't.
 
 Invariant: two different (namespace, flow, step, state key) never share a key, also when one name
 is a prefix of another.
@@ -50,18 +50,18 @@ __all__ = [
 
 _SCHEME = re.compile(r"[%:{}/\s\x00-\x1f]")
 _GLOB = re.compile(rb"([*?\[\]\\])")
-_LONGEST = 512 * 1024 * 1024  # bytes; what Redis takes
+_LONGEST = 512 * 1024 * 1024  # bytes; the limit of Redis
 _OWN = b"__bytewax__:"
 _KEY_TYPES = frozenset({str, bytes})
 
 SLOTS = 16384
-"""How many slots a Redis Cluster has."""
+"""Number of slots of a Redis Cluster."""
 
 
 def shard_of(state_key: str, shards: int) -> int:
-    """Tell the shard of a state key.
+    """Give the shard of a state key.
 
-    :arg state_key: As the flow has it.
+    :arg state_key: The key in the flow.
     :arg shards: Number of shards of the flow; fixed for its life.
     :returns: ``crc32(state_key as UTF-8) % shards``.
     """
@@ -83,23 +83,23 @@ def _glob_literal(key: bytes) -> bytes:
 
 
 def namespace_pattern(namespace: str) -> bytes:
-    """Give the pattern of every key of every flow in a namespace."""
+    """Make the pattern of all keys of all flows in a namespace."""
     return _glob_literal(f"{_escape(namespace)}:{{".encode()) + b"*"
 
 
 def readable_patterns(namespace: str) -> tuple[bytes, ...]:
-    """Give the patterns of what a reader needs of every flow in a namespace."""
+    """Make the patterns of the keys that a reader needs, of all flows in a namespace."""
     stem = _glob_literal(f"{_escape(namespace)}:{{".encode())
     return tuple(stem + b"*" + rest for rest in (b"}:manifest", b"/s*}:state:*", b"/s*}:applied:*"))
 
 
 class ParsedKey(NamedTuple):
-    """What a key of a flow is.
+    """The parts of a flow's key.
 
-    :arg kind: As the key names it: ``manifest``, ``journal``, ``state`` and so on.
-    :arg number: Of the process, the partition or the shard.
-    :arg generation: Of a journal or of progress.
-    :arg step: Of a state or of a cell.
+    :arg kind: The word in the key: ``manifest``, ``journal``, ``state`` and so on.
+    :arg number: Number of the process, the partition or the shard.
+    :arg generation: Generation of a journal or of progress.
+    :arg step: Step of a state or of a cell.
     """
 
     kind: str
@@ -159,7 +159,7 @@ class FlowKeys:
         return self._stem + b"/s%d}:applied:%b" % (shard, _escape(step).encode())
 
     def state_prefix(self, step: str, shard: int) -> bytes:
-        """What every state key of one cell starts with; append the raw state key."""
+        """The beginning of all keyed-state keys of one cell; append the raw state key."""
         return self._stem + b"/s%d}:state:%b:" % (shard, _escape(step).encode())
 
     def state(self, step: str, shard: int, state_key: str) -> bytes:
@@ -173,7 +173,7 @@ class FlowKeys:
 
     @cached_property
     def shard_pattern(self) -> bytes:
-        """SCAN pattern for all that shards hold, also beside keyed state: found in less time."""
+        """SCAN pattern for all keys of shards; Redis matches it faster than ``state_pattern``."""
         return _glob_literal(self._stem + b"/s") + b"*"
 
     @cached_property
@@ -183,7 +183,7 @@ class FlowKeys:
 
     @cached_property
     def readable_patterns(self) -> tuple[bytes, bytes, bytes]:
-        """Patterns of what a reader needs: the manifest, the keyed state and the cells."""
+        """Patterns of the keys that a reader needs: manifest, keyed state and cells."""
         shards = _glob_literal(self._stem + b"/s") + b"*}:"
         return _glob_literal(self.manifest), shards + b"state:*", shards + b"applied:*"
 
@@ -196,16 +196,16 @@ class FlowKeys:
         """Cut a keyed-state key before the state key: equal prefixes mean one cell.
 
         :arg key: A key found by ``state_pattern``.
-        :returns: The prefix; empty if it is no such key.
+        :returns: The prefix; empty for another key.
         """
         at = key.find(b"}:state:", len(self._stem))
         return key[: key.find(b":", at + 8) + 1] if at > 0 else b""
 
     def parse(self, key: bytes) -> ParsedKey | None:
-        """Tell what a key of the flow is.
+        """Take a key of the flow apart.
 
         :arg key: A key found by one of ``patterns``.
-        :returns: What it is, ``None`` for a key that this module does not build.
+        :returns: Its parts; ``None`` for a key that this module does not build.
         """
         rest = key[len(self._stem) :]
         for form in _FORMS:
@@ -224,7 +224,7 @@ class FlowKeys:
         """Take a keyed-state key apart.
 
         :arg key: A key found by ``state_pattern``.
-        :returns: ``(step, shard, state key)``, or ``None`` if it is no such key.
+        :returns: ``(step, shard, state key)``; ``None`` for another key.
         """
         match = self._state_form.fullmatch(key)
         if match is None:
@@ -237,21 +237,21 @@ class FlowKeys:
 
 
 def hash_tag_of(key: bytes) -> bytes:
-    """Tell which part of a key decides its slot: its ``{tag}``, else all of it."""
+    """Give the part of a key that decides its slot: its ``{tag}``, else the whole key."""
     start = key.find(b"{")
     end = key.find(b"}", start + 1)
     return key[start + 1 : end] if start >= 0 and end > start + 1 else key
 
 
 def slot_of(key: bytes) -> int:
-    """Tell the slot of a key in a Redis Cluster."""
+    """Give the slot of a key in a Redis Cluster."""
     return crc_hqx(hash_tag_of(key), 0) % SLOTS
 
 
 class PrefixKeys:
     """Build and parse the keys of one state backend.
 
-    :arg prefix: What each of its keys starts with; any bytes, none of them special.
+    :arg prefix: The beginning of all its keys; any bytes, none of them special.
     """
 
     def __init__(self, prefix: bytes) -> None:
@@ -261,14 +261,16 @@ class PrefixKeys:
     def full(self, key: str | bytes) -> bytes:
         """Make the Redis key of a user's key.
 
-        :arg key: Text stands for its UTF-8.
+        :arg key: Text is encoded as UTF-8.
         :returns: The prefix and then the key, verbatim.
-        :raises ArgumentError: If it is empty, too long for Redis, reserved, or no key at all.
+        :raises ArgumentError: If it is empty, too long for Redis, reserved, or of another type.
         """
         try:
             raw = key.encode() if isinstance(key, str) else key
         except UnicodeEncodeError:
-            raise ArgumentError(f"the key {key!r} is no UTF-8", "give it as bytes") from None
+            raise ArgumentError(
+                f"the key {key!r} can't be encoded as UTF-8", "give it as bytes"
+            ) from None
         if not isinstance(raw, bytes):
             kind = type(key).__name__
             raise ArgumentError(f"the key {key!r} is of type {kind}", "give str or bytes")
@@ -277,7 +279,8 @@ class PrefixKeys:
             raise ArgumentError("the key is empty", "give at least one character")
         if len(full) > _LONGEST:
             raise ArgumentError(
-                f"the key has {len(full)} bytes with its prefix", "Redis takes 512 MB at most"
+                f"the key has {len(full)} bytes with its prefix",
+                "shorten it: keys of Redis have 512 MB at most",
             )
         if raw.startswith(_OWN):
             raise ArgumentError(
@@ -289,7 +292,7 @@ class PrefixKeys:
     def full_all(self, keys: Sequence[str | bytes]) -> list[bytes]:
         """Make the Redis keys of many keys; as :meth:`full`, in a fraction of the time.
 
-        :raises ArgumentError: As :meth:`full`, for the first that is no key.
+        :raises ArgumentError: As :meth:`full`, for the first wrong key.
         """
         if keys and _KEY_TYPES.issuperset(map(type, keys)):
             try:
@@ -307,7 +310,7 @@ class PrefixKeys:
         """Give back a user's key.
 
         :arg full: A Redis key that starts with the prefix.
-        :returns: Text; bytes where it is no UTF-8.
+        :returns: Text; bytes if it is not UTF-8.
         """
         raw = full[len(self.prefix) :]
         try:
@@ -316,7 +319,7 @@ class PrefixKeys:
             return raw
 
     def is_own(self, full: bytes) -> bool:
-        """Tell whether a key is the backend's own, such as a lock, and no user's."""
+        """Tell whether a key is one of the backend itself, such as a lock, and not a user's."""
         return full.startswith(self._own)
 
     def lock(self, name: str | bytes) -> bytes:

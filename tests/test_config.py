@@ -175,12 +175,12 @@ def test_the_environment_turns_fast_paths_off(monkeypatch, text, on):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("BYTEWAX_REDIS_RETENTION", "sum=7x", "'7x' is no duration"),
+        ("BYTEWAX_REDIS_RETENTION", "sum=7x", "'7x' is not a duration"),
         ("BYTEWAX_REDIS_RETENTION", "sum", "'sum' is not STEP=DURATION"),
         ("BYTEWAX_REDIS_RETENTION", "sum=7d,sum=8d", "'sum' is given twice"),
-        ("BYTEWAX_REDIS_WINDOW_GRACE", "soon", "'soon' is no duration"),
-        ("BYTEWAX_REDIS_FAST_PATHS", "maybe", "'maybe' is no switch"),
-        ("BYTEWAX_REDIS_DOWNTIME_ALLOWANCE", "9" * 30 + "d", "longer than any duration"),
+        ("BYTEWAX_REDIS_WINDOW_GRACE", "soon", "'soon' is not a duration"),
+        ("BYTEWAX_REDIS_FAST_PATHS", "maybe", "'maybe' is neither true nor false"),
+        ("BYTEWAX_REDIS_DOWNTIME_ALLOWANCE", "9" * 30 + "d", "longer than the longest duration"),
     ],
 )
 def test_a_variable_of_recovery_that_can_not_be_read_is_named(monkeypatch, name, text, said):
@@ -210,7 +210,7 @@ def test_a_duration_is_read(text, seconds):
 
 @pytest.mark.parametrize("text", ["", "d", "-1", "-1d", "7 d", "7dd", "1e3", "nan", "inf", "7D"])
 def test_what_is_no_duration_is_refused(text):
-    with pytest.raises(ConfigError, match="is no duration") as caught:
+    with pytest.raises(ConfigError, match="is not a duration") as caught:
         parse_duration(text)
     assert "7d" in caught.value.hint
 
@@ -385,8 +385,8 @@ def test_from_a_url_with_settings():
     [
         ("pool_maximum", "did you mean 'pool_max'"),
         ("read_timout", "did you mean 'read_timeout'"),
-        ("nonsense", "there are key_prefix"),
-        ("self", "there are"),
+        ("nonsense", "the settings are key_prefix"),
+        ("self", "the settings are"),
     ],
 )
 def test_from_a_url_a_setting_that_does_not_exist_is_named(name, hint):
@@ -530,8 +530,8 @@ def test_from_a_table_of_a_file(tmp_path):
         ("url = ['redis://:hush@a']", "redis.toml: url is of type list"),
         ("url = 'redis://:hush@a:0'", "redis.toml: the Redis URL"),
         ("url = {hush = 1}", "redis.toml: url is of type dict"),
-        ("url = 'redis://:hush@a", "is no TOML file"),
-        ("hush", "is no TOML file"),
+        ("url = 'redis://:hush@a", "is not a TOML file"),
+        ("hush", "is not a TOML file"),
     ],
 )
 def test_a_file_that_can_not_be_right_says_where(tmp_path, text, what):
@@ -543,12 +543,12 @@ def test_a_file_that_can_not_be_right_says_where(tmp_path, text, what):
 
 
 def test_a_file_that_is_not_there_or_no_text_says_so(tmp_path):
-    with pytest.raises(ConfigError, match=r"none\.toml: it can't be read: No such file"):
+    with pytest.raises(ConfigError, match=r"none\.toml: the file can't be read: No such file"):
         RedisConfig.from_file(tmp_path / "none.toml")
     with pytest.raises(ConfigError, match="can't be read"):
         RedisConfig.from_file(tmp_path)
     (tmp_path / "odd.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="is no TOML file"):
+    with pytest.raises(ConfigError, match="is not a TOML file"):
         RedisConfig.from_file(tmp_path / "odd.toml")
 
 

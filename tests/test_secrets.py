@@ -94,13 +94,17 @@ def test_a_file_of_its_owner_or_group_is_read(tmp_path, mode):
     [
         (TOML.replace("sign_with", "sing_with"), "k.toml", "did you mean 'sign_with'"),
         (TOML.replace("true", '"yes"'), "k.toml", "accept_unsigned is a str; give true or false"),
-        (TOML.replace(TEXT, TEXT[:-2]), "k.toml", "signing_keys has a key '2026-11' that is no ba"),
-        (TOML.replace(f'"{TEXT}"', "7"), "k.toml", "signing_keys has a key '2026-11' that is no"),
-        (TOML + TEXT, "k.toml", "it is no TOML"),
-        (f'{{"signing_keys": {{"a": "{TEXT}"', "k.json", "it is no JSON"),
+        (
+            TOML.replace(TEXT, TEXT[:-2]),
+            "k.toml",
+            "the key '2026-11' in signing_keys is not base64",
+        ),
+        (TOML.replace(f'"{TEXT}"', "7"), "k.toml", "the key '2026-11' in signing_keys is not"),
+        (TOML + TEXT, "k.toml", "it is not a TOML"),
+        (f'{{"signing_keys": {{"a": "{TEXT}"', "k.json", "it is not JSON"),
         (f'["{TEXT}"]', "k.json", "it holds a list"),
         (f'{{"signing_keys": "{TEXT}"}}', "k.json", r"signing_keys is a str; write it as"),
-        ("[" * 100_000, "k.json", "it is no JSON"),
+        ("[" * 100_000, "k.json", "it is not JSON"),
     ],
 )
 def test_a_file_of_something_else_is_refused_without_showing_it(tmp_path, text, name, said):
@@ -116,9 +120,9 @@ def test_a_file_of_something_else_is_refused_without_showing_it(tmp_path, text, 
     ("env", "said"),
     [
         ({"KEY_FILE": "x", "SIGN_WITH": "a"}, "KEY_FILE and BYTEWAX_REDIS_SIGN_WITH are both set"),
-        ({"SIGNING_KEYS": TEXT.rstrip("=")}, "SIGNING_KEYS is no list of keys"),
-        ({"SIGNING_KEYS": f"a={TEXT}x"}, "SIGNING_KEYS has a key 'a' that is no base64"),
-        ({"ACCEPT_UNSIGNED": "maybe"}, "ACCEPT_UNSIGNED: 'maybe' is no switch; give"),
+        ({"SIGNING_KEYS": TEXT.rstrip("=")}, "SIGNING_KEYS is not a list of keys"),
+        ({"SIGNING_KEYS": f"a={TEXT}x"}, "the key 'a' in BYTEWAX_REDIS_SIGNING_KEYS is not base64"),
+        ({"ACCEPT_UNSIGNED": "maybe"}, "ACCEPT_UNSIGNED: 'maybe' is neither true nor false; give"),
         ({"KEY_FILE": "/nowhere"}, "key file '/nowhere': it can't be read"),
     ],
 )

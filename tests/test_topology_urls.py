@@ -33,8 +33,8 @@ def test_a_cluster_url_is_taken_apart():
 @pytest.mark.parametrize(
     ("url", "what"),
     [
-        ("redis+sentinel://h:1", "names no service"),
-        ("redis+sentinel://h:1/", "names no service"),
+        ("redis+sentinel://h:1", "does not name the service"),
+        ("redis+sentinel://h:1/", "does not name the service"),
         ("redis+sentinel:///home", "names no host"),
         ("redis+sentinel://h:1/home/one", "has database 'one'"),
         ("redis+sentinel://h:1/home/1/2", "has database '1/2'"),
@@ -111,6 +111,6 @@ def test_the_builder_makes_a_cluster_of_several_urls():
         RedisConfig.builder().urls(f"redis://me:{SECRET}@a:1", f"redis://me:{SECRET}@b").build()
     )
     assert config == RedisConfig(url=f"redis+cluster://me:{SECRET}@a:1,b")
-    with pytest.raises(ConfigError, match="no nodes of one cluster") as caught:
+    with pytest.raises(ConfigError, match="not nodes of one cluster") as caught:
         RedisConfig.builder().urls(f"redis://me:{SECRET}@a", "redis://b")
     assert SECRET not in str(caught.value)

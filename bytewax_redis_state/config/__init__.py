@@ -1,5 +1,21 @@
 """Settings, frozen and checked when they are made; URLs and the environment are read here only.
 
+====================  ==========================================================
+file                  noun
+====================  ==========================================================
+redis_config.py       the connection to Redis: ``RedisConfig``, and its builder
+recovery_settings.py  a flow's recovery, and the environment variables for it
+secrets.py            the keys for encryption and signatures
+topology.py           the servers behind a URL: single, Sentinels, cluster
+urls.py               checked and masked Redis URLs
+loading.py            settings from environment variables and TOML files
+checks.py             checks of single values
+booleans.py           ``true``, ``on``, ``no`` … as text
+durability.py         ``memory``, ``aof`` or ``replicas:N``
+durations.py          ``7d``, ``1h30m`` … as text, and retentions
+sizes.py              ``512MiB`` … as text
+====================  ==========================================================
+
 Invariant: no secret shows in a ``repr`` or in an error.
 """
 

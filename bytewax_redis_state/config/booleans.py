@@ -1,4 +1,4 @@
-"""Switches as people write them: ``true``, ``on``, ``no``, ``0``."""
+"""Booleans as text: ``true``, ``on``, ``no``, ``0``."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from bytewax_redis_state.errors import ConfigError
 
 __all__ = ["parse_boolean"]
 
-_SWITCHES = {"true": True, "1": True, "yes": True, "on": True}
-_SWITCHES |= {"false": False, "0": False, "no": False, "off": False}
+_BOOLEANS = {"true": True, "1": True, "yes": True, "on": True}
+_BOOLEANS |= {"false": False, "0": False, "no": False, "off": False}
 
 
 def parse_boolean(text: str) -> bool:
-    """Read a switch.
+    """Read a boolean.
 
     :arg text: ``true``, ``1``, ``yes``, ``on`` or their opposites, in any case.
-    :returns: Whether it is on.
-    :raises ConfigError: If it is none; names the text.
+    :returns: The boolean.
+    :raises ConfigError: If the text is neither; names the text.
     """
-    on = _SWITCHES.get(text.strip().lower())
-    if on is None:
-        raise ConfigError(f"{text!r} is no switch", "give true or false")
-    return on
+    found = _BOOLEANS.get(text.strip().lower())
+    if found is None:
+        raise ConfigError(f"{text!r} is neither true nor false", "give true or false")
+    return found

@@ -1,4 +1,4 @@
-"""Checks of single values: each refuses with the name of the field and the value."""
+"""Checks of single values; each error names the field and the value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DAY = timedelta(days=1)
 
 
 def check_durations(**durations: timedelta) -> None:
-    """Refuse what is no timedelta above zero.
+    """Refuse a value that is not a timedelta above zero.
 
     :raises ConfigError: Names the field.
     """
@@ -23,7 +23,7 @@ def check_durations(**durations: timedelta) -> None:
 
 
 def check_timeouts(**timeouts: timedelta) -> None:
-    """Refuse what is no timedelta above zero, or longer than anybody waits for a socket.
+    """Refuse a value that is not a timedelta above zero and of at most a day.
 
     :raises ConfigError: Names the field.
     """
@@ -34,17 +34,17 @@ def check_timeouts(**timeouts: timedelta) -> None:
 
 
 def check_ttl(name: str, value: timedelta | None) -> None:
-    """Refuse what is neither ``None`` nor a time to live that Redis can count.
+    """Refuse a value that is neither ``None`` nor a time to live that Redis can count.
 
     :raises ConfigError: Names the field.
     """
     if value is not None and (not isinstance(value, timedelta) or value < _MILLISECOND):
-        hint = "give a timedelta of a millisecond or more, or None for no end"
+        hint = "give a timedelta of a millisecond or more, or None to keep values for ever"
         raise ConfigError(f"{name} is {value!r}", hint)
 
 
 def check_at_least(least: int, **numbers: int) -> None:
-    """Refuse what is no whole number of at least this.
+    """Refuse a value that is not a whole number of at least ``least``.
 
     :raises ConfigError: Names the field.
     """

@@ -1,4 +1,4 @@
-"""How sure Redis must be of a write before the outbox lets go of it."""
+"""Durability: when a write counts as acknowledged, so that rows may leave the outbox."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["Durability"]
 
 @dataclass(frozen=True)
 class Durability:
-    """What counts as acknowledged.
+    """Say when a write counts as acknowledged.
 
-    :arg level: ``memory``: Redis has carried it out. ``aof``: it is on the disk of the primary.
-        ``replicas``: so many replicas have it in memory, which says nothing of disks.
-    :arg replicas: How many; 0 for the other levels.
+    :arg level: ``memory``: Redis has carried the write out. ``aof``: it is on the disk of the
+        primary. ``replicas``: that many replicas have it in memory; it may be on no disk.
+    :arg replicas: Number of replicas; 0 for the other levels.
     """
 
     level: Literal["memory", "aof", "replicas"] = "memory"
@@ -29,7 +29,7 @@ class Durability:
 
         :arg text: As the user wrote it.
         :returns: The level.
-        :raises ConfigError: If it is none; names the text.
+        :raises ConfigError: If the text is not a level; names the text.
         """
         if text == "memory":
             return cls()
@@ -38,7 +38,7 @@ class Durability:
         counted = re.fullmatch(r"replicas:([1-9]\d{0,2})", text) if isinstance(text, str) else None
         if counted is None:
             raise ConfigError(
-                f"durability is {text!r}", "give memory, aof, or replicas:N as in replicas:1"
+                f"durability is {text!r}", "give memory, aof, or replicas:N such as replicas:1"
             )
         return cls("replicas", int(counted[1]))
 

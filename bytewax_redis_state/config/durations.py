@@ -1,4 +1,4 @@
-"""Durations as people write them: ``7d``, ``1h30m``, ``500ms``, or a plain number of seconds."""
+"""Durations as text: ``7d``, ``1h30m``, ``500ms``, or a plain number of seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bytewax_redis_state.errors import ConfigError
 __all__ = ["FOREVER", "parse_duration", "parse_retention"]
 
 FOREVER = "forever"
-"""What people write for a state that never ends."""
+"""The text for keys that are kept for ever."""
 
 _UNITS = {
     "w": timedelta(weeks=1),
@@ -30,25 +30,27 @@ def parse_duration(text: str) -> timedelta:
 
     :arg text: Numbers with the units w, d, h, m, s and ms, or one number of seconds.
     :returns: The duration; it may be zero.
-    :raises ConfigError: If it is none; names the text.
+    :raises ConfigError: If the text is not a duration; names the text.
     """
     try:
         if re.fullmatch(r"\d*\.?\d+|\d+\.", text):
             return timedelta(seconds=float(text))
         parts = _PART.findall(text)
         if not parts or "".join(map("".join, parts)) != text:
-            raise ConfigError(f"{text!r} is no duration", _HINT)
+            raise ConfigError(f"{text!r} is not a duration", _HINT)
         return sum((float(number) * _UNITS[unit] for number, unit in parts), timedelta(0))
     except OverflowError:
-        raise ConfigError(f"{text!r} is longer than any duration", _HINT) from None
+        raise ConfigError(
+            f"{text!r} is longer than the longest duration, 2.7 million years", "give a shorter one"
+        ) from None
 
 
 def parse_retention(texts: Iterable[str]) -> dict[str, timedelta | None]:
     """Read how long idle keys of steps are kept.
 
-    :arg texts: Each one ``STEP=DURATION`` or ``STEP=forever``.
-    :returns: Step as the user named it, to how long; ``None`` for ever.
-    :raises ConfigError: If one is neither, or a step comes twice.
+    :arg texts: Each is ``STEP=DURATION`` or ``STEP=forever``.
+    :returns: Retention by step, which is named as in the text; ``None`` for ever.
+    :raises ConfigError: If a text is neither, or two texts name one step.
     """
     read: dict[str, timedelta | None] = {}
     for text in texts:

@@ -1,6 +1,6 @@
-"""Settings from the environment and from TOML files: text to values, errors that name the place.
+"""Load settings from environment variables and TOML files; errors name the variable or the key.
 
-Invariant: a value that can't be read is shown only where it can't be a secret.
+Invariant: an error shows a value only if the value can't be a secret.
 """
 
 from __future__ import annotations
@@ -92,14 +92,16 @@ READERS: Mapping[str, _Reader] = MappingProxyType(
 
 
 def refuse_unknown(settings: Iterable[str], names: Collection[str]) -> None:
-    """Refuse a setting that does not exist, with the one that was probably meant.
+    """Refuse a setting that does not exist, and suggest the one that was probably meant.
 
-    :raises ConfigError: Names it.
+    :raises ConfigError: If there is one; names it.
     """
     for name in settings:
         if name not in names:
             close = get_close_matches(name, names, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
+            hint = (
+                f"did you mean {close[0]!r}?" if close else f"the settings are {', '.join(names)}"
+            )
             raise ConfigError(f"there is no setting {name!r}", hint)
 
 
@@ -108,7 +110,7 @@ def _read(name: str, place: str, value: object, *, from_text: bool = False) -> A
     try:
         return reader(_OF_TEXT[reader](str(value)) if from_text else value)
     except (TypeError, ValueError, OverflowError, ConfigError):
-        # A URL of the wrong type may hold a password all the same.
+        # A URL of the wrong type can hold a password, too.
         shown = f"of type {type(value).__name__}" if name == "url" else repr(value)
         raise ConfigError(f"{place} is {shown}", _HINTS[reader]) from None
 
@@ -116,7 +118,7 @@ def _read(name: str, place: str, value: object, *, from_text: bool = False) -> A
 def read_environment(
     prefix: str, names: Iterable[str], environ: Mapping[str, str] | None
 ) -> dict[str, Any]:
-    """Read the fields that the environment sets; arguments as ``RedisConfig.from_env``."""
+    """Read the fields that the environment sets; see ``RedisConfig.from_env``."""
     found = os.environ if environ is None else environ
     places = {name: prefix + name.upper() for name in names}
     return {
@@ -127,13 +129,13 @@ def read_environment(
 
 
 def read_toml(path: Path, table: str, names: Collection[str]) -> dict[str, Any]:
-    """Read the fields that a file sets; arguments as ``RedisConfig.from_file``."""
+    """Read the fields that a file sets; see ``RedisConfig.from_file``."""
     settings = _table(path, table)
     for name, value in settings.items():
         if isinstance(value, dict) and name not in names:
             where = f"{table}.{name}" if table else name
             raise ConfigError(
-                f"[{where}] is a table, not a setting", f"read it with table={where!r}"
+                f"[{where}] is a table, not a setting", f"to read it, give table={where!r}"
             )
     refuse_unknown(settings, names)
     return {name: _read(name, name, value) for name, value in settings.items()}
@@ -142,25 +144,31 @@ def read_toml(path: Path, table: str, names: Collection[str]) -> dict[str, Any]:
 def parse_toml(text: str) -> dict[str, Any]:
     """Read TOML.
 
-    :arg text: Of a file.
-    :returns: What it holds.
-    :raises ConfigError: If it is none; shows nothing of it.
+    :arg text: Content of a file.
+    :returns: Its values.
+    :raises ConfigError: If the text is not TOML; shows none of it.
     """
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError):
-        raise ConfigError("it is no TOML file", "see https://toml.io") from None
+        raise ConfigError(
+            "it is not a TOML file", "check its syntax, see https://toml.io"
+        ) from None
 
 
 def _table(path: Path, table: str) -> Mapping[str, Any]:
     try:
         found: Any = parse_toml(path.read_text("utf-8"))
     except OSError as error:
-        raise ConfigError(f"it can't be read: {error.strerror}", "check the path") from None
+        raise ConfigError(
+            f"the file can't be read: {error.strerror}", "check the path and its permissions"
+        ) from None
     except UnicodeDecodeError:
-        raise ConfigError("it is no TOML file", "see https://toml.io") from None
+        raise ConfigError(
+            "it is not a TOML file", "check its syntax, see https://toml.io"
+        ) from None
     for part in table.split(".") if table else ():
         found = found.get(part) if isinstance(found, dict) else None
     if not isinstance(found, dict):
-        raise ConfigError(f"it has no table [{table}]", "check the name of the table")
+        raise ConfigError(f"the file has no table [{table}]", "check the name of the table")
     return found

@@ -1,4 +1,4 @@
-"""How a flow's state is kept, and what the environment says of it."""
+"""The settings of a flow's recovery, and the environment variables that set them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 MOST_SHARDS = 4096
-"""How many shards a flow may have."""
+"""The largest number of shards of a flow."""
 
 _MILLISECOND = timedelta(milliseconds=1)
 _DAY = timedelta(days=1)
@@ -52,11 +52,11 @@ ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         **SECRETS_ENVIRONMENT,
     }
 )
-"""The environment variables of this package, and what each stands for."""
+"""Environment variable to its meaning; all variables of this package."""
 
 
 def redis_url_from_env() -> str | None:
-    """Read where Redis is from the environment.
+    """Read the URL of Redis from the environment.
 
     :returns: ``BYTEWAX_REDIS_URL``, or ``None`` where it is unset or empty.
     """
@@ -64,7 +64,7 @@ def redis_url_from_env() -> str | None:
 
 
 def credentials_from_env() -> str | None:
-    """Read who gives user and password.
+    """Read from the environment the name of the function that gives user and password.
 
     :returns: ``BYTEWAX_REDIS_CREDENTIALS``, or ``None`` where it is unset or empty.
     """
@@ -113,19 +113,19 @@ def _named(variable: str) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class RecoverySettings:
-    """Say how a flow's state is kept.
+    """Settings of a flow's recovery.
 
     :arg namespace: Prefix of all keys; namespaces never see each other's keys.
     :arg checkpoint_interval: Time between two folds of the journal into the keyed state.
     :arg scratch: Folder for the outboxes; each execution makes a private folder in it.
-    :arg shards: Into how many shards the flow's state keys are split; fixed for a flow's life.
+    :arg shards: Number of shards; fixed for a flow's life.
     :arg allow_pickle: Whether values that msgpack can't hold may be pickled, and read back.
-    :arg allow_imports: Full names of modules that may be imported to read a value, where pickle is
-        not allowed and they are not loaded.
+    :arg allow_imports: Full names of modules that may be imported to read a value, if pickle is
+        not allowed and the module is not loaded yet.
     :arg compression: ``"zstd"``, ``"zlib"`` or ``None``, for values of 1 KiB and more; both are
-        always read. Without it, ``BYTEWAX_REDIS_COMPRESSION`` counts.
-    :arg secrets: Keys that values are encrypted and signed with. Without it,
-        ``BYTEWAX_REDIS_KEY_FILE`` and the other variables of :meth:`.Secrets.from_env` count.
+        always read. Default: ``BYTEWAX_REDIS_COMPRESSION``.
+    :arg secrets: Keys that values are encrypted and signed with. Default:
+        ``BYTEWAX_REDIS_KEY_FILE`` and the other variables of :meth:`.Secrets.from_env`.
     :arg take_over: Whether to take the flow over from an execution that is still alive.
     :arg drop_steps: Steps whose state is to be deleted because the flow no longer has them.
     :arg rename_steps: Old name to new name of steps that were renamed.
@@ -133,24 +133,24 @@ class RecoverySettings:
     :arg join_timeout: How long to wait for the other processes of the cluster.
     :arg drain_timeout: How long the replicator may go on shipping after the dataflow has ended.
     :arg retention: Step, as you name it, to how long an idle key of it is kept; ``None`` for ever.
-        Goes before what a step has by itself, and before :func:`.retain` in the flow. Without it,
-        ``BYTEWAX_REDIS_RETENTION`` counts.
+        Overrides the retention that a step has by itself, and :func:`.retain` in the flow.
+        Default: ``BYTEWAX_REDIS_RETENTION``.
     :arg window_grace: How much longer than its window needs it a window step keeps an idle key.
-        Without it, ``BYTEWAX_REDIS_WINDOW_GRACE`` counts.
-    :arg downtime_allowance: How long a flow may stand still without losing a key that still had
-        time to live: Redis drops a key this long after its deadline. Without it,
-        ``BYTEWAX_REDIS_DOWNTIME_ALLOWANCE`` counts.
-    :arg on_expired: Whether to ``"continue"`` or to ``"fail"`` where a flow stood still for longer,
-        and Redis has dropped keys past their deadlines; to fail writes nothing.
-    :arg durability: What counts as acknowledged, so that rows may leave the outbox: ``"memory"``,
-        ``"aof"`` or ``"replicas:N"``; see :class:`.Durability`. Without it,
-        ``BYTEWAX_REDIS_DURABILITY`` counts.
+        Default: ``BYTEWAX_REDIS_WINDOW_GRACE``.
+    :arg downtime_allowance: How long a flow may be down without losing a key that still had time
+        to live: Redis drops a key this long after its deadline. Default:
+        ``BYTEWAX_REDIS_DOWNTIME_ALLOWANCE``.
+    :arg on_expired: Whether to ``"continue"`` or to ``"fail"`` if a flow was down for longer, and
+        Redis has dropped keys past their deadlines; a start that fails writes nothing.
+    :arg durability: When a write counts as acknowledged, so that rows may leave the outbox:
+        ``"memory"``, ``"aof"`` or ``"replicas:N"``; see :class:`.Durability`. Default:
+        ``BYTEWAX_REDIS_DURABILITY``.
     :arg max_lag: How many bytes an outbox may hold that Redis does not have yet, before the sources
-        wait; ``None`` for half of what is free on the scratch disk, at most 1 GiB. Without it,
-        ``BYTEWAX_REDIS_MAX_LAG`` counts.
-    :arg fast_paths: Whether operators whose logic is known run without a logic per key. Without
-        it, ``BYTEWAX_REDIS_FAST_PATHS`` counts.
-    :raises ConfigError: If a value can't be right; names the field and the value.
+        wait; ``None`` for half of the free space of the scratch disk, at most 1 GiB. Default:
+        ``BYTEWAX_REDIS_MAX_LAG``.
+    :arg fast_paths: Whether operators whose logic is known run without a logic object per key.
+        Default: ``BYTEWAX_REDIS_FAST_PATHS``.
+    :raises ConfigError: If a value is wrong; names the field and the value.
     """
 
     namespace: str = "bytewax"
@@ -202,7 +202,7 @@ class RecoverySettings:
         both = self.drop_steps & self.rename_steps.keys()
         if both:
             raise ConfigError(
-                f"drop_steps and rename_steps both name {min(both)!r}", "drop it or rename it"
+                f"drop_steps and rename_steps both name {min(both)!r}", "drop the step or rename it"
             )
         if len(set(self.rename_steps.values())) < len(self.rename_steps):
             raise ConfigError(
@@ -214,14 +214,18 @@ class RecoverySettings:
     def _check_values(self) -> None:
         if self.compression not in (None, "zstd", "zlib"):
             raise ConfigError(
-                f"compression is {self.compression!r}", "give 'zstd', 'zlib' or leave it out"
+                f"compression is {self.compression!r}",
+                "give 'zstd' or 'zlib', or leave compression out",
             )
         if not isinstance(self.secrets, Secrets):
             raise ConfigError(
-                f"secrets is of type {type(self.secrets).__name__}", "give config.Secrets(…)"
+                f"secrets is of type {type(self.secrets).__name__}",
+                "give bytewax_redis_state.Secrets(…)",
             )
         if isinstance(self.allow_imports, str):
-            raise ConfigError(f"allow_imports is {self.allow_imports!r}", "give a set of modules")
+            raise ConfigError(
+                f"allow_imports is {self.allow_imports!r}", "give a set of module names"
+            )
         object.__setattr__(self, "allow_imports", frozenset(self.allow_imports))
 
     def _check_retention(self) -> None:

@@ -1,4 +1,4 @@
-"""Where Redis is, and how to deal with it."""
+"""The settings of a connection to Redis, and a builder for them."""
 
 from __future__ import annotations
 
@@ -26,33 +26,34 @@ __all__ = ["RedisConfig", "RedisConfigBuilder"]
 
 @dataclass(frozen=True, kw_only=True)
 class RedisConfig:
-    """Say where Redis is, and how to deal with it.
+    """Settings of a connection to Redis, and of a state backend on it.
 
     :arg url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, with user, password and database;
         ``redis+sentinel://host:port,…/service/db`` or ``redis+cluster://host:port,…``, both also
         with ``rediss``.
-    :arg key_prefix: What every key of a state backend begins with.
+    :arg key_prefix: The beginning of every key of a state backend.
     :arg default_ttl: How long a state backend keeps a value that is put without ``ttl=``; ``None``
         for ever.
     :arg pool_min: Connections that are opened up front.
-    :arg pool_max: Most connections at a time; who needs one more waits for ``connect_timeout``.
+    :arg pool_max: Most connections at a time. An operation that needs one more waits for it, for
+        ``connect_timeout`` at most.
     :arg connect_timeout: How long to wait for a connection.
     :arg read_timeout: How long to wait for the next bytes of a reply.
-    :arg write_timeout: How long to wait until the next bytes of a command are taken. The client
-        library has one timeout for both directions, so it must equal ``read_timeout``.
+    :arg write_timeout: How long to wait until Redis takes the next bytes of a command. It must
+        equal ``read_timeout``, because the client library has one timeout for both directions.
     :arg retry_attempts: How often a state backend tries a failed operation again; 0 for never.
-    :arg retry_base_delay: Wait before the first of them; each further wait doubles, with jitter.
-    :arg retry_max_delay: Longest wait between two of them.
+    :arg retry_base_delay: Wait before the first retry; each further wait doubles, with jitter.
+    :arg retry_max_delay: Longest wait between two retries.
     :arg cluster_mode: Whether this is a Redis Cluster: ``True`` makes a URL of a single server
         the ``redis+cluster://`` URL of its cluster, which in turn makes this ``True``.
-    :arg tls: ``True`` to insist on a URL with TLS, ``False`` on one without, ``None`` for either.
+    :arg tls: ``True`` to allow a URL with TLS only, ``False`` one without, ``None`` either.
     :arg pipeline_batch_size: How many keys a state backend puts into one command of a batch; a
         trip carries many commands, bounded by bytes.
-    :arg credentials: Who to be, where the URL doesn't say it: a function that gives ``(user,
+    :arg credentials: User and password, if the URL has none: a function that returns ``(user,
         password)`` or a password, or a ``redis.CredentialProvider``, or the name of one as
-        ``module:name``. It is asked for each new connection, from any thread. A flow's replicator
-        is a process of its own, so a flow needs the name, or what has one.
-    :raises ConfigError: If a value can't be right, or two contradict each other; names the fields.
+        ``module:name``. It is called for each new connection, from any thread. A flow's replicator
+        is a process of its own and imports it, so it must be a name, or have one.
+    :raises ConfigError: If a value is wrong, or two contradict each other; names the fields.
     """
 
     url: str = field(default="redis://localhost:6379", repr=False)
@@ -72,7 +73,7 @@ class RedisConfig:
     credentials: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        self._settle_cluster()
+        self._align_cluster()
         self._check_prefix()
         check_ttl("default_ttl", self.default_ttl)
         check_at_least(0, pool_min=self.pool_min, retry_attempts=self.retry_attempts)
@@ -89,8 +90,8 @@ class RedisConfig:
         self._check_credentials()
         self._check_pairs()
 
-    def _settle_cluster(self) -> None:
-        """Let the URL and ``cluster_mode`` say the same."""
+    def _align_cluster(self) -> None:
+        """Make the URL and ``cluster_mode`` agree."""
         topology = topology_of(self.url)
         if self.cluster_mode is True and topology.kind != "cluster":
             self._require_cluster_url(topology)
@@ -108,7 +109,8 @@ class RedisConfig:
         database = database_in(checked_url(self.url))
         if database not in (None, "0"):
             raise ConfigError(
-                f"{said} names database {database}", "a Redis Cluster has database 0 only"
+                f"{said} names database {database}",
+                "remove the database: a Redis Cluster has database 0 only",
             )
 
     def _check_prefix(self) -> None:
@@ -119,7 +121,7 @@ class RedisConfig:
         if not sound:
             raise ConfigError(
                 f"key_prefix is {self.key_prefix!r}",
-                "give text that nobody else's keys in this Redis begin with, such as 'state:'",
+                "give text with which no other keys in this Redis begin, such as 'state:'",
             )
 
     def _check_switches(self) -> None:
@@ -142,26 +144,26 @@ class RedisConfig:
             raise ConfigError(
                 f"the URL of Redis at {self.address} names a user or a password, and credentials "
                 "is given too",
-                "leave them out of the URL",
+                "remove user and password from the URL, or leave credentials out",
             )
 
     def _check_pairs(self) -> None:
         if self.pool_min > self.pool_max:
             raise ConfigError(
                 f"pool_min is {self.pool_min} and pool_max is {self.pool_max}",
-                "the least must not be above the most",
+                "pool_min must not be above pool_max",
             )
         if self.read_timeout != self.write_timeout:
             raise ConfigError(
                 f"read_timeout is {self.read_timeout!r} and write_timeout is "
                 f"{self.write_timeout!r}: the client library has one timeout for both",
-                "give both the same, the longer one",
+                "give both the same value",
             )
         if self.retry_base_delay > self.retry_max_delay:
             raise ConfigError(
                 f"retry_base_delay is {self.retry_base_delay!r} and retry_max_delay is "
                 f"{self.retry_max_delay!r}",
-                "the first wait must not be above the longest",
+                "retry_base_delay must not be above retry_max_delay",
             )
         self._check_url_pairs()
 
@@ -178,7 +180,7 @@ class RedisConfig:
         :arg url: Where Redis is.
         :arg settings: Any other field by its name.
         :returns: The settings.
-        :raises ConfigError: If there is no such field, or a value can't be right.
+        :raises ConfigError: If there is no such field, or a value is wrong.
         """
         refuse_unknown(settings, _names()[1:])
         return cls(url=url, **settings)
@@ -191,13 +193,13 @@ class RedisConfig:
 
         A variable's name is the prefix and a field's name in upper case: ``BYTEWAX_REDIS_URL``,
         ``BYTEWAX_REDIS_POOL_MAX``. Durations are seconds, such as ``0.1``; switches are ``true``
-        or ``false``. A variable that is unset or empty leaves the default; others are no business
-        of ours.
+        or ``false``. A variable that is unset or empty leaves the default. Other variables with
+        the prefix are ignored.
 
-        :arg prefix: What the names begin with.
-        :arg environ: Where to look; ``None`` for the process's own environment.
+        :arg prefix: The beginning of the names.
+        :arg environ: The variables; ``None`` for the environment of the process.
         :returns: The settings.
-        :raises ConfigError: If a value can't be right; names the variable or the field.
+        :raises ConfigError: If a value is wrong; names the variable or the field.
         """
         with _found_in("environment"):
             return cls(**read_environment(prefix, _names(), environ))
@@ -209,39 +211,42 @@ class RedisConfig:
         A key is a field's name; durations are seconds, such as ``0.1``.
 
         :arg path: The file.
-        :arg table: Where in the file they stand, such as ``tool.bytewax-redis-state``; empty for
-            the top.
+        :arg table: The table that holds the settings, such as ``tool.bytewax-redis-state``; empty
+            for the top of the file.
         :returns: The settings.
-        :raises ConfigError: If the file can't be read, holds a key that is no field, or a value
-            that can't be right.
+        :raises ConfigError: If the file can't be read, or holds a key that is not a field, or a
+            wrong value.
         """
         with _found_in(str(path)):
             return cls(**read_toml(Path(path), table, _names()))
 
     @staticmethod
     def builder() -> RedisConfigBuilder:
-        """Begin settings that are given call by call."""
+        """Make a builder, for settings that are given call by call."""
         return RedisConfigBuilder()
 
     def patient(self, least: timedelta) -> RedisConfig:
-        """Make the same settings, but wait at least this long for what a long script answers."""
+        """Make the same settings with longer timeouts, for scripts that run long.
+
+        :arg least: The shortest read and write timeout of the result.
+        """
         wait = max(self.read_timeout, least)
         return replace(self, read_timeout=wait, write_timeout=wait)
 
     @property
     def address(self) -> str:
-        """Where Redis is, without secrets: what logs and errors may show."""
+        """The address of Redis, without secrets, so that logs and errors may show it."""
         return self.topology.address
 
     @property
     def topology(self) -> Topology:
-        """What the URL says of the servers behind it."""
+        """The servers behind the URL."""
         return topology_of(self.url)
 
     def __repr__(self) -> str:
         shown = [name for name in _names()[1:] if name != "credentials"]
         rest = "".join(f", {name}={getattr(self, name)!r}" for name in shown)
-        # What is given may show its secrets in a repr of its own.
+        # The repr of what the user has given may show its secrets.
         given = None if self.credentials is None else "…"
         return f"RedisConfig(url={self.address!r}{rest}, credentials={given})"
 
@@ -249,7 +254,8 @@ class RedisConfig:
 class RedisConfigBuilder:
     """Collect settings; :meth:`build` checks them and makes a :class:`RedisConfig`.
 
-    What isn't called keeps the default of ``RedisConfig``. A later call of the same name counts.
+    A setting whose method isn't called keeps its default. Of several calls of a method the last
+    one counts.
     """
 
     def __init__(self) -> None:
@@ -260,13 +266,13 @@ class RedisConfigBuilder:
         return self
 
     def url(self, url: str) -> RedisConfigBuilder:
-        """Say where Redis is."""
+        """Set the URL of Redis."""
         return self._set(url=url)
 
     def urls(self, *urls: str) -> RedisConfigBuilder:
-        """Say where Redis is, where it is a cluster: URLs of some of its nodes.
+        """Set the nodes of a Redis Cluster by the URLs of some of them.
 
-        :arg urls: Equal but for host and port.
+        :arg urls: They differ in host and port only.
         :raises ConfigError: If there is none, or they differ in more.
         """
         if len(urls) == 1:
@@ -274,7 +280,7 @@ class RedisConfigBuilder:
         pieces = [re.fullmatch(r"(rediss?)://(.*@)?([^/?@]+)(.*)", url) for url in urls]
         if not all(pieces) or len({(p[1], p[2], p[4]) for p in pieces if p}) != 1:
             raise ConfigError(
-                f"urls has {len(urls)} entries that are no nodes of one cluster",
+                f"the {len(urls)} URLs in urls are not nodes of one cluster",
                 "give redis:// or rediss:// URLs that differ in host and port only",
             )
         first, hosts = pieces[0], ",".join(p[3] for p in pieces if p)
@@ -282,19 +288,19 @@ class RedisConfigBuilder:
         return self.url(f"{first[1]}+cluster://{first[2] or ''}{hosts}{first[4]}")
 
     def key_prefix(self, prefix: str) -> RedisConfigBuilder:
-        """Say what every key begins with."""
+        """Set the beginning of every key."""
         return self._set(key_prefix=prefix)
 
     def default_ttl(self, ttl: timedelta | None) -> RedisConfigBuilder:
-        """Say how long values are kept; ``None`` for ever."""
+        """Set how long values are kept; ``None`` for ever."""
         return self._set(default_ttl=ttl)
 
     def pool_size(self, min: int, max: int) -> RedisConfigBuilder:  # noqa: A002
-        """Say how many connections are opened up front, and how many there are at most."""
+        """Set how many connections are opened up front, and how many there are at most."""
         return self._set(pool_min=min, pool_max=max)
 
     def timeouts(self, connect: timedelta, read: timedelta, write: timedelta) -> RedisConfigBuilder:
-        """Say how long to wait; ``read`` and ``write`` must be equal."""
+        """Set the timeouts; ``read`` and ``write`` must be equal."""
         return self._set(connect_timeout=connect, read_timeout=read, write_timeout=write)
 
     def retries(
@@ -303,29 +309,29 @@ class RedisConfigBuilder:
         base: timedelta = RedisConfig.retry_base_delay,
         max: timedelta = RedisConfig.retry_max_delay,  # noqa: A002
     ) -> RedisConfigBuilder:
-        """Say how often a failed operation is tried again, and the first and longest wait."""
+        """Set how often a failed operation is tried again, and the first and longest wait."""
         return self._set(retry_attempts=attempts, retry_base_delay=base, retry_max_delay=max)
 
     def cluster_mode(self, on: bool = True) -> RedisConfigBuilder:
-        """Say whether this is a Redis Cluster."""
+        """Set whether this is a Redis Cluster."""
         return self._set(cluster_mode=on)
 
     def tls(self, on: bool = True) -> RedisConfigBuilder:
-        """Insist on TLS, or on none; a default URL follows, one that was given must agree."""
+        """Require TLS, or none; the default URL is adapted, a URL that is given must agree."""
         return self._set(tls=on)
 
     def pipeline_batch_size(self, size: int) -> RedisConfigBuilder:
-        """Say how many keys go into one command of a batch."""
+        """Set how many keys go into one command of a batch."""
         return self._set(pipeline_batch_size=size)
 
     def credentials(self, given: Any) -> RedisConfigBuilder:
-        """Say who gives user and password for each new connection."""
+        """Set the function, provider or name that gives user and password for each connection."""
         return self._set(credentials=given)
 
     def build(self) -> RedisConfig:
         """Make the settings.
 
-        :raises ConfigError: If a value can't be right, or two contradict each other.
+        :raises ConfigError: If a value is wrong, or two contradict each other.
         """
         settings = dict(self._settings)
         if settings.get("tls") is True and "url" not in settings:
@@ -340,7 +346,7 @@ class RedisConfigBuilder:
 
 @contextmanager
 def _found_in(place: str) -> Iterator[None]:
-    """Say in an error where the value was found."""
+    """Add to an error where the value was found."""
     try:
         yield
     except ConfigError as error:

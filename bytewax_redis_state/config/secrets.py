@@ -1,13 +1,13 @@
 """The secret keys that protect a flow's values, from a key file, the environment or Python.
 
-A key file is TOML, or JSON where its name ends so::
+A key file is TOML, or JSON if its name ends with ``.json``::
 
     sign_with = "2026-11"
     [signing_keys]
     "2026-10" = "…"    # base64 of 16 random bytes or more
     "2026-11" = "…"
 
-Invariant: a key's bytes show in no ``repr`` and in no error; IDs do.
+Invariant: no ``repr`` and no error shows the bytes of a key; they show its ID.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ SECRETS_ENVIRONMENT: Mapping[str, str] = MappingProxyType(
         _KEY_FILE: "path of a key file, as --key-file",
         "BYTEWAX_REDIS_ENCRYPTION_KEYS": "ID=base64,ID=base64, instead of a key file",
         "BYTEWAX_REDIS_ENCRYPT_WITH": "ID of the key to encrypt with",
-        "BYTEWAX_REDIS_ACCEPT_UNENCRYPTED": "true: values that aren't encrypted are read too",
+        "BYTEWAX_REDIS_ACCEPT_UNENCRYPTED": "true: read values that aren't encrypted, too",
         "BYTEWAX_REDIS_SIGNING_KEYS": "ID=base64,ID=base64, instead of a key file",
         "BYTEWAX_REDIS_SIGN_WITH": "ID of the key to sign with",
-        "BYTEWAX_REDIS_ACCEPT_UNSIGNED": "true: values that aren't signed are read too",
+        "BYTEWAX_REDIS_ACCEPT_UNSIGNED": "true: read values that aren't signed, too",
     }
 )
-"""The environment variables that secrets are read from, and what each stands for."""
+"""Environment variable to its meaning."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Secrets:
-    """Say which keys protect a flow's values; all are for reading, one of each kind for writing.
+    """Keys that protect a flow's values; all are for reading, one of each kind is for writing.
 
-    What they mean, and which keys can be used, is said by :class:`.Codec`, which checks them.
+    :class:`.Codec` checks them, and its documentation says which keys it takes.
 
     :arg encryption_keys: Key by key ID, for AES-GCM.
     :arg encrypt_with: ID of the key for writing; ``None`` for no encryption.
@@ -71,16 +71,16 @@ class Secrets:
 
     @property
     def given(self) -> dict[str, Any]:
-        """All of it by name, as :class:`.Codec` takes it."""
+        """All fields by name, as :class:`.Codec` takes them."""
         return {name: getattr(self, name) for name in _names()}
 
     @classmethod
     def from_file(cls, path: str | Path) -> Secrets:
         """Read a key file.
 
-        :arg path: Its place; only its owner, and perhaps its group, may read it.
-        :returns: What it holds.
-        :raises ConfigError: If others may read or change it, or it holds something else.
+        :arg path: The file; nobody but its owner, and perhaps its group, may have access to it.
+        :returns: The keys in it.
+        :raises ConfigError: If others may read or change it, or its content is wrong.
         """
         path = Path(path)
         try:
@@ -90,18 +90,18 @@ class Secrets:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Secrets:
-        """Read the environment: a key file that it names, or the keys themselves.
+        """Read the keys from environment variables, or from the key file that one of them names.
 
         :arg environ: Where to look; ``None`` for the process's own environment.
-        :returns: What it says; without any of it, no keys.
-        :raises ConfigError: If it names a key file and keys, or holds something else.
+        :returns: The keys; without any of the variables, no keys.
+        :raises ConfigError: If both a key file and keys are set, or a variable is wrong.
         """
         found = os.environ if environ is None else environ
         path = found.get(_KEY_FILE)
         listed = {name: found[_variable(name)] for name in _names() if found.get(_variable(name))}
         if path and listed:
             raise ConfigError(
-                f"{_KEY_FILE} and {_variable(min(listed))} are both set", "leave one of them out"
+                f"{_KEY_FILE} and {_variable(min(listed))} are both set", "unset one of them"
             )
         if path:
             return cls.from_file(path)
@@ -130,13 +130,15 @@ def _private_text(path: Path) -> str:
             if stat.S_IMODE(about.st_mode) & _OF_OTHERS:
                 raise ConfigError(
                     f"its mode is {stat.S_IMODE(about.st_mode):04o}: others may read or change it",
-                    "chmod 600 it, or 640 for its group (Kubernetes: defaultMode: 0440)",
+                    "set its mode to 600, or to 640 for its group (Kubernetes: defaultMode: 0440)",
                 )
             return file.read(_LARGEST).decode()
     except OSError as error:
-        raise ConfigError(f"it can't be read: {error.strerror}", "check the path") from None
+        raise ConfigError(
+            f"it can't be read: {error.strerror}", "check the path and its permissions"
+        ) from None
     except UnicodeDecodeError:
-        raise ConfigError("it is no text", "write it as TOML, or as JSON") from None
+        raise ConfigError("it is not text", "write it as TOML or JSON") from None
 
 
 def _parsed(path: Path, text: str) -> Any:
@@ -145,13 +147,13 @@ def _parsed(path: Path, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        # What the parser says may quote a key.
-        raise ConfigError("it is no JSON", "see https://www.json.org") from None
+        # The parser's own message can quote a key.
+        raise ConfigError("it is not JSON", "check its syntax, see https://www.json.org") from None
 
 
 def _checked(document: Any) -> dict[str, Any]:
     if not isinstance(document, dict):
-        raise ConfigError(f"it holds a {type(document).__name__}", "write it as an object")
+        raise ConfigError(f"it holds a {type(document).__name__}", "write an object, { … }")
     refuse_unknown(document, _names())
     return {name: _of_document(name, value) for name, value in document.items()}
 
@@ -159,11 +161,13 @@ def _checked(document: Any) -> dict[str, Any]:
 def _of_document(name: str, value: Any) -> Any:
     if name.endswith("_keys"):
         if not isinstance(value, dict):
-            raise ConfigError(f"{name} is a {type(value).__name__}", f"write it as [{name}]")
+            raise ConfigError(
+                f"{name} is a {type(value).__name__}", f"write it as the table [{name}]"
+            )
         return {key_id: _key(name, key_id, text) for key_id, text in value.items()}
     wanted = bool if name.startswith("accept_") else str
     if type(value) is not wanted:
-        hint = "give true or false" if wanted is bool else "give a key's ID, as text"
+        hint = "give true or false" if wanted is bool else "give the ID of a key, as text"
         raise ConfigError(f"{name} is a {type(value).__name__}", hint)
     return value
 
@@ -176,7 +180,7 @@ def _from_text(name: str, text: str) -> Any:
         return text
     pairs = [part.strip().partition("=") for part in text.split(",") if part.strip()]
     if not all(equals for _, equals, _ in pairs):
-        raise ConfigError(f"{variable} is no list of keys", "write it as ID=base64,ID=base64")
+        raise ConfigError(f"{variable} is not a list of keys", "write it as ID=base64,ID=base64")
     return {key_id: _key(variable, key_id, key) for key_id, _, key in pairs}
 
 
@@ -189,11 +193,12 @@ def _switch(variable: str, text: str) -> bool:
 
 def _key(place: str, key_id: str, text: Any) -> bytes:
     try:
-        # Both alphabets: what makes keys prints either.
+        # Both alphabets of base64: tools that make keys print one or the other.
         return base64.b64decode(text.translate(_URL_SAFE).encode(), validate=True)
     except (AttributeError, ValueError, binascii.Error):
         raise ConfigError(
-            f"{place} has a key {key_id!r} that is no base64", "make one: openssl rand -base64 32"
+            f"the key {key_id!r} in {place} is not base64",
+            "make a key with: openssl rand -base64 32",
         ) from None
 
 

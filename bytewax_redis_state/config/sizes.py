@@ -1,4 +1,4 @@
-"""Sizes as people write them: ``512MiB``, ``1GB``, or a plain number of bytes."""
+"""Sizes as text: ``512MiB``, ``1GB``, or a plain number of bytes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ def parse_size(text: str) -> int:
 
     :arg text: A number, with one of the units B, kB, MB, GB, KiB, MiB and GiB or without.
     :returns: Bytes.
-    :raises ConfigError: If it is none; names the text.
+    :raises ConfigError: If the text is not a size; names the text.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
     unit = (found[2].upper() or "B") if found else ""
     if found is None or unit not in _UNITS:
-        raise ConfigError(f"{text!r} is no size", "write it as 512MiB, 1GB, or a number of bytes")
+        raise ConfigError(
+            f"{text!r} is not a size", "write it as 512MiB, 1GB, or a number of bytes"
+        )
     return int(float(found[1]) * _UNITS[unit])
 
 
 def shown_size(size: int) -> str:
-    """Write a size for people, in the unit that fits: ``1.5 GiB``."""
+    """Write a size in the largest unit that is not above it: ``1.5 GiB``."""
     for unit, least in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= least:
             return f"{size / least:.1f} {unit}"

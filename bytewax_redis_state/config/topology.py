@@ -1,8 +1,8 @@
-"""What a URL says of the servers behind it: one, a primary that Sentinels name, or a cluster.
+"""The servers behind a URL: a single one, a primary that Sentinels name, or a cluster.
 
 ``redis+sentinel://[user:password@]host[:port][,…]/service[/db]`` and
-``redis+cluster://[user:password@]host[:port][,…]``, both also with ``rediss``, are made into URLs
-of single servers here, which is what the client library knows.
+``redis+cluster://[user:password@]host[:port][,…]``, both also with ``rediss``, are turned into URLs
+of single servers here, because the client library knows no others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _HINTS = {
 
 
 class Host(NamedTuple):
-    """Where one server listens."""
+    """Host name and port of one server."""
 
     name: str
     port: int
@@ -43,12 +43,12 @@ class Topology:
     """The servers behind a URL.
 
     :arg kind: How they belong together.
-    :arg address: Where they are, without secrets.
-    :arg server_url: With the user, the password and the options that every server wants; of the
-        first host, but for a Sentinel's, which tells the host.
+    :arg address: Their address, without secrets.
+    :arg server_url: URL of the first host, with user, password and options for every server. With
+        Sentinels its host is not used: they name the host.
     :arg hosts: Sentinels, or some nodes of the cluster; empty for a single server.
-    :arg service: What the Sentinels call the primary.
-    :arg sentinel_login: User and password that the Sentinels want, where they want any.
+    :arg service: The name under which the Sentinels know the primary.
+    :arg sentinel_login: User and password for the Sentinels, if they want any.
     """
 
     kind: Kind
@@ -75,8 +75,8 @@ def topology_of(url: str) -> Topology:
     """Read a URL.
 
     :arg url: Of a single server, of Sentinels or of a cluster.
-    :returns: What it says.
-    :raises ConfigError: If it does not parse, or says what can't be right.
+    :returns: The servers behind it.
+    :raises ConfigError: If the URL does not parse, or contradicts itself.
     """
     scheme = url.partition("://")[0] if isinstance(url, str) else ""
     base, _, kind = scheme.partition("+")
@@ -94,7 +94,7 @@ def _parts(url: str, kind: str) -> _Parts:
     login, at, hosts = authority.rpartition("@")
     base = scheme.partition("+")[0]
     if "@" in path or "@" in query or not hosts:
-        checked_url(f"{base}://{rest}")  # says what is wrong
+        checked_url(f"{base}://{rest}")  # raises the error that says what is wrong
     found = tuple(_host(url, base, host, kind) for host in hosts.split(","))
     return _Parts(base, login + at, found, path.rstrip("/"), query)
 
@@ -105,7 +105,10 @@ def _host(url: str, base: str, text: str, kind: str) -> Host:
     except ConfigError:
         parts = None
     if parts is None or not parts.hostname or parts.path or parts.query:
-        raise ConfigError(f"the Redis URL {masked(url)!r} has the host {text!r}", _HINTS[kind])
+        raise ConfigError(
+            f"the Redis URL {masked(url)!r} has the host {text!r}, which is not HOST or HOST:PORT",
+            _HINTS[kind],
+        )
     return Host(parts.hostname, parts.port or _PORTS[kind])
 
 
@@ -113,7 +116,7 @@ def _sentinel(url: str, parts: _Parts) -> Topology:
     service, _, database = parts.path.partition("/")
     if not service:
         raise ConfigError(
-            f"the Redis URL {masked(url)!r} names no service: what the Sentinels call the primary",
+            f"the Redis URL {masked(url)!r} does not name the service of the Sentinels",
             _HINTS["sentinel"],
         )
     if not re.fullmatch(r"\d*", database):
@@ -135,7 +138,7 @@ def _cluster(url: str, parts: _Parts) -> Topology:
     if database not in (None, "0"):
         raise ConfigError(
             f"the Redis URL {masked(url)!r} names database {database}",
-            "a Redis Cluster has database 0 only",
+            "remove the database: a Redis Cluster has database 0 only",
         )
     address = f"{parts.scheme}+cluster://{','.join(map(str, parts.hosts))}"
     return Topology("cluster", address, server_url, parts.hosts)

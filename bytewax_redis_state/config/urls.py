@@ -1,4 +1,4 @@
-"""URLs of Redis: checked, and shown without their secrets."""
+"""Redis URLs: check them, and show them without secrets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SCHEMES = ("redis", "rediss", "unix")
 
 
 def masked(url: str) -> str:
-    """Show a URL without what may be secret."""
+    """Show a URL without the parts that can be secret."""
     scheme, slashes, rest = url.partition("://")
     if not slashes:
         scheme, rest = "", url
@@ -33,14 +33,14 @@ def checked_url(url: str) -> SplitResult:
 
     :arg url: ``redis://``, ``rediss://`` or ``unix://``.
     :returns: Its parts, user and password among them.
-    :raises ConfigError: If it does not parse, or names no place.
+    :raises ConfigError: If it does not parse, or names no host and no socket.
     """
     if not isinstance(url, str):
         raise ConfigError(f"url is of type {type(url).__name__}", "give text")
     shown = masked(url)
     hint = "write it as redis://[user:password@]host[:port][/db], rediss://… or unix:///path"
     try:
-        # Parsed without user and password first: what the parser complains of, it quotes.
+        # Parsed without user and password first: the message of the parser quotes the URL.
         _split_url(shown)
     except ValueError as error:
         raise ConfigError(f"the Redis URL {shown!r} does not parse: {error}", hint) from None
@@ -67,19 +67,19 @@ def checked_url(url: str) -> SplitResult:
 
 def _unescaped(shown: str) -> ConfigError:
     return ConfigError(
-        f"user or password in the Redis URL {shown!r} hold a character that ends them",
+        f"the user or the password in the Redis URL {shown!r} contains a delimiter of URLs",
         "percent-escape it: / is %2F, @ is %40, # is %23, ? is %3F, : is %3A",
     )
 
 
 def database_in(parts: SplitResult) -> str | None:
-    """Tell the database that a URL names, or ``None``."""
+    """Give the database that a URL names, or ``None``."""
     in_path = "" if parts.scheme == "unix" else parts.path.lstrip("/")
     return in_path or dict(parse_qsl(parts.query)).get("db")
 
 
 def address_in(parts: SplitResult) -> str:
-    """Tell where Redis is, without secrets."""
+    """Give the address of Redis, without secrets."""
     database = database_in(parts) or "0"
     if parts.scheme == "unix":
         return f"unix://{parts.path}?db={database}"

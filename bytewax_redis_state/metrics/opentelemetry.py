@@ -15,14 +15,16 @@ __all__ = ["observe"]
 
 
 def observe(meter: Meter) -> None:
-    """Give a meter an instrument for each metric, for all flows that run in this process.
+    """Create an instrument for each metric, for all flows that run in this process.
 
-    :arg meter: Of your provider, as in ``get_meter_provider().get_meter("flows")``; needs the
-        extra ``otel``.
+    :arg meter: A meter of your provider, as in ``get_meter_provider().get_meter("flows")``; needs
+        the extra ``otel``.
     """
     for metric in TABLE:
-        make = meter.create_observable_counter if metric.counts else meter.create_observable_gauge
-        make(metric.name, callbacks=[_reader(metric)], description=metric.text)
+        make = (
+            meter.create_observable_counter if metric.is_counter else meter.create_observable_gauge
+        )
+        make(metric.name, callbacks=[_reader(metric)], description=metric.description)
 
 
 def _reader(metric: Metric) -> Callable[[CallbackOptions], Iterator[Observation]]:

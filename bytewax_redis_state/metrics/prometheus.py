@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, in the registry that Bytewax's own ``/metrics`` shows too."""
+"""Metrics for Prometheus, in the registry that Bytewax's ``/metrics`` shows, too."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ class FlowCollector(Collector):
     """Collects the table of metrics for all flows that run in this process."""
 
     def describe(self) -> list[Metric]:
-        """Name the metrics without a flow that runs."""
-        return [_family(metric.name, metric.text, counts=metric.counts) for metric in TABLE]
+        """Name the metrics; needs no running flow."""
+        return [
+            _family(metric.name, metric.description, counts=metric.is_counter) for metric in TABLE
+        ]
 
     def collect(self) -> Iterator[Metric]:
-        """Read each metric of each flow; waits for nothing."""
+        """Read each metric of each running flow."""
         found = flow_statuses()
         for metric in TABLE:
-            family = _family(metric.name, metric.text, counts=metric.counts)
+            family = _family(metric.name, metric.description, counts=metric.is_counter)
             for one in found:
                 family.add_metric((one.flow, str(one.process)), float(metric.read(one)))
             yield family
@@ -42,12 +44,12 @@ _exposed: set[CollectorRegistry] = set()
 
 
 def expose(registry: CollectorRegistry = REGISTRY) -> None:
-    """Show the metrics of this process's flows in a registry; again is once.
+    """Show the metrics of this process's flows in a registry; a second call changes nothing.
 
     ``python -m bytewax_redis_state.run`` does so by itself. With ``BYTEWAX_DATAFLOW_API_ENABLED``
     Bytewax serves its default registry at port 3030 under ``/metrics``.
 
-    :arg registry: Where to; by default the one that Bytewax shows.
+    :arg registry: The registry; by default the one that Bytewax shows.
     """
     with _lock:
         if registry not in _exposed:

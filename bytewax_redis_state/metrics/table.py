@@ -1,6 +1,6 @@
-"""The table of metrics: name, meaning, and where the value is found.
+"""The table of metrics: name, description, and how the value is read.
 
-Invariant: both exporters give exactly these, with the labels ``flow`` and ``process``.
+Invariant: both exporters export exactly these metrics, with the labels ``flow`` and ``process``.
 """
 
 from __future__ import annotations
@@ -14,87 +14,87 @@ from bytewax_redis_state.recovery.replicator.status import ReplicatorState
 __all__ = ["LABELS", "TABLE", "Metric"]
 
 LABELS = ("flow", "process")
-"""What tells two series of a metric apart."""
+"""The labels of every metric."""
 
 
 @dataclass(frozen=True)
 class Metric:
     """One metric.
 
-    :arg name: As Prometheus shows it, a counter's without ``_total``.
-    :arg text: What it says.
-    :arg read: Finds the value.
-    :arg counts: Whether it only grows while a flow runs.
+    :arg name: The name in Prometheus; a counter's without ``_total``.
+    :arg description: What the value means.
+    :arg read: Reads the value.
+    :arg is_counter: Whether the value only grows while a flow runs.
     """
 
     name: str
-    text: str
+    description: str
     read: Callable[[FlowStatus], float]
-    counts: bool = False
+    is_counter: bool = False
 
 
 TABLE = (
     Metric(
         "bytewax_redis_state_redis_away",
-        "1 while Redis takes nothing, or refuses to write.",
-        lambda v: v.status.state is ReplicatorState.AWAY,
+        "1 while Redis can't be reached, or refuses writes.",
+        lambda flow: flow.status.state is ReplicatorState.AWAY,
     ),
     Metric(
         "bytewax_redis_state_sources_held",
         "1 while the sources wait: for Redis, for the replicator or for room on the scratch disk.",
-        lambda v: v.held,
+        lambda flow: flow.held,
     ),
     Metric(
         "bytewax_redis_state_lag_bytes",
-        "Bytes in the outbox that Redis does not have yet.",
-        lambda v: v.status.lag,
+        "Bytes of rows in the outbox that are not in Redis yet.",
+        lambda flow: flow.status.lag,
     ),
     Metric(
         "bytewax_redis_state_lag_rows",
-        "Rows in the outbox that Redis does not have yet.",
-        lambda v: v.status.backlog,
+        "Rows in the outbox that are not in Redis yet.",
+        lambda flow: flow.status.backlog,
     ),
     Metric(
         "bytewax_redis_state_shipped_rows",
-        "Rows of the outbox that Redis has taken.",
-        lambda v: v.status.shipped,
-        counts=True,
+        "Rows that the replicator has shipped to Redis.",
+        lambda flow: flow.status.shipped,
+        is_counter=True,
     ),
     Metric(
         "bytewax_redis_state_progress_epoch",
-        "Epoch below which everything is in the journal: what a crash resumes from.",
-        lambda v: v.status.progress,
+        "Epoch below which everything is in the journal; a crashed flow resumes from it.",
+        lambda flow: flow.status.progress,
     ),
     Metric(
         "bytewax_redis_state_folded_epoch",
         "Epoch up to which the journal is folded into the keyed state.",
-        lambda v: v.status.applied,
+        lambda flow: flow.status.applied,
     ),
     Metric(
         "bytewax_redis_state_replicator_silence_seconds",
-        "Seconds since the replicator's last sign of life.",
-        lambda v: v.status.age,
+        "Seconds since the replicator's last heartbeat.",
+        lambda flow: flow.status.age,
     ),
     Metric(
         "bytewax_redis_state_replicator_restarts",
         "How often the replicator died and was started again.",
-        lambda v: v.restarts,
-        counts=True,
+        lambda flow: flow.restarts,
+        is_counter=True,
     ),
     Metric(
         "bytewax_redis_state_resume_seconds",
-        "Seconds that the resume took, from the claim of the lease on.",
-        lambda v: v.resumed.seconds,
+        "Seconds that the resume took, counted from the claim of the lease.",
+        lambda flow: flow.resumed.seconds,
     ),
     Metric(
         "bytewax_redis_state_resumed_keys",
-        "State keys that this process restored.",
-        lambda v: sum(v.resumed.keys.values()),
+        "State keys that this process has restored.",
+        lambda flow: sum(flow.resumed.keys.values()),
     ),
     Metric(
         "bytewax_redis_state_generation",
-        "Number of the start of the flow.",
-        lambda v: v.resumed.generation,
+        "Number of the flow's generation; every start has the next one.",
+        lambda flow: flow.resumed.generation,
     ),
 )
 """All metrics, in the order in which they are shown."""

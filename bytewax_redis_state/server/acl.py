@@ -1,10 +1,10 @@
-"""The least rights that each role needs of a Redis with users, as rules of ``ACL SETUSER``.
+"""The least rights that each role needs in a Redis with users, as rules of ``ACL SETUSER``.
 
-Invariant: no category, no ``allkeys``: each command is named, and so are the keys. ``SCAN`` knows
-no key patterns, so whoever has it can see all key names of the database.
+Invariant: no command category and no ``allkeys``; the rules name each command and the key patterns.
+``SCAN`` ignores key patterns, so a user with it sees all key names of the database.
 
-``CLIENT SETINFO``, which the client library sends to Redis 7.2 and newer, is not among them: older
-servers refuse a rule that names it, and the library takes no for an answer.
+``CLIENT SETINFO``, which the client library sends to Redis 7.2 and newer, is left out: older
+servers refuse a rule that names it, and the library goes on if it is refused.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ COMMANDS: Mapping[Role, tuple[str, ...]] = MappingProxyType(
         "reader": (*_CONNECTION, "get", "hgetall", "mget", "scan"),
     }
 )
-"""Role to the commands that it sends, itself or from a script."""
+"""Role to the commands that it sends, directly or in a script."""
 
 ROLES: tuple[Role, ...] = tuple(COMMANDS)
-"""``runner`` runs flows; ``doctor`` verifies them, ``reader`` reads state: both change nothing."""
+"""``runner`` runs flows. ``doctor`` verifies them and ``reader`` reads state; neither writes."""
 
 _CLUSTERED = ("asking", "cluster|slots")
 _DURABLE = {"memory": (), "aof": ("waitaof",), "replicas": ()}
-_REPLICATED = ("wait",)  # sent where there are replicas: no failover is to take a start back
+_REPLICATED = ("wait",)  # sent if there are replicas, so that no failover takes a start back
 
 
 def acl_rules(
@@ -53,14 +53,14 @@ def acl_rules(
     *,
     clustered: bool = False,
 ) -> list[str]:
-    """Give the rules of a role, for ``ACL SETUSER``; without a password.
+    """Make the ``ACL SETUSER`` rules of a role, without a password.
 
-    :arg role: What the user is for.
-    :arg namespace: Whose keys it may use.
-    :arg flow_id: Of which flow; ``None`` for all flows of the namespace.
-    :arg level: Of durability, which a runner asks for.
-    :arg clustered: Whether it is for the nodes of a Redis Cluster.
-    :returns: One rule each: ``reset`` and ``on``, key patterns, commands.
+    :arg role: The role of the user.
+    :arg namespace: Namespace of the keys that it may use.
+    :arg flow_id: Flow of the keys; ``None`` for all flows of the namespace.
+    :arg level: Durability level of the flows that a runner runs.
+    :arg clustered: Whether the rules are for the nodes of a Redis Cluster.
+    :returns: The rules: ``reset`` and ``on``, key patterns, commands.
     """
     commands = set(COMMANDS[role])
     if role == "runner":

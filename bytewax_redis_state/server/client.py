@@ -1,6 +1,6 @@
-"""A client that answers in bytes, waits no longer than told, and never repeats a command.
+"""A client of Redis whose replies are bytes, with timeouts, and without retries.
 
-Invariant: a command is sent once. Whether it may be sent again is known to its caller only.
+Invariant: a command is sent once. Only its caller knows whether it may be sent again.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ __all__ = [
 
 Client = redis.Redis
 CLIENT_NAME = "bytewax-redis-state"
-"""What ``CLIENT LIST`` shows for our connections."""
+"""The name of our connections in ``CLIENT LIST``."""
 
 _OF_THE_URL = {"connection_class", "db", "host", "password", "path", "port", "username"}
 
 
 def connection_options(config: RedisConfig, host: Host | None = None) -> dict[str, Any]:
-    """Say how connections are made, for redis-py; its retries are off.
+    """Make the arguments for a connection of redis-py; its retries are off.
 
-    :arg config: Where Redis is.
-    :arg host: Which node of a cluster; ``None`` for its first one.
-    :returns: Arguments of a connection, and ``connection_class`` unless it is the usual one; where
-        Sentinels name the server, of one that finds it.
-    :raises ConfigError: If the URL sets what is none of its business.
+    :arg config: The settings of the connection.
+    :arg host: The node of a cluster; ``None`` for the first one in the URL.
+    :returns: Arguments of a connection, and ``connection_class`` unless it is redis-py's default;
+        with Sentinels, a class that asks them for the primary.
+    :raises ConfigError: If the URL has an option that is a field of ``RedisConfig``.
     """
     topology = config.topology
     options: dict[str, Any] = parse_url(topology.server_url)  # type: ignore[no-untyped-call]
@@ -59,7 +59,7 @@ def connection_options(config: RedisConfig, host: Host | None = None) -> dict[st
     if foreign:
         raise ConfigError(
             f"the URL of Redis at {config.address} sets {min(foreign)!r}",
-            "a URL may set db and ssl_… only; timeouts are fields of RedisConfig",
+            "remove it: a URL may set db and ssl_… only, timeouts are fields of RedisConfig",
         )
     options |= {
         "socket_connect_timeout": config.connect_timeout.total_seconds(),
@@ -87,7 +87,7 @@ def _pool(config: RedisConfig, host: Host | None = None) -> redis.ConnectionPool
     try:
         options = connection_options(config, host)
         kind = options.pop("connection_class", redis.Connection)
-        kind(**options)  # Connects to nothing yet, but refuses options it does not know.
+        kind(**options)  # Connects to nothing yet, but refuses unknown options.
         return redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
             max_connections=config.pool_max,
             timeout=config.connect_timeout.total_seconds(),
@@ -98,7 +98,7 @@ def _pool(config: RedisConfig, host: Host | None = None) -> redis.ConnectionPool
     except (RedisError, TypeError, ValueError) as error:
         raise ConfigError(
             f"the URL of Redis at {config.address} has an option that can't be used: {error}",
-            "a URL may set db, and with rediss:// also ssl_…",
+            "remove it: a URL may set db, and with rediss:// also ssl_…",
         ) from None
 
 
@@ -114,13 +114,14 @@ def _client(config: RedisConfig) -> Client:
 
 
 def connect(config: RedisConfig) -> Client:
-    """Connect to Redis, and see that it answers.
+    """Connect to Redis, and check that it answers.
 
-    :arg config: Where Redis is, and how long to wait for it.
-    :returns: A client with replies as bytes, no retries, safe to share between threads.
-    :raises ConfigError: If the URL has options that can't be used, or a database not there.
+    :arg config: The settings of the connection.
+    :returns: A client with replies as bytes and without retries; threads may share it.
+    :raises ConfigError: If the URL has options that can't be used, or names a database that the
+        server does not have.
     :raises ServerUnavailableError: If Redis can't be reached, or is still loading.
-    :raises ServerLoginError: If it wants other credentials.
+    :raises ServerLoginError: If it refuses user or password.
     """
     client = _client(config)
     try:
@@ -141,7 +142,7 @@ def servers_of(client: Client) -> list[redis.Redis]:
 
 
 def address_of(client: Client) -> str:
-    """Tell where a client's Redis is, without secrets.
+    """Give the address of a client's Redis, without secrets.
 
     :arg client: As ``connect`` made it.
     :returns: The same text as the ``address`` of its settings.

@@ -1,13 +1,14 @@
-"""A client of a Redis Cluster that looks like one of a single server, and never repeats a command.
+"""A client of a Redis Cluster with the interface of redis-py's client of a single server.
 
-redis-py's own refuses EVALSHA and MGET in a pipeline and hides how often it sent what, so the
-commands are split by node here, over its clients of single servers. A redirection is followed: the
-node that answers so has not carried the command out.
+The cluster client of redis-py refuses EVALSHA and MGET in a pipeline, and hides how often it sent a
+command. So this one splits commands by node, and sends them with redis-py's clients of single
+servers. It follows redirections, which is no retry: a node that redirects a command has not carried
+it out.
 
 ``backend.transport.routing`` routes commands to a cluster as well, for coroutines too and without
 keeping their order; its docstring says why there are two routers. Both use ``server.slots``.
 
-Invariant: a command is carried out once; keys of one command share a slot.
+Invariant: a command is carried out at most once; all keys of one command are in one slot.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ Command = tuple[tuple[Any, ...], dict[str, Any]]
 """Name and arguments, and redis-py's options."""
 
 _TRY_AGAIN_SECONDS = 0.05
-_PATIENCE = 5.0  # with a slot that is being moved
-_FRESH_SECONDS = 0.5
+_MOVING_SECONDS = 5.0  # how long commands wait for a slot that is being moved
+_FRESH_SECONDS = 0.5  # a table younger than this is corrected, not read again
 _REDIRECTED = (AskError, TryAgainError)  # MovedError is an AskError
 _AWAY = (ConnectionError, RedisTimeoutError, ClusterDownError, ReadOnlyError)
 _WAITS = ("WAIT", "WAITAOF")
@@ -56,11 +57,12 @@ _WAITS = ("WAIT", "WAITAOF")
 class ClusterClient(redis.Redis):
     """As ``redis.Redis``, for all nodes of a cluster; safe to share between threads.
 
-    SCAN goes over all primaries, SCRIPT to all of them; what has no key goes to one of them.
+    SCAN reads all primaries one after the other, SCRIPT is sent to all of them, and other commands
+    without a key go to one of them.
 
     :arg seeds: Some nodes.
-    :arg address: Where they are, for people.
-    :arg make: Makes the client of one node; replies in bytes, no retries.
+    :arg address: Their address, for errors.
+    :arg make: Makes the client of one node, with replies in bytes and without retries.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class ClusterClient(redis.Redis):
         return self._client(self._host_of(slot_of(key)))
 
     def by_server(self, commands: Sequence[Command]) -> list[tuple[Any, Sequence[int]]]:
-        """Tell which primary serves which commands, by their places; in order within a slot."""
+        """Group commands by primary: its client, and the indexes of the commands, in order."""
         return [(self._client(host), places) for host, places in self._grouped(commands).items()]
 
     def _slots(self) -> SlotTable:
@@ -113,7 +115,10 @@ class ClusterClient(redis.Redis):
 
     @contextmanager
     def _table_in_use(self) -> Iterator[SlotTable]:
-        """Give the table; one that lacks a slot is asked for anew: no server says it is back."""
+        """Give the table of slots; if a slot was missing in it, the next use reads it again.
+
+        No server announces that a slot is served again.
+        """
         try:
             yield self._slots()
         except ConnectionError:
@@ -125,7 +130,7 @@ class ClusterClient(redis.Redis):
             return table.node_of(slot)
 
     def _discover(self, first: tuple[Host, ...] = ()) -> SlotTable:
-        """Ask one node after the other who serves what."""
+        """Read the table of slots from the first node that knows all of them."""
         known = tuple(host for host in self._clients if host not in self._seeds)
         failure: RedisError | None = None
         partial_table: SlotTable | None = None
@@ -137,7 +142,7 @@ class ClusterClient(redis.Redis):
             else:
                 if table.is_whole:
                     return table
-                # A node that has just started may not know of all yet.
+                # A node that has just started may not know all slots yet.
                 if table.nodes and partial_table is None:
                     partial_table = table
         if partial_table is not None:
@@ -145,12 +150,12 @@ class ClusterClient(redis.Redis):
         raise failure or ClusterDownError("no node of the cluster serves any slot")
 
     def forget(self) -> None:
-        """Ask anew before the next command: a node is away, or no primary any more."""
+        """Read the table again before the next command: a node is down, or no longer a primary."""
         with self._cluster_lock:
             self._table = None
 
     def note_moves(self, answers: Sequence[Any]) -> None:
-        """Learn from refusals where slots are; a node may be the last to hear of a move."""
+        """Note from MOVED answers where slots are now; a node can learn of a move late."""
         for answer in answers:
             if isinstance(answer, MovedError):
                 self._move(answer, self._seeds[0])
@@ -159,7 +164,7 @@ class ClusterClient(redis.Redis):
         host = Host(error.host or asked.name, int(error.port))
         with self._cluster_lock:
             if time.monotonic() > self._table_made + _FRESH_SECONDS:
-                # Where one slot has moved, others have; the new owner knows best.
+                # Where one slot has moved, others have, too; the new owner knows best.
                 self._table = self._discover((host,))
                 self._table_made = time.monotonic()
             self._slots().move(int(error.slot_id), host)
@@ -167,7 +172,7 @@ class ClusterClient(redis.Redis):
     # -- commands -------------------------------------------------------------------------------
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Send one command to the node that it belongs to."""
+        """Send one command to the node that serves its key."""
         name = str(args[0]).upper()
         if name == "SCAN":
             return self._scan(*args, **options)
@@ -178,7 +183,7 @@ class ClusterClient(redis.Redis):
 
     def _scan(self, name: str, cursor: int, *args: Any, **options: Any) -> Any:
         if int(cursor) == 0:
-            self.forget()  # a node that has taken over since must not be left out
+            self.forget()  # so that a node that has become a primary meanwhile is scanned, too
         host, inner = self._slots().split_cursor(int(cursor))
         try:
             left, keys = self._client(host).execute_command(name, inner, *args, **options)
@@ -188,11 +193,11 @@ class ClusterClient(redis.Redis):
         return self._slots().join_cursor(host, int(left)), keys
 
     def _routed(self, command: Command, scripts: Sequence[Script]) -> Any:
-        """Send a command where redirections lead; bounded in number and in time."""
+        """Send a command, and follow redirections, within a bound of number and time."""
         slot = slot_of_command(command[0])
         asking: Host | None = None
-        until = time.monotonic() + _PATIENCE
-        for _ in range(int(_PATIENCE / _TRY_AGAIN_SECONDS)):
+        until = time.monotonic() + _MOVING_SECONDS
+        for _ in range(int(_MOVING_SECONDS / _TRY_AGAIN_SECONDS)):
             host = asking or self._host_of(slot)
             try:
                 return self._sent(host, command, asking=asking is not None)
@@ -212,7 +217,7 @@ class ClusterClient(redis.Redis):
             except _AWAY:
                 self.forget()
                 raise
-        raise ClusterError("the nodes of the cluster send each other the same command")
+        raise ClusterError("the nodes of the cluster redirect a command to each other")
 
     def _sent(self, host: Host, command: Command, *, asking: bool) -> Any:
         args, options = command
@@ -230,18 +235,19 @@ class ClusterClient(redis.Redis):
     # -- pipelines ------------------------------------------------------------------------------
 
     def pipeline(self, transaction: bool = False, shard_hint: Any = None) -> ClusterPipeline:
-        """Make a pipeline; it is none of one transaction."""
+        """Make a pipeline; it is never a transaction."""
         return ClusterPipeline(self)
 
     def run_all(self, commands: Sequence[Command], scripts: Sequence[Script]) -> list[Any]:
         """Send commands, those of one node in one trip and to all nodes at once.
 
-        A command without a key follows the one before it: so ``WAIT`` waits for that one's node.
+        A command without a key goes to the node of the command before it, so ``WAIT`` waits for the
+        replicas of that node.
 
-        :arg commands: In order; it is kept within a slot.
-        :arg scripts: What they run.
-        :returns: An answer each, the error where one was refused.
-        :raises RedisError: If a node is away.
+        :arg commands: Commands; their order is kept within a slot.
+        :arg scripts: Scripts that they run.
+        :returns: One answer for each command; an error if the command was refused.
+        :raises RedisError: If a node is down.
         """
         groups = self._grouped(commands)
         answers: list[Any] = [None] * len(commands)
@@ -249,7 +255,7 @@ class ClusterClient(redis.Redis):
             (places, partial(self._trip, host, [commands[p] for p in places], scripts))
             for host, places in groups.items()
         ]
-        # The first goes out in this thread.
+        # The first trip is made in this thread.
         trips[1:] = [(places, self._threads.submit(trip).result) for places, trip in trips[1:]]
         failure: BaseException | None = None
         for places, trip in trips:
@@ -287,12 +293,12 @@ class ClusterClient(redis.Redis):
     def _redirected(
         self, commands: Sequence[Command], scripts: Sequence[Script], answers: list[Any]
     ) -> list[Any]:
-        """Send once more, one by one, what was not carried out because it was elsewhere."""
+        """Send redirected commands again, one by one, to the node that serves their key."""
         moved = [p for p, a in enumerate(answers) if isinstance(a, (*_REDIRECTED, NoScriptError))]
         if moved and any(args[0] in _WAITS for args, _ in commands):
-            # A wait would have been for a node that has done nothing.
+            # The wait was sent to a node that has not carried the command out.
             self.forget()
-            raise TryAgainError("a slot moved under commands that were to be waited for")
+            raise TryAgainError("a slot moved while commands with WAIT were sent to it")
         for place in moved:
             try:
                 answers[place] = self._routed(commands[place], scripts)
@@ -306,7 +312,7 @@ class ClusterClient(redis.Redis):
 
 
 def _load(client: redis.Redis, command: Command, scripts: Sequence[Script]) -> bool:
-    """Load the script that a command runs, where it is known."""
+    """Load the script that a command runs, if it is one of ``scripts``."""
     args = command[0]
     found = next((s for s in scripts if args[0] == "EVALSHA" and s.sha == args[1]), None)
     if found is not None:
@@ -315,9 +321,9 @@ def _load(client: redis.Redis, command: Command, scripts: Sequence[Script]) -> b
 
 
 class ClusterPipeline(Pipeline):
-    """Commands that go out together, split by node; each answer in its command's place.
+    """Commands that are sent together, split by node; answers are in the order of commands.
 
-    :arg cluster: Whose.
+    :arg cluster: The client.
     """
 
     def __init__(self, cluster: ClusterClient) -> None:
@@ -325,7 +331,7 @@ class ClusterPipeline(Pipeline):
         self._cluster = cluster
 
     def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """Send everything; answers in the order of the commands."""
+        """Send all commands, and give their answers in the same order."""
         stack = cast("list[Command]", list(self.command_stack))
         scripts = tuple(self.scripts)
         self.reset()

@@ -1,4 +1,4 @@
-"""Commands to bytes, a million arguments at a time: redis-py looks at each one in Python.
+"""Pack commands with hiredis: redis-py looks at each argument in Python, which is slow for a fold.
 
 Invariant: the bytes are those that redis-py would send.
 """

@@ -1,6 +1,7 @@
-"""Credentials by callback: who to be, asked for each connection, so that a token may rotate.
+"""User and password from a function, called for each connection, so that tokens can be rotated.
 
-Invariant: what the callback gives shows nowhere. What it raises does; it should hold no secret.
+Invariant: no error shows what the function returns. Errors show what it raises, so it should put no
+secret into an exception.
 """
 
 from __future__ import annotations
@@ -17,18 +18,19 @@ from bytewax_redis_state.errors import ConfigError
 
 __all__ = ["name_of", "provider_of"]
 
-_HINT = "write it as module:name, of something that can be imported from here"
+_HINT = "write it as module:name, and check that the module can be imported here"
 
 
 class _Asking(CredentialProvider):
-    """Ask a function or another provider; what it raises becomes an error that redis-py knows."""
+    """Calls a function or another provider, and turns what it raises into an error of redis-py."""
 
     def __init__(self, given: Any, shown: str) -> None:
         self._ask = getattr(given, "get_credentials", given)
         self._shown = shown
 
     def get_credentials(self) -> tuple[str, ...]:  # type: ignore[override]
-        # An error of another kind would leave redis-py's connection open, and nobody logged in.
+        # Any exception of the user's function: on one of another class redis-py would keep the
+        # connection open without a login.
         try:
             found = self._ask()
         except Exception as error:
@@ -50,11 +52,11 @@ class _Asking(CredentialProvider):
 
 
 def provider_of(given: Any) -> CredentialProvider | None:
-    """Make what redis-py asks for user and password.
+    """Make the credential provider of redis-py.
 
-    :arg given: As ``RedisConfig.credentials`` has it.
-    :returns: The provider; ``None`` where nothing is given.
-    :raises ConfigError: If a name leads nowhere, or to something that can't be asked.
+    :arg given: The value of ``RedisConfig.credentials``.
+    :returns: The provider; ``None`` if ``given`` is ``None``.
+    :raises ConfigError: If a name can't be imported, or is not a function and not a provider.
     """
     if given is None:
         return None
@@ -64,11 +66,11 @@ def provider_of(given: Any) -> CredentialProvider | None:
 
 
 def name_of(given: Any) -> str | None:
-    """Name what another process is to ask.
+    """Name a function or provider, so that another process can import it.
 
-    :arg given: As ``RedisConfig.credentials`` has it.
-    :returns: Its name, as ``module:name``; ``None`` where nothing is given.
-    :raises ConfigError: If it has no name by which another process finds it.
+    :arg given: The value of ``RedisConfig.credentials``.
+    :returns: Its name, as ``module:name``; ``None`` if ``given`` is ``None``.
+    :raises ConfigError: If another process can't import it.
     """
     if given is None:
         return None
@@ -80,7 +82,7 @@ def name_of(given: Any) -> str | None:
         raise ConfigError(
             f"credentials is {type(given).__name__} {name or '(an instance)'!r}, which the "
             "replicator, a process of its own, can't import",
-            "put it into a module, and give its name as module:name",
+            "define it in a module, and give its name as module:name",
         )
     return f"{module}:{name}"
 
@@ -102,6 +104,6 @@ def _named(text: str) -> Any:
         raise ConfigError(f"credentials {text!r}: {error}", _HINT) from error
     found = _found(module, name)
     if not (callable(found) or hasattr(found, "get_credentials")):
-        what = "is not there" if found is None else f"is a {type(found).__name__}"
+        what = "does not exist" if found is None else f"is a {type(found).__name__}"
         raise ConfigError(f"credentials {text!r}: {name} {what}", _HINT)
     return found

@@ -1,7 +1,6 @@
-"""What a server is, read from ``INFO`` alone, and whether it can keep a flow's state.
+"""Read from ``INFO`` what a server is, and check whether it can keep a flow's state.
 
-Invariant: no ``CONFIG`` and no write; managed servers forbid the one, and a probe has no right
-to the other.
+Invariant: no ``CONFIG``, which managed servers forbid, and no write: a check changes nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ __all__ = [
 ]
 
 OLDEST = (6, 2)
-"""The oldest version that has every command in use."""
+"""The oldest version of Redis that has all commands that we use."""
 
 _OLDEST_WAITAOF = (7, 2)
 _NO_EVICTION = "CONFIG SET maxmemory-policy noeviction"
@@ -35,23 +34,23 @@ _NO_EVICTION = "CONFIG SET maxmemory-policy noeviction"
 
 @dataclass(frozen=True, kw_only=True)
 class ServerInfo:
-    """What a server says of itself.
+    """The facts of a server that ``INFO`` shows.
 
-    :arg address: Where it is, without secrets.
-    :arg flavour: ``redis`` (also for what passes itself off as Redis) or ``valkey``.
+    :arg address: Its address, without secrets.
+    :arg flavour: ``redis`` (also for other servers that call themselves Redis) or ``valkey``.
     :arg version: Of that flavour, as ``(major, minor, patch)``.
     :arg mode: ``standalone``, ``cluster`` or ``sentinel``.
     :arg role: ``master`` or ``slave``, in the server's words.
     :arg maxmemory: Bytes; 0 is no limit.
-    :arg maxmemory_policy: What it does when memory is full.
+    :arg maxmemory_policy: Its eviction policy.
     :arg used_memory: Bytes in use.
     :arg aof_enabled: Whether it writes an append-only file.
-    :arg snapshot_taken: Whether it saved an RDB file since it started. Whether it is set up to
-        do so is not in ``INFO``.
-    :arg connected_replicas: How many replicas it feeds.
+    :arg snapshot_taken: Whether it has saved an RDB file since its start; ``INFO`` does not show
+        whether it is configured to do so.
+    :arg connected_replicas: Number of its replicas.
     :arg loading: Whether it is still reading its files.
     :arg connected_clients: Connections, this one included.
-    :arg uptime_seconds: Since when it runs.
+    :arg uptime_seconds: Time since its start.
     """
 
     address: str
@@ -71,7 +70,7 @@ class ServerInfo:
 
     @property
     def name(self) -> str:
-        """Flavour and version, as people write them."""
+        """Flavour and version, such as ``Redis 7.4.1``."""
         return f"{self.flavour.capitalize()} {'.'.join(map(str, self.version))}"
 
 
@@ -82,11 +81,11 @@ def _version(text: str) -> tuple[int, int, int]:
 
 
 def read_info(address: str, info: Mapping[str, Any]) -> ServerInfo:
-    """Read what ``INFO`` says.
+    """Take the facts that we use from ``INFO``.
 
-    :arg address: Where the server is, without secrets.
-    :arg info: All of it, by name.
-    :returns: What is of use.
+    :arg address: Address of the server, without secrets.
+    :arg info: The answer to ``INFO``, by name.
+    :returns: The facts.
     """
     valkey = "valkey_version" in info
     return ServerInfo(
@@ -109,11 +108,11 @@ def read_info(address: str, info: Mapping[str, Any]) -> ServerInfo:
 
 
 def probe(client: Client) -> ServerInfo:
-    """Ask a server what it is.
+    """Read ``INFO`` of a server.
 
-    :arg client: Connected.
-    :returns: What ``INFO`` says.
-    :raises ServerError: If it can't be asked.
+    :arg client: A client of the server.
+    :returns: The facts of the server.
+    :raises ServerError: If the server does not answer.
     """
     address = address_of(client)
     with translated(address):
@@ -121,11 +120,11 @@ def probe(client: Client) -> ServerInfo:
 
 
 def probe_all(client: Client) -> list[ServerInfo]:
-    """Ask each server that takes writes what it is: the one, or all primaries of a cluster.
+    """Read ``INFO`` of each server that takes writes: the one, or all primaries of a cluster.
 
-    :arg client: Connected.
-    :returns: What ``INFO`` says of each.
-    :raises ServerError: If one can't be asked.
+    :arg client: A client of the server or the cluster.
+    :returns: The facts of each.
+    :raises ServerError: If one does not answer.
     """
     with translated(address_of(client)):
         servers = servers_of(client)
@@ -134,23 +133,26 @@ def probe_all(client: Client) -> list[ServerInfo]:
 
 def _refusal(info: ServerInfo) -> tuple[str, str] | None:
     if info.mode == "sentinel":
-        return "is a Sentinel", "give the URL of the primary it watches"
+        return "is a Sentinel", "write the URL as redis+sentinel://…, or give the primary's URL"
     if info.version[:2] < OLDEST:
         return f"is {info.name}", "use Redis 6.2 or newer, or Valkey"
     if info.role != "master":
         return "is a replica", "give the URL of the primary"
     if info.maxmemory_policy.startswith("allkeys-"):
-        return f"has maxmemory-policy {info.maxmemory_policy}: it may evict state", _NO_EVICTION
+        return (
+            f"has maxmemory-policy {info.maxmemory_policy}: it may evict any key of a flow",
+            f"set noeviction: {_NO_EVICTION}",
+        )
     return None
 
 
 def _persistence_warning(info: ServerInfo) -> str | None:
     if info.aof_enabled:
         return None
-    lost = "what came after its last snapshot" if info.snapshot_taken else "all state"
+    lost = "all writes after its last snapshot" if info.snapshot_taken else "all state"
     return (
-        f"Redis at {info.address} writes no append-only file, so a crash of it loses {lost}: "
-        "CONFIG SET appendonly yes"
+        f"Redis at {info.address} writes no append-only file, so it loses {lost} when it crashes; "
+        "turn the file on: CONFIG SET appendonly yes"
     )
 
 
@@ -159,40 +161,41 @@ def _policy_warning(info: ServerInfo) -> str | None:
         return None
     return (
         f"Redis at {info.address} has maxmemory-policy {info.maxmemory_policy}, so it may evict "
-        f"state that has a retention: {_NO_EVICTION}"
+        f"state that has a retention; set noeviction: {_NO_EVICTION}"
     )
 
 
 def require_durability(info: ServerInfo, durability: Durability) -> None:
-    """Refuse a server that can't be as sure of a write as the settings want.
+    """Refuse a server that can't give the durability of the settings.
 
-    :arg info: What the server is.
-    :arg durability: What counts as acknowledged.
-    :raises ServerUnfitError: If it can't give that; says what it lacks.
+    :arg info: The facts of the server.
+    :arg durability: The durability of the settings.
+    :raises ServerUnfitError: If it can't; says what it lacks.
     """
     where = f"durability is {durability}, but Redis at {info.address}"
     if durability.level == "aof":
         if info.version[:2] < _OLDEST_WAITAOF:
             raise ServerUnfitError(
-                f"{where} is {info.name}", "use Redis 7.2 or newer, or Valkey, or another level"
+                f"{where} is {info.name}",
+                "use Redis 7.2 or newer, or Valkey, or choose another durability",
             )
         if not info.aof_enabled:
             raise ServerUnfitError(
-                f"{where} writes no append-only file", "CONFIG SET appendonly yes"
+                f"{where} writes no append-only file", "turn it on: CONFIG SET appendonly yes"
             )
     if info.connected_replicas < durability.replicas:
         raise ServerUnfitError(
             f"{where} has {info.connected_replicas} replicas",
-            "start the replicas first, or give another level",
+            "start the replicas first, or choose another durability",
         )
 
 
 def require_fit(info: ServerInfo) -> list[str]:
     """Refuse a server that can't keep state, and warn of one that may lose some.
 
-    :arg info: What the server is.
-    :returns: Warnings, each in one line; empty for a server as it should be.
-    :raises ServerUnfitError: If it is too old, a replica or a Sentinel, or evicts any key.
+    :arg info: The facts of the server.
+    :returns: Warnings, one line each; empty if there is nothing to warn of.
+    :raises ServerUnfitError: If it is too old, a replica or a Sentinel, or may evict any key.
     """
     refusal = _refusal(info)
     if refusal:

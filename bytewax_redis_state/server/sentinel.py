@@ -1,10 +1,10 @@
-"""The primary that Sentinels name, and connections that go there.
+"""The primary that Sentinels name, and connections to it.
 
-A failover that an operator orders leaves the old primary one for some ten seconds: it takes writes
-that are lost when it becomes a replica. So a connection asks now and then whether its server is
-still the one, and leaves it if not.
+After a failover that an operator orders, the old primary stays writable for about ten seconds, and
+these writes are lost when it becomes a replica. So a connection asks the Sentinels once a second
+whether its server is still the primary, and closes if not.
 
-Invariant: a connection that was made is to a server that says it is a primary.
+Invariant: a new connection is to a server whose role is ``master``.
 """
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ __all__ = [
 ]
 
 _ASK_SECONDS = 1.0
-_ASK_AGAIN_SECONDS = 10.0  # after Sentinels that could not be asked
-_LONGEST_ANSWER = 1.0
+_ASK_AGAIN_SECONDS = 10.0  # after no Sentinel has answered
+_LONGEST_ANSWER = 1.0  # seconds that a Sentinel may take
 _OF_TLS = "ssl_"
 
 
 class Primary:
-    """Who is the primary; any number of connections and threads may share one.
+    """The current primary; connections and threads may share this object.
 
-    :arg topology: Names the Sentinels and the service.
-    :arg options: Of connections to the servers; TLS is the Sentinels' too.
+    :arg topology: The Sentinels and the name of the service.
+    :arg options: Arguments of connections to the servers; TLS options are used for the Sentinels,
+        too.
     """
 
     def __init__(self, topology: Topology, options: dict[str, Any]) -> None:
@@ -68,7 +69,7 @@ class Primary:
         self._due = 0.0
 
     def find(self) -> tuple[str, int]:
-        """Ask the Sentinels.
+        """Ask the Sentinels for the primary.
 
         :returns: Host and port.
         :raises ConnectionError: If none of them names a primary that is up.
@@ -83,7 +84,7 @@ class Primary:
     def replicas(self) -> int:
         """Count the replicas that the Sentinels know to be up and to follow.
 
-        One that a failover has just promoted is among them until the Sentinels name it the primary.
+        A replica that a failover has just promoted counts until the Sentinels name it the primary.
         """
         with self._lock:
             service = self.topology.service
@@ -101,21 +102,21 @@ class Primary:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to ask again."""
+        """Whether it is time to ask the Sentinels again."""
         return time.monotonic() > self._due
 
     def is_another(self, host: str, port: int) -> bool:
-        """Tell whether a server is known not to be the primary any more; asks now and then."""
+        """Tell whether a server is known to be no longer the primary; asks when it is due."""
         if self.is_due:
             try:
                 self.find()
-            except RedisError:  # the connection that there is may still be good
+            except RedisError:  # the connection may still be good
                 return False
         return self._found is not None and self._found != (host, port)
 
 
 def _no_primary(connection: Any, role: object) -> ConnectionError:
-    return ConnectionError(f"{connection.host}:{connection.port} is no primary but a {role!r}")
+    return ConnectionError(f"{connection.host}:{connection.port} is not a primary but a {role!r}")
 
 
 def _role(info: bytes | str) -> str:
@@ -125,12 +126,12 @@ def _role(info: bytes | str) -> str:
 
 
 def _is_read_only(error: ResponseError) -> bool:
-    # Redis 6.2 wraps what a script ran into.
+    # Redis 6.2 wraps the error that a script met.
     return "READONLY" in f"{type(error).__name__.upper()} {error}"
 
 
 class _Following:
-    """What a connection does to be one to the primary."""
+    """Makes a connection follow the primary."""
 
     def __init__(self, *, primary: Primary, **options: Any) -> None:
         super().__init__(**options)
@@ -175,7 +176,7 @@ class PrimaryTLSConnection(_Following, redis.SSLConnection):
 
 
 class _AsyncFollowing:
-    """The same, for asyncio; the Sentinels are asked in a thread."""
+    """The same for asyncio; a thread asks the Sentinels."""
 
     def __init__(self, *, primary: Primary, **options: Any) -> None:
         super().__init__(**options)

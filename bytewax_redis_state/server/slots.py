@@ -1,7 +1,7 @@
 """The slots of a Redis Cluster: which node serves which key, and one SCAN over all nodes.
 
-Invariant: a table is what one node said, with the corrections that came since; who follows it
-and is told otherwise moves the slot.
+Invariant: a table is the answer of one node, with the corrections since then: whoever sends a
+command by it and is redirected moves the slot.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _SHAPES = 1 << 16
 
 
 def key_of(command: Sequence[Any]) -> bytes | None:
-    """Tell the key that decides where a command goes; its other keys share the slot.
+    """Give the key that decides to which node a command goes; its other keys are in the same slot.
 
     :arg command: Its name and arguments, as redis-py takes them.
-    :returns: The key, ``None`` where any node will do.
+    :returns: The key; ``None`` if any node can answer.
     """
     words = str(command[0]).upper().split(" ")
     if words[0] in _KEYLESS:
@@ -45,7 +45,7 @@ def key_of(command: Sequence[Any]) -> bytes | None:
 
 
 def slot_of_command(command: Sequence[Any]) -> int | None:
-    """Tell the slot of a command, ``None`` where any node will do."""
+    """Give the slot of a command; ``None`` if any node can answer."""
     key = key_of(command)
     return None if key is None else slot_of(key)
 
@@ -57,8 +57,8 @@ def _as_bytes(key: object) -> bytes:
 class SlotTable:
     """Which primary serves which slot.
 
-    :arg answer: What ``CLUSTER SLOTS`` said, as it came.
-    :arg asked: Who said it; a node need not know its own name.
+    :arg answer: The answer to ``CLUSTER SLOTS``.
+    :arg asked: The node that answered; it may not know its own host name.
     """
 
     def __init__(self, answer: Sequence[Any], asked: Host) -> None:
@@ -79,10 +79,10 @@ class SlotTable:
         return None not in self._of_slot
 
     def node_of(self, slot: int | None) -> Host:
-        """Tell who serves a slot.
+        """Give the node that serves a slot.
 
         :arg slot: ``None`` for any node; it is the same one each time.
-        :raises ConnectionError: If nobody does.
+        :raises ConnectionError: If no node does.
         """
         host = self.nodes[0] if slot is None else self._of_slot[slot]
         if host is None:
@@ -96,10 +96,10 @@ class SlotTable:
             self._note_nodes()
 
     def split_cursor(self, cursor: int) -> tuple[Host, int]:
-        """Tell which node a SCAN over all nodes goes on with, and the cursor there.
+        """Give the node at which a SCAN over all nodes continues, and the cursor there.
 
-        :arg cursor: 0, or what :meth:`join_cursor` gave.
-        :raises ConnectionError: If the nodes are others by now: cursors are worth nothing then.
+        :arg cursor: 0, or the result of :meth:`join_cursor`.
+        :raises ConnectionError: If the nodes have changed: the cursor is invalid then.
         """
         if cursor == 0:
             return self.nodes[0], 0
@@ -112,8 +112,8 @@ class SlotTable:
     def join_cursor(self, host: Host, inner: int) -> int:
         """Make the cursor of a SCAN over all nodes.
 
-        :arg host: Which node has answered.
-        :arg inner: The cursor that it gave.
+        :arg host: The node that has answered.
+        :arg inner: The cursor in its answer.
         :returns: 0 at the end of the last node.
         """
         place = self.nodes.index(host)

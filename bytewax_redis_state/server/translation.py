@@ -1,6 +1,6 @@
-"""Redis's errors as ours: one table, applied at one edge.
+"""Translate errors of redis-py into ours: one table, applied where Redis is called.
 
-Invariant: what crosses the edge is one of our errors, in one line, without a secret in it.
+Invariant: the result is an error of this package, in one line, without a secret in it.
 """
 
 from __future__ import annotations
@@ -28,51 +28,69 @@ __all__ = ["BY_CLASS", "BY_CODE", "BY_TEXT", "Rule", "translate_error", "transla
 
 @dataclass(frozen=True)
 class Rule:
-    """Say which of our errors stands for one of Redis's.
+    """Which of our errors an error of redis-py becomes.
 
     :arg error: The class to raise.
-    :arg hint: What to do next.
+    :arg hint: The next step for the user.
     """
 
     error: type[StateError]
     hint: str
 
 
-_AWAY = Rule(ServerUnavailableError, "check that Redis runs there, then try again")
+_AWAY = Rule(ServerUnavailableError, "check that Redis runs at this address, then try again")
 _TLS_AWAY = Rule(
     ServerUnavailableError,
-    "check that Redis runs there; where it wants client certificates, give ssl_certfile=… and "
-    "ssl_keyfile=… that it accepts",
+    "check that Redis runs at this address; if it wants client certificates, give the URL "
+    "ssl_certfile=… and ssl_keyfile=… that it accepts",
 )
 _SERVER_CERTIFICATE = Rule(
     ServerUnavailableError,
-    "give ssl_ca_certs=… the authority of the server's certificate, and the URL a host it is for",
+    "give the URL ssl_ca_certs=… with the authority of the server's certificate, and a host name "
+    "that is in the certificate",
 )
 _CLIENT_CERTIFICATE = Rule(
     ServerUnavailableError,
-    "give ssl_certfile=… and ssl_keyfile=… that Redis accepts, and that have not expired",
+    "give the URL ssl_certfile=… and ssl_keyfile=… that Redis accepts and that have not expired",
 )
-_KEY_PAIR = Rule(ServerUnavailableError, "give ssl_keyfile=… the key of the ssl_certfile=…")
-_NO_TLS = Rule(ServerUnavailableError, "this port speaks no TLS: write the URL as redis://…")
-_NO_FILE = Rule(ServerUnavailableError, "check the path of the socket, or those of ssl_…")
-_SLOW = Rule(ServerUnavailableError, "try again; a command may have been carried out all the same")
+_KEY_PAIR = Rule(
+    ServerUnavailableError, "ssl_keyfile=… in the URL must be the key of ssl_certfile=…"
+)
+_NO_TLS = Rule(ServerUnavailableError, "this port does not use TLS: write the URL as redis://…")
+_NO_FILE = Rule(
+    ServerUnavailableError, "check the path of the socket and the paths in ssl_… options"
+)
+_SLOW = Rule(
+    ServerUnavailableError, "try again; the command may have been carried out nevertheless"
+)
 _LATER = Rule(ServerUnavailableError, "try again in a moment")
 _BUSY = Rule(
-    ServerUnavailableError, "all connections are in use: raise pool_max, or use fewer threads"
+    ServerUnavailableError,
+    "all connections of the pool are in use: raise pool_max, or use fewer threads",
 )
 _FULL = Rule(ServerUnavailableError, "give Redis more memory: CONFIG SET maxmemory <bytes>")
-_DISK = Rule(ServerUnavailableError, "see the server's log: it can't write to its disk")
-_READ_ONLY = Rule(ServerUnavailableError, "this is a replica: give the URL of the primary")
-_LOGIN = Rule(ServerLoginError, "check user and password in the URL, or what credentials gives")
-_RIGHTS = Rule(ServerAccessError, "grant the user what the message names: ACL SETUSER")
-_PROTECTED = Rule(ServerAccessError, "set a password on the server, or turn protected mode off")
-_VERSION = Rule(ServerUnfitError, "use Redis 6.2 or newer, or Valkey, with this command allowed")
-_CLUSTER = Rule(ServerUnfitError, "this is a node of a cluster: write the URL as redis+cluster://…")
-_NO_CLUSTER = Rule(ServerUnfitError, "this is no cluster: write the URL as redis://…")
-_DATABASE = Rule(ConfigError, "give the URL a database that this server has")
-_FOREIGN = Rule(ServerError, "another program may have written here: use a namespace of your own")
-_REFUSED = Rule(ServerError, "see what the server says")
-_BUG = Rule(ServerError, "this is a bug of bytewax-redis-state: please report it")
+_DISK = Rule(ServerUnavailableError, "read the server's log: it can't write to its disk")
+_READ_ONLY = Rule(ServerUnavailableError, "this server is a replica: give the URL of the primary")
+_LOGIN = Rule(
+    ServerLoginError, "check user and password in the URL, or those that credentials returns"
+)
+_RIGHTS = Rule(
+    ServerAccessError, "grant the user the command or key that the message names: ACL SETUSER"
+)
+_PROTECTED = Rule(ServerAccessError, "set a password on the server, or turn its protected mode off")
+_VERSION = Rule(
+    ServerUnfitError, "use Redis 6.2 or newer, or Valkey, on which this command is allowed"
+)
+_CLUSTER = Rule(
+    ServerUnfitError, "this server is a node of a cluster: write the URL as redis+cluster://…"
+)
+_NO_CLUSTER = Rule(ServerUnfitError, "this server is not in a cluster: write the URL as redis://…")
+_DATABASE = Rule(ConfigError, "write a database into the URL that this server has")
+_FOREIGN = Rule(
+    ServerError, "another program may have written this key: use a namespace that nothing else uses"
+)
+_REFUSED = Rule(ServerError, "the server refused the command: look up its message")
+_BUG = Rule(ServerError, "this is a bug in bytewax-redis-state: please report it")
 
 # By name, not by class: an older or newer redis-py lacks some of these classes.
 BY_CLASS: Mapping[str, Rule] = MappingProxyType(
@@ -106,7 +124,9 @@ BY_CLASS: Mapping[str, Rule] = MappingProxyType(
         "CrossSlotTransactionError": _BUG,
         "IncorrectPolicyType": _BUG,
         "InvalidPipelineStack": _BUG,
-        "InvalidResponse": Rule(ServerUnavailableError, "check that this port speaks Redis"),
+        "InvalidResponse": Rule(
+            ServerUnavailableError, "check that a Redis server listens on this port"
+        ),
         "DataError": _BUG,
         "PubSubError": _BUG,
         "WatchError": _BUG,
@@ -161,7 +181,7 @@ BY_TEXT: Mapping[str, Rule] = MappingProxyType(
         "no such file or directory": _NO_FILE,
     }
 )
-"""One rule for each plain error whose text, in lower case, has to tell it apart."""
+"""One rule for each error that only its text, in lower case, tells apart."""
 
 _DRIVER_ERRORS = tuple(
     kind
@@ -197,7 +217,7 @@ def translate_error(error: Exception, address: str) -> StateError:
     """Translate one error of redis-py.
 
     :arg error: What redis-py raised.
-    :arg address: Where Redis is, as ``RedisConfig.address`` has it.
+    :arg address: The address of Redis, as in ``RedisConfig.address``.
     :returns: Our error, not yet raised.
     """
     text = _cleaned(str(error))
@@ -205,7 +225,7 @@ def translate_error(error: Exception, address: str) -> StateError:
     if rule in (_REFUSED, _AWAY):
         rule = _rule_of_text(text) or rule
     if rule is _AWAY and address.startswith("rediss") and "refused" not in text:
-        rule = _TLS_AWAY  # it ends a connection whose certificate it does not like
+        rule = _TLS_AWAY  # it closes connections without a certificate that it accepts
     return rule.error(f"Redis at {_cleaned(address)}: {text}", rule.hint)
 
 
@@ -213,10 +233,10 @@ def translate_error(error: Exception, address: str) -> StateError:
 def translated(address: str) -> Iterator[None]:
     """Raise our errors in place of redis-py's; the original one is the ``__cause__``.
 
-    :arg address: Where Redis is, as ``RedisConfig.address`` has it.
-    :raises ServerUnavailableError: If Redis is away or refuses for now; trying again may help.
+    :arg address: The address of Redis, as in ``RedisConfig.address``.
+    :raises ServerUnavailableError: If Redis can't be reached or refuses work for now.
     :raises ServerLoginError: If it wants other credentials.
-    :raises ServerAccessError: If the user may not do this.
+    :raises ServerAccessError: If the user may not run the command.
     :raises ServerUnfitError: If the server is too old or of a kind that does not fit.
     :raises ServerError: If it refused for another reason.
     :raises ConfigError: If the URL names a database that the server does not have.

@@ -59,7 +59,9 @@ def test_a_running_flow_shows_every_metric_and_an_ended_one_none(
     recovery = RedisRecovery(redis_url, namespace=namespace, scratch=tmp_path)
     for generation in (1, 2):
         with recovery.session(summed(list(range(100)))) as session:
-            names = [m.name.removeprefix(PREFIX) + ("_total" if m.counts else "") for m in TABLE]
+            names = [
+                m.name.removeprefix(PREFIX) + ("_total" if m.is_counter else "") for m in TABLE
+            ]
             shown = {name: read(registry, name) for name in names}
             assert None not in shown.values(), shown
             assert shown["generation"] == generation

@@ -228,7 +228,7 @@ def test_an_evicted_key_beside_expired_ones_is_a_loss(run, visitors, client):
     [
         (("--retention", "sem=7d"), ("no step 'sem'", "visit, tick, seen")),
         (("--retention", "in=7d"), ("it is a source", "visit, tick, seen")),
-        (("--retention", "seen=7x"), ("'7x' is no duration", "7d")),
+        (("--retention", "seen=7x"), ("'7x' is not a duration", "7d")),
         (("--retention", "seen"), ("is not STEP=DURATION",)),
         (("--retention", "seen=0"), ("retention of step 'seen'", "for ever")),
         (("--retention", "seen=1d", "--retention", "visitors.seen=2d"), ("given as 'seen'",)),

@@ -304,7 +304,7 @@ def test_a_key_file_that_others_can_read_is_refused_before_redis_is_asked(run, k
     run.url = "redis://127.0.0.1:1"
     refused = run(*FAST, "--key-file", str(path))
     assert refused.returncode == 2
-    assert "its mode is 0644: others may read or change it; chmod 600" in refused.stderr
+    assert "its mode is 0644: others may read or change it; set its mode to 600" in refused.stderr
 
 
 def test_a_verification_without_keys_finds_damage_all_the_same(run, sums, client, key_file):

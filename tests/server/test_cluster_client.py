@@ -118,7 +118,7 @@ def test_a_single_server_and_a_node_with_the_other_ones_url_are_told(
     with connect(node) as client, pytest.raises(ServerUnfitError) as caught, translated("there"):
         client.get(elsewhere)
     assert "write the URL as redis+cluster" in str(caught.value)
-    with pytest.raises(ServerUnfitError, match="no cluster"):
+    with pytest.raises(ServerUnfitError, match="not in a cluster"):
         connect(RedisConfig(url=redis_url.rpartition("/")[0], cluster_mode=True))
 
 

@@ -115,9 +115,9 @@ def test_what_is_no_login_is_one_line_and_shows_no_secret(server, admin, asked, 
         (7, "credentials is of type int"),
         ("no-colon", "credentials is 'no-colon'; write it as module:name"),
         ("nowhere.to.be:found", "No module named 'nowhere'"),
-        (f"{HERE}:absent", "absent is not there"),
+        (f"{HERE}:absent", "absent does not exist"),
         (f"{HERE}:HERE", "HERE is a str"),
-        (lambda: "x", "lambda.*can't import; put it into a module"),
+        (lambda: "x", "lambda.*can't import; define it in a module"),
         (provider, "an instance.*can't import"),
     ],
 )
@@ -134,7 +134,7 @@ def test_a_function_is_named_for_the_replicator():
 
 def test_a_user_in_the_url_beside_it_is_refused():
     for url in ("redis://app:s3cret@h", "redis://:s3cret@h", "redis+sentinel://a:s3cret@h/s"):
-        with pytest.raises(ConfigError, match="leave them out of the URL") as caught:
+        with pytest.raises(ConfigError, match="remove user and password from the URL") as caught:
             RedisConfig(url=url, credentials=given)
         assert "s3cret" not in str(caught.value)
 

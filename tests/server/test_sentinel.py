@@ -52,7 +52,7 @@ def test_a_connection_to_a_server_that_became_a_replica_is_left(start_group):
         with pytest.raises(redis.RedisError):
             client.set("n", 2)
         # What it connects to next says that it is no primary: the Sentinel has not noticed yet.
-        with pytest.raises(redis.ConnectionError, match="is no primary but a 'slave'"):
+        with pytest.raises(redis.ConnectionError, match="is not a primary but a 'slave'"):
             client.get("n")
 
 
