@@ -110,6 +110,8 @@ class ServerAccessError(ServerError):
     """Redis refuses user or password, or the user may not run a command."""
 
 
+# Both, because a refused login is the answer at a start, but may pass in a running flow, whose next
+# token may be about to come.
 class ServerLoginError(ServerAccessError, ServerUnavailableError):
     """Redis refuses user or password; if they are being rotated, trying again may help."""
 

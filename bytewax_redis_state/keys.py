@@ -148,6 +148,9 @@ class FlowKeys:
 
     def journal(self, partition: int, generation: int) -> bytes:
         """The journal of one outbox partition in one generation."""
+        # The number alone, without the start ID: a start to which Redis gave a number a second time
+        # meets the first one's journal and is refused. With keys of its own it would leave the
+        # first one writing unseen.
         return self._stem + b"/p%d}:journal:%d" % (partition, generation)
 
     def progress(self, partition: int, generation: int) -> bytes:
@@ -324,6 +327,8 @@ class PrefixKeys:
 
     def lock(self, name: str | bytes) -> bytes:
         """The lock of a name; in the slot of the name's ``{tag}`` where it has one."""
+        # Under our own prefix, but with the {tag} of the name: a lock is in one slot with the keys
+        # that it protects.
         return self._own + b"lock:" + self.full(name)[len(self.prefix) :]
 
     @property

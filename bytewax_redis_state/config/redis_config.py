@@ -225,6 +225,7 @@ class RedisConfig:
         """Make a builder, for settings that are given call by call."""
         return RedisConfigBuilder()
 
+    # Recovery calls it with 30 s: a script over many keys holds up its own answer.
     def patient(self, least: timedelta) -> RedisConfig:
         """Make the same settings with longer timeouts, for scripts that run long.
 

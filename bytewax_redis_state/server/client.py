@@ -68,6 +68,7 @@ def connection_options(config: RedisConfig, host: Host | None = None) -> dict[st
         "decode_responses": False,
         "health_check_interval": 0,
         "protocol": 2,
+        # redis-py's own retries would repeat commands that are not idempotent.
         "retry": Retry(NoBackoff(), 0),
         "credential_provider": provider_of(config.credentials),
     }
@@ -88,6 +89,7 @@ def _pool(config: RedisConfig, host: Host | None = None) -> redis.ConnectionPool
         options = connection_options(config, host)
         kind = options.pop("connection_class", redis.Connection)
         kind(**options)  # Connects to nothing yet, but refuses unknown options.
+        # Where all are in use it lets callers wait; redis-py's default pool raises at once.
         return redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]
             max_connections=config.pool_max,
             timeout=config.connect_timeout.total_seconds(),

@@ -74,6 +74,8 @@ def name_of(given: Any) -> str | None:
     """
     if given is None:
         return None
+    # The replicator outlives the dataflow, so it can't ask the dataflow for a token: it imports the
+    # function and calls it itself.
     if isinstance(given, str):
         _named(given)
         return given

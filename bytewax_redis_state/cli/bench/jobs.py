@@ -111,6 +111,7 @@ def _require_sense(args: argparse.Namespace) -> None:
 
 def _import(module: str) -> Any:
     """Import a module of the benchmarks: from the bench distribution, or from a checkout."""
+    # The benchmarks are files outside of the package, so that users run the ones that we run.
     here = Path(__file__).resolve()
     for place in (here.parent / "shipped", here.parents[3]):
         if (place / "benchmarks" / "invocation.py").is_file():

@@ -34,7 +34,7 @@ from bytewax_redis_state.ui.console import DelayedBar
 
 __all__ = ["add_options", "verify_flow"]
 
-_PATIENCE = timedelta(seconds=30)
+_LEAST_TIMEOUT = timedelta(seconds=30)
 _STYLES = {"error": "red", "warning": "yellow", "note": "dim"}
 
 
@@ -88,7 +88,7 @@ def verify_flow(args: argparse.Namespace) -> int:
     credentials = args.credentials or credentials_from_env()
     if credentials is not None:
         sys.path.append("")  # python -m has it there, so that the runner imports from it, too
-    config = RedisConfig(url=url, credentials=credentials).patient(_PATIENCE)
+    config = RedisConfig(url=url, credentials=credentials).patient(_LEAST_TIMEOUT)
     secrets = Secrets.from_file(args.key_file) if args.key_file else Secrets.from_env()
     codec = Codec(**secrets.given) if secrets != Secrets() else None
     bar = DelayedBar("verifying", "keys")
