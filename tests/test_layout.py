@@ -230,6 +230,7 @@ TABLE_ROW = re.compile(r"^(?:`(\w+)`|(\w+)\.py) ", re.MULTILINE)
         *("recovery", "stock", "doctor", "chaos", "chaos.network", "chaos.servers"),
         *("dataflow", "dataflow.shards", "dataflow.fast_paths", "dataflow.fast_paths.windows"),
         *("dataflow.connectors", "codec", "recovery.records", "recovery.start"),
+        *("recovery.outbox", "recovery.replicator"),
     ],
 )
 def test_the_table_of_a_large_room_names_what_is_in_it(inside):

@@ -47,7 +47,8 @@ from bytewax_redis_state.codec.envelope import (
 )
 from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.recovery.outbox.outbox import Outbox, OutboxOwner, _unpickled, prepare
+from bytewax_redis_state.recovery.outbox.engine_pickle import bytes_in
+from bytewax_redis_state.recovery.outbox.outbox import Outbox, OutboxOwner, prepare
 from bytewax_redis_state.recovery.records.cells import Cell, CellMark
 from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 from bytewax_redis_state.recovery.records.journal import Journal
@@ -269,7 +270,7 @@ def _after_header(data: bytes) -> None:
 def row(data: bytes) -> None:
     """Read the pickle of an outbox row."""
     with suppress(StateError):
-        read = _unpickled(data)
+        read = bytes_in(data)
         assert type(read) is bytes
 
 

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bytewax_redis_state.errors import (
-    DecodeError,
     ReplicatorError,
     ScratchError,
 )
+from bytewax_redis_state.recovery.outbox.engine_pickle import bytes_in
 
 __all__ = [
     "Outbox",
@@ -110,38 +110,13 @@ class RenewalRecord:
 
 @dataclass(frozen=True, slots=True)
 class OutboxRow:
-    """A row of the outbox; ``step_id`` is ``None`` in a commit mark."""
+    """A row of the outbox, or a commit mark, whose ``step_id`` is ``None``."""
 
     id: int
     epoch: int
     step_id: str | None
     state_key: str
     change: bytes | None
-
-
-_PICKLE, _FRAME, _PICKLE_END = b"\x80", b"\x95", b"\x94."
-_FRAME_BYTES = 9
-_LENGTHS = {b"C": 1, b"B": 4, b"\x8e": 8}  # opcode of bytes to how long its length is
-
-
-def _unpickled(change: bytes | None) -> bytes | None:
-    """Take bytes out of the pickle that the engine made of them; no unpickler runs.
-
-    An unpickler could be made to import, or to ask for memory without end.
-
-    :raises DecodeError: If it is the pickle of something else.
-    """
-    if change is None:
-        return None
-    at = 2
-    if change[at : at + 1] == _FRAME:
-        at += _FRAME_BYTES
-    width = _LENGTHS.get(change[at : at + 1], 0)
-    start = at + 1 + width
-    end = start + int.from_bytes(change[at + 1 : start], "little")
-    if change[:1] != _PICKLE or not width or change[end:] != _PICKLE_END:
-        raise DecodeError(f"an outbox row of {len(change)} bytes is no pickle of bytes")
-    return change[start:end]
 
 
 def require_sqlite() -> None:
@@ -181,7 +156,7 @@ def _as_scratch_error(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _as_damage(path: Path) -> Iterator[None]:
-    """Say what can't be read; who finds the file locked may try again."""
+    """Name an outbox that can't be read; a caller that finds the file locked may try again."""
     try:
         yield
     except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
@@ -217,7 +192,7 @@ def prepare(
     restored: Iterable[tuple[str, str, bytes]],
     keep_last: frozenset[str] = frozenset(),
 ) -> int:
-    """Turn a fresh recovery partition into an outbox that resumes a flow.
+    """Turn a fresh recovery partition into an outbox from which the engine resumes a flow.
 
     :arg path: The file that Bytewax just made.
     :arg owner: Whose outbox it is.
@@ -244,7 +219,7 @@ def prepare(
             ),
         ).rowcount
         db.execute("COMMIT")
-        # The triggers come last: they would divert the restored rows too.
+        # The triggers come last: they would divert the restored rows, too.
         db.executescript(_TABLES + _TRIGGERS)
         marks = ", ".join("?" for _ in keep_last)
         db.execute(
@@ -261,7 +236,7 @@ def prepare(
 
 
 class Outbox:
-    """Read and prune an outbox, from the replicator's process only.
+    """Reads and prunes an outbox, from the replicator's process only.
 
     :arg path: The partition's file.
     :arg owner: Whose outbox it must be.
@@ -288,7 +263,7 @@ class Outbox:
         self._db.close()
 
     def changed(self) -> int:
-        """Give a number that differs after another process has written."""
+        """Give a number that is another one after another process has written."""
         with _as_damage(self._path):
             (version,) = self._db.execute("PRAGMA data_version").fetchone()
             return int(version)
@@ -300,12 +275,12 @@ class Outbox:
             return None if mark is None else int(mark)
 
     def rows(self, after: int, up_to_epoch: int, max_bytes: int) -> list[OutboxRow]:
-        """Read what may be shipped next, rows and marks in the order of their ids.
+        """Read the rows and marks that may be shipped next, in the order of their IDs.
 
         :arg after: Id of the last row that Redis has.
         :arg up_to_epoch: The commit mark.
         :arg max_bytes: Stop after the row that reaches this.
-        :returns: A prefix of what stands after ``after``, without rows above the mark.
+        :returns: The first rows after ``after``, without rows above the mark.
         """
         with _as_damage(self._path):
             return self._rows(after, up_to_epoch, max_bytes)
@@ -321,14 +296,14 @@ class Outbox:
             for row_id, epoch, step_id, state_key, change in cursor:
                 if epoch > up_to_epoch:
                     break
-                taken.append(OutboxRow(row_id, epoch, step_id, state_key, _unpickled(change)))
+                taken.append(OutboxRow(row_id, epoch, step_id, state_key, bytes_in(change)))
                 size += len(change or b"")
                 if size >= max_bytes:
                     break
         return taken
 
     def backlog(self, after: int) -> tuple[int, int]:
-        """Measure what stands after an id: what Redis does not have yet.
+        """Measure the rows after an ID: those that Redis does not have yet.
 
         :arg after: Id of the last row that Redis has.
         :returns: Number of rows, and about how many bytes they take.
@@ -370,15 +345,15 @@ class Outbox:
 
     @property
     def pruned(self) -> int:
-        """Id up to which rows were deleted: nothing can be sent again from before it."""
+        """ID up to which rows were deleted: no row at or below it can be sent again."""
         with _as_damage(self._path):
             (pruned,) = self._db.execute("SELECT pruned FROM stamp").fetchone()
             return int(pruned)
 
     def forget_restored(self) -> bool:
-        """Delete the restored rows, which the engine has loaded once it commits an epoch.
+        """Delete the restored rows; the engine has loaded them once it commits an epoch.
 
-        :returns: Whether all are gone; else the engine was writing all the time.
+        :returns: Whether all are gone; else the engine left no time for it.
         :raises ScratchError: If the disk is full.
         """
         with _as_scratch_error(self._path), put_off_if_busy():
@@ -392,7 +367,8 @@ class Outbox:
     def prune(self, up_to: int) -> int:
         """Delete rows that Redis has had for longer than the margin, in short transactions.
 
-        What the engine leaves no time for goes with the next call.
+        A busy outbox is no error: rows for which the engine's writes leave no time go with the next
+        call.
 
         :arg up_to: Id of the last row to delete; last rows of sources and sinks stay.
         :returns: Number of rows deleted.
@@ -401,7 +377,7 @@ class Outbox:
         deleted = 0
         with _as_scratch_error(self._path), put_off_if_busy():
             self._find_last_rows()
-            # First: who finds rows gone must find it said.
+            # First: a replicator that finds rows gone must find that they were deleted.
             self._db.execute("UPDATE stamp SET pruned = max(pruned, ?)", (up_to,))
             while True:
                 # Begins at the first row of the table; kept rows there are few.

@@ -118,7 +118,7 @@ class Checkpointer:
                 if self._progress(self._config.partition).trimmed < trimmed:  # since it was asked
                     raise ServerUnavailableError("Redis went back under a fold") from behind
                 raise StateLostError(behind.message, behind.hint) from behind
-            logger.warning("cells went back, folded anew epoch=%d why=%s", trimmed, behind.message)
+            logger.warning("cells went back, folded again epoch=%d why=%s", trimmed, behind.message)
             self.applied = trimmed - 1
             self._folds.clear()
             self._fold(trimmed, target)

@@ -12,10 +12,10 @@ from bytewax.recovery import init_db_dir
 
 from bytewax_redis_state.errors import DecodeError, ReplicatorError, ScratchError
 from bytewax_redis_state.recovery.outbox import outbox as module
+from bytewax_redis_state.recovery.outbox.engine_pickle import bytes_in
 from bytewax_redis_state.recovery.outbox.outbox import (
     Outbox,
     OutboxOwner,
-    _unpickled,
     part_file,
     prepare,
     require_sqlite,
@@ -276,7 +276,7 @@ class Trap:
         return os.system, ("true",)
 
 
-def test_a_row_that_names_a_class_is_not_unpickled(path):
+def test_a_row_that_names_a_class_is_notbytes_in(path):
     made(path)
     engine = Engine(path)
     engine.snap(5, "a", Trap())
@@ -288,10 +288,10 @@ def test_a_row_that_names_a_class_is_not_unpickled(path):
 @pytest.mark.parametrize("size", [0, 1, 255, 256, 65_535, 65_536, 1 << 20])
 @pytest.mark.parametrize("protocol", [4, 5])
 def test_bytes_of_any_size_come_out_as_the_engine_put_them_in(size, protocol):
-    assert _unpickled(pickle.dumps(b"x" * size, protocol)) == b"x" * size
+    assert bytes_in(pickle.dumps(b"x" * size, protocol)) == b"x" * size
     for cut in (1, 2, 3):
         with pytest.raises(DecodeError, match="is no pickle of bytes"):
-            _unpickled(pickle.dumps(b"x" * size, protocol)[:-cut])
+            bytes_in(pickle.dumps(b"x" * size, protocol)[:-cut])
 
 
 def test_a_row_that_holds_no_bytes_is_refused(path):
