@@ -231,6 +231,7 @@ TABLE_ROW = re.compile(r"^(?:`(\w+)`|(\w+)\.py) ", re.MULTILINE)
         *("dataflow", "dataflow.shards", "dataflow.fast_paths", "dataflow.fast_paths.windows"),
         *("dataflow.connectors", "codec", "recovery.records", "recovery.start"),
         *("recovery.outbox", "recovery.replicator"),
+        *("server", "config", "metrics", "cli", "cli.demo", "cli.doctor", "cli.bench"),
     ],
 )
 def test_the_table_of_a_large_room_names_what_is_in_it(inside):
