@@ -39,6 +39,7 @@ EXIT_INTERRUPTED = 130
 
 _STOP_SECONDS = 5.0  # for the engine to end after an interrupt
 _STOP_TRIES = 6
+_REPORT_SECONDS = 2.0
 _DRAIN_GRACE = 10.0  # the replicator gives up by itself; this is for one that hangs
 
 
@@ -101,8 +102,15 @@ class Stopping:
             self.interrupts.interrupt()
             if self._watchdog is None or self._begun.wait(_STOP_SECONDS):
                 return
-        self._reporter.failed(error)
+        self._report(error)
         os._exit(EXIT_FAILED)
+
+    def _report(self, error: StateError) -> None:
+        """Tell why this process ends, within a bound: a reporter may wait for a full pipe."""
+        thread = threading.Thread(target=self._reporter.failed, args=(error,), daemon=True)
+        with suppress(RuntimeError):  # no thread to be had: the process ends without the line
+            thread.start()
+            thread.join(_REPORT_SECONDS)
 
     def note_codec_error(self, error: StateError) -> None:
         """Keep an error of the codec, which the engine of a cluster turns into "thread panic"."""
@@ -111,7 +119,7 @@ class Stopping:
     # -- in the main thread ---------------------------------------------------------------
 
     def drain(self) -> StateError | None:
-        """Have the replicator ship what is committed.
+        """Have the replicator ship all committed rows.
 
         :returns: Why not everything was shipped, or ``None``.
         :raises KeyboardInterrupt: If a second interrupt comes.
@@ -119,10 +127,10 @@ class Stopping:
         self._begun.set()
         if self._watchdog is None:
             return None
-        self._watchdog.disarm()
-        if self.failure is not None:  # then nobody can ship
-            return None
         try:
+            self._watchdog.disarm()
+            if self.failure is not None:  # then nobody can ship
+                return None
             return self._watchdog.drain(self._drain_seconds)
         except (KeyboardInterrupt, SystemExit):  # as the flow's signal handler has it
             self.was_interrupted_twice = True
@@ -163,7 +171,7 @@ class Stopping:
         self._is_leaving = True
         undrained = self.drain()
         for error in filter(None, (self.failure, undrained)):
-            self._reporter.failed(error)
+            self._report(error)
         with suppress(StateError):  # the next start removes what is left
             self._clean_up()
         with suppress(OSError, ValueError):  # its reader may have gone, or it was closed
@@ -172,7 +180,7 @@ class Stopping:
 
 
 def _is_panic(error: BaseException | None) -> bool:
-    """Tell the engine's own end from an error of the flow's code and from an interrupt."""
+    """Tell whether the engine ended by itself, not by the flow's code or an interrupt."""
     return error is not None and not isinstance(error, (Exception, KeyboardInterrupt, SystemExit))
 
 

@@ -29,7 +29,7 @@ def test_every_option_of_the_stock_runner_is_there():
     assert not NOT_OURS & ours
 
 
-def test_every_variable_of_the_stock_runner_is_heeded():
+def test_every_variable_of_the_stock_runner_counts():
     stock = set(re.findall(r'envvar="(BYTEWAX_\w+)"', STOCK)) - NOT_OUR_ENV
     assert len(stock) == 4
     help_text = parser().format_help()
