@@ -215,7 +215,7 @@ def test_an_interrupted_benchmark_keeps_the_lines_that_it_has_and_leaves_nothing
         text=True,
         start_new_session=True,
     )
-    eventually(path.exists)
+    eventually(lambda: path.exists() or running.poll() is not None)
     assert marked(mark)
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=BOUND_SECONDS)
