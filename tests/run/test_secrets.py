@@ -134,7 +134,7 @@ def test_idle_state_of_every_kind_gets_the_current_key(run, sums, client, key_fi
     # Nothing is left to read, so nothing is changed by the flow itself.
     done = run(*options, "--key-file", str(second), ITEMS="30")
     assert done.returncode == 0, done.stderr
-    assert "7 values were written anew with the current keys" in done.stderr
+    assert "7 values were written again with the current keys" in done.stderr
     assert key_ids(sums) == {"new": 7}
     assert key_ids(sums, 0) == {"e2": 7}
     assert values(sums, second) == expected(30)

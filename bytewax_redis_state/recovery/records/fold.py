@@ -163,7 +163,7 @@ class JournalFold:
             case b"fenced":
                 raise self._store.overtaken(by=verdict[1])
             case b"torn":
-                # Put off: what was lost is sent again, and the fold is begun anew.
+                # Put off: what was lost is sent again, and the fold begins again.
                 raise ServerUnavailableError(
                     f"shard {cell.shard} of step {cell.step!r} is in the midst of another fold, "
                     f"up to epoch {verdict[1].decode()}: Redis has lost its last writes"

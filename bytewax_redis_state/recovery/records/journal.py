@@ -230,7 +230,7 @@ class Journal:
             )
 
     def _ask_refusal(self) -> list[bytes]:
-        """Ask why the partition is not the writer's any more, as :meth:`append` would be told."""
+        """Ask why the partition is no longer the writer's, as :meth:`append` would be told."""
         found = self._client.hmget(self._progress, "incarnation", "generation", "fenced")
         life, writer, by = cast("list[bytes | None]", found)
         if life is None or writer is None:

@@ -44,7 +44,7 @@ LEASE_SECONDS = 5.0
 
 _RENEW_SECONDS = 1.0
 _BEATS_OF_LIFE = 1  # a process that is just dying may renew once more
-_DRAIN_PATIENCE = 30.0
+_DRAIN_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def claim(
 def _has_ended(holder: Lease, waited: float) -> bool:
     # A replicator that drains is given the time to: what it ships need not be replayed.
     if holder.phase == "draining":
-        return waited > _DRAIN_PATIENCE
+        return waited > _DRAIN_SECONDS
     return holder.owner_is_dead
 
 

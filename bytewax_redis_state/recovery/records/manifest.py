@@ -56,7 +56,7 @@ class Manifest:
     :arg downtime: How long the flow has stood still in all, in milliseconds: what Redis's clock is
         ahead of the flow's time.
     :arg allowance: How long Redis keeps a key beyond its deadline, in milliseconds of downtime.
-    :arg renewing: Whether the flow was founded anew in a Redis that came back empty, and its state
+    :arg renewing: Whether the flow was founded again in a Redis that came back empty, and its state
         is not whole yet.
     :arg start: ID of that start; the processes of no other one may write.
     :arg time: Redis's time when it was written, in milliseconds since 1970.
@@ -95,7 +95,7 @@ class Manifest:
         return {entry.step_id: name for name, entry in self.steps.items()}
 
     def require_whole(self) -> None:
-        """Refuse to start from a state that is being built anew, or was when its flow stopped.
+        """Refuse to start from a state that is being rebuilt, or was when its flow stopped.
 
         :raises StateLostError: If it is so.
         """

@@ -67,7 +67,7 @@ def expired_keys(client: redis.Redis, keys: FlowKeys, manifest: Manifest) -> dic
     """Count the keys that Redis has dropped past their deadlines; writes nothing.
 
     Keys are looked at only where some may have gone. A key that the journal is about to write or
-    to delete anew counts too.
+    to delete again counts, too.
 
     :returns: Short step name to number, where there are any.
     :raises StateLostError: If a cell is missing or of another life.

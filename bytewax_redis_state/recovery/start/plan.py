@@ -42,10 +42,10 @@ class StartPlan:
 
     :arg steps: Every step of the new generation by its short name.
     :arg new: Short names that Redis does not know yet.
-    :arg dropped: Short names whose state is to be deleted.
+    :arg dropped: Short names whose state will be deleted.
     :arg parts: Partitions that each source and sink lists now.
     :arg gone: ``(short name, partition)`` once listed and not listed now.
-    :arg drop_partitions: Those of ``gone`` whose state is to be deleted.
+    :arg drop_partitions: Those of ``gone`` whose state will be deleted.
     :arg retention: Short name of each step whose idle keys end, to how long they are kept, in
         milliseconds.
     :arg allowance: How long Redis keeps a key beyond its deadline, in milliseconds of downtime.

@@ -1,7 +1,7 @@
-"""Reseal: restored values that other keys protect than the flow writes with, written anew once.
+"""Reseal: write restored values again that other keys protect than the flow writes with.
 
 A running flow writes what changes; idle state would carry an old key for ever, and the key could
-never be taken out. So a start writes such values anew, in Redis and in what the engine is to load.
+never be taken out. So a start writes such values again, in Redis and in memory for the engine.
 
 Invariant: only the protection changes. A start that dies midway leaves some values with the old
 key and some with the new one; the next start does the rest.
@@ -25,7 +25,7 @@ _KEYS, _BYTES = 500, 1024 * 1024  # of one script
 def reseal_outdated(
     store: FencedStore, cells: Mapping[Cell, dict[str, bytes]], codec: Codec
 ) -> int:
-    """Write values anew that other keys protect, or none, than the codec writes with.
+    """Write the values again that other keys protect, or none, than the codec writes with.
 
     :arg cells: What was restored; holds the new values afterwards.
     :arg codec: Of the flow.

@@ -182,11 +182,11 @@ class Restorer:
 
     @property
     def cells(self) -> Mapping[Cell, dict[str, bytes]]:
-        """What was read, and is to be loaded; values may be replaced in it."""
+        """The states that were read, for the engine to load; values may be replaced in it."""
         return self._cells
 
     def rows(self) -> Iterator[RestoredRow]:
-        """Give the rows that the engine is to load, and let go of each cell on the way."""
+        """Give the rows that the engine will load, and let go of each cell on the way."""
         for cell in list(self._cells):
             states = self._cells.pop(cell)
             if not states:

@@ -93,7 +93,7 @@ def begin_takeover(
     """Take the next generation of a flow for this start.
 
     :arg known: The manifest that the plan was made from.
-    :arg plan: What the new generation is to be made of.
+    :arg plan: What the new generation will be made of.
     :arg process_ids: Random IDs of all processes of the cluster, in their order.
     :arg versions: Library versions, for the manifest.
     :returns: The steps that follow.
@@ -112,7 +112,7 @@ class Takeover:
 
     :arg store: Written in the name of this start.
     :arg known: The manifest that the plan was made from: of the last generation that has one.
-    :arg plan: What the new generation is to be made of.
+    :arg plan: What the new generation will be made of.
     :arg process_ids: Random IDs of all processes of the cluster, in their order.
     :arg versions: Library versions, for the manifest.
     """
@@ -317,7 +317,7 @@ class Takeover:
                 )
 
     def _drop_step(self, name: str) -> None:
-        """Delete a step's keys; its cells stay until no manifest names them any more."""
+        """Delete a step's keys; its cells stay until no manifest names them."""
         cells = {
             self._keys.state_prefix(cell.step, cell.shard): cell
             for cell in cells_of([name], self._old.shards)
@@ -381,7 +381,7 @@ class Takeover:
         return manifest
 
     def clean(self) -> None:
-        """Delete the old generation's journals, and the cells that no manifest names any more.
+        """Delete the old generation's journals, and the cells that no manifest names any longer.
 
         A Redis that has gone back to before the manifest was written needs them again, so only the
         run of the server that has the manifest deletes them.
