@@ -143,7 +143,7 @@ def test_a_flow_that_runs_elsewhere(run, sums, dump, eventually):
 
 def test_stock_recovery_set_as_well(run, dump):
     done = run(*FAST, BYTEWAX_RECOVERY_DIRECTORY="/some/where")
-    refused(done, "BYTEWAX_RECOVERY_DIRECTORY", "unset it")
+    refused(done, "BYTEWAX_RECOVERY_DIRECTORY", "unset the variable")
     assert dump() == {}
 
 
