@@ -142,7 +142,7 @@ def test_idle_state_of_every_kind_gets_the_current_key(run, sums, client, key_fi
     assert after == before
     assert all(client.pttl(key) > 0 for key, deadline in before.items() if deadline is not None)
     again = run(*options, "--key-file", str(second), ITEMS="30")
-    assert "written anew" not in again.stderr
+    assert "written again" not in again.stderr
     assert verify(client, sums.keys).is_sound
 
 
@@ -155,7 +155,7 @@ def test_idle_sources_and_sinks_alone_get_the_current_key(run, sums, client, key
         path = key_file(str(number), **keys)
         done = run(*options, str(path), flow="counted()", ITEMS="30")
         assert done.returncode == 0, done.stderr
-        assert ("4 values were written anew" in done.stderr) is (number == 1)
+        assert ("4 values were written again" in done.stderr) is (number == 1)
         resumed = {"None"} if number == 0 else {"24", "36"}
         assert set(re.findall("sink resumes at (.*)", done.stdout)) == resumed
         assert key_ids(sums) == {keys["sign_with"]: 4}
