@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -174,6 +175,22 @@ def test_inside_a_large_room_too_imports_go_one_way(large):
             other = place(name, large)
             if other in level and other != own:
                 assert level[other] < level[own], f"{module} imports {name}"
+
+
+def require_no_circle(graph: dict[str, set[str]]) -> None:
+    """Imports for type checking are imports: a reader has to follow them, too."""
+    TopologicalSorter({file: set(others) - {file} for file, others in graph.items()}).prepare()
+
+
+def test_no_files_of_the_package_import_each_other():
+    known = set(MODULES)
+    require_no_circle({module: known & set(imports(module)) for module in MODULES})
+
+
+def test_no_files_of_the_benchmarks_import_each_other():
+    files = {f"benchmarks.{path.stem}": path for path in (ROOT.parent / "benchmarks").glob("*.py")}
+    trees = {name: ast.parse(path.read_text()) for name, path in files.items()}
+    require_no_circle({name: files.keys() & set(names_in(tree)) for name, tree in trees.items()})
 
 
 def test_the_package_itself_imports_nothing_on_import():
