@@ -70,11 +70,12 @@ def pause(old: Execution, pid: int) -> None:
     ("processes", "kept_at", "lost_at"),
     [
         pytest.param(1, "fold", "trim", id="the cells"),
-        pytest.param(1, "append", "trim", id="cells and journal", marks=pytest.mark.long),
-        # A fold that was under way at the append may be all there is: then nothing is lost.
-        pytest.param(1, "append", "trimmed", id="also the trim", marks=pytest.mark.long),
+        # The fold that is lost begins after the append: one that was under way then may be done
+        # before Redis's file is kept.
+        pytest.param(1, "append", "fold,trim", id="cells and journal", marks=pytest.mark.long),
+        pytest.param(1, "append", "fold,trimmed", id="also the trim", marks=pytest.mark.long),
         pytest.param(2, "fold", "trim", id="of two: the cells", marks=pytest.mark.long),
-        pytest.param(2, "append", "trimmed", id="of two: all", marks=pytest.mark.long),
+        pytest.param(2, "append", "fold,trimmed", id="of two: all", marks=pytest.mark.long),
     ],
 )
 def test_a_fold_that_redis_has_lost_is_folded_again(
@@ -89,8 +90,9 @@ def test_a_fold_that_redis_has_lost_is_folded_again(
     pause(flow, pid)
     forgetful.keep()
     kept = applied(job, 0)
-    flow[0].send(signal.SIGCONT, to=pid)
-    pause(flow, pid)
+    for _ in lost_at.split(","):
+        flow[0].send(signal.SIGCONT, to=pid)
+        pause(flow, pid)
     assert applied(job, 0) > kept
     folded = applied(job, 0)
     forgetful.go_back()
