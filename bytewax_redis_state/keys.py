@@ -17,10 +17,11 @@ key                                                   type    holds
 (braces would capture the hash tag); the state key comes last and raw. Keys are bytes.
 
 A state backend has another scheme: its prefix, then the user's key verbatim, so that a ``{tag}`` in
-a user's key counts. Its own keys begin with ``<prefix>__bytewax__:``, which a user's key can't.
+a user's key counts. Its own keys begin with ``<prefix>__bytewax__:``. No user's key has
+``__bytewax__:`` in it, nor the form of a flow's key.
 
 Invariant: two different (namespace, flow, step, state key) never share a key, also when one name
-is a prefix of another.
+is a prefix of another; and no key is both a flow's and a state backend's.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ __all__ = [
     "ParsedKey",
     "PrefixKeys",
     "hash_tag_of",
+    "is_flow_key",
+    "namespace_of",
     "namespace_pattern",
+    "reaches_namespace",
     "readable_patterns",
     "shard_of",
     "slot_of",
@@ -87,6 +91,16 @@ def namespace_pattern(namespace: str) -> bytes:
     return _glob_literal(f"{_escape(namespace)}:{{".encode()) + b"*"
 
 
+def reaches_namespace(prefix: bytes, namespace: str) -> bool:
+    """Tell whether keys of a state backend with a prefix could lie in a namespace of flows.
+
+    :arg prefix: What the keys of the backend start with.
+    :arg namespace: Of flows.
+    """
+    stem = f"{_escape(namespace)}:{{".encode()
+    return stem.startswith(prefix) or prefix.startswith(stem)
+
+
 def readable_patterns(namespace: str) -> tuple[bytes, ...]:
     """Make the patterns of the keys that a reader needs, of all flows in a namespace."""
     stem = _glob_literal(f"{_escape(namespace)}:{{".encode())
@@ -117,6 +131,24 @@ _FORMS = (
 )
 
 
+# The beginning of every flow's key: namespace and flow, both escaped.
+_FLOW_STEM = re.compile(rb"([^:{}/\s\x00-\x1f]+):\{([^:{}/\s\x00-\x1f]+)")
+_STEM_BEGINNING = re.compile(rb"[^:{}/\s\x00-\x1f]*(:(\{.*)?)?", re.DOTALL)
+
+
+def is_flow_key(key: bytes) -> bool:
+    """Tell whether a key has the form of a flow's key, of whatever flow in whatever namespace."""
+    stem = _FLOW_STEM.match(key)
+    return stem is not None and any(form.fullmatch(key, stem.end()) for form in _FORMS)
+
+
+def namespace_of(flow_key: bytes) -> tuple[str, str]:
+    """Give namespace and flow of a key for which :func:`is_flow_key` holds."""
+    stem = _FLOW_STEM.match(flow_key)
+    assert stem is not None
+    return _unescape(stem[1].decode(errors="replace")), _unescape(stem[2].decode(errors="replace"))
+
+
 @dataclass(frozen=True)
 class FlowKeys:
     """Build and parse the keys of one flow in one namespace.
@@ -131,6 +163,14 @@ class FlowKeys:
     @cached_property
     def _stem(self) -> bytes:
         return f"{_escape(self.namespace)}:{{{_escape(self.flow_id)}".encode()
+
+    def overlaps(self, prefix: bytes) -> bool:
+        """Tell whether keys of a state backend with a prefix could lie among the flow's keys.
+
+        :arg prefix: What the keys of the backend start with.
+        """
+        stem = self._stem
+        return stem.startswith(prefix) or prefix.startswith((stem + b"}", stem + b"/"))
 
     @cached_property
     def generation(self) -> bytes:
@@ -260,6 +300,8 @@ class PrefixKeys:
     def __init__(self, prefix: bytes) -> None:
         self.prefix = prefix
         self._own = prefix + _OWN
+        self.reaches_flows = _STEM_BEGINNING.fullmatch(prefix) is not None
+        """Whether the key of a flow can begin with the prefix, in one namespace or another."""
 
     def full(self, key: str | bytes) -> bytes:
         """Make the Redis key of a user's key.
@@ -285,11 +327,8 @@ class PrefixKeys:
                 f"the key has {len(full)} bytes with its prefix",
                 "shorten it: keys of Redis have 512 MB at most",
             )
-        if raw.startswith(_OWN):
-            raise ArgumentError(
-                f"the key {key!r} starts with {_OWN.decode()!r}, which is reserved",
-                "choose another name",
-            )
+        if not self.is_users(full):
+            raise _reserved(key, full)
         return full
 
     def full_all(self, keys: Sequence[str | bytes]) -> list[bytes]:
@@ -299,13 +338,16 @@ class PrefixKeys:
         """
         if keys and _KEY_TYPES.issuperset(map(type, keys)):
             try:
-                prefix, own = self.prefix, self._own
+                prefix = self.prefix
                 full = [prefix + (k.encode() if isinstance(k, str) else k) for k in keys]
             except UnicodeEncodeError:
                 return list(map(self.full, keys))
             sizes = set(map(len, full))
             fit = min(sizes) > len(prefix) and max(sizes) <= _LONGEST
-            if fit and not any([key.startswith(own) for key in full]):  # noqa: C419 - faster
+            # One search over all keys is faster than one for each.
+            text = b"\n".join(full)
+            plain = _OWN not in text and not (self.reaches_flows and b"}:" in text)
+            if fit and (plain or all(map(self.is_users, full))):
                 return full
         return list(map(self.full, keys))
 
@@ -321,15 +363,31 @@ class PrefixKeys:
         except UnicodeDecodeError:
             return raw
 
-    def is_own(self, full: bytes) -> bool:
-        """Tell whether a key is one of the backend itself, such as a lock, and not a user's."""
-        return full.startswith(self._own)
+    def is_users(self, full: bytes) -> bool:
+        """Tell whether a key is a user's, and neither a flow's nor a lock or marker of a backend.
+
+        :arg full: A Redis key that starts with the prefix.
+        """
+        if _OWN in full:
+            return False
+        return not (self.reaches_flows and b"}:" in full and is_flow_key(full))
 
     def lock(self, name: str | bytes) -> bytes:
         """The lock of a name; in the slot of the name's ``{tag}`` where it has one."""
         # Under our own prefix, but with the {tag} of the name: a lock is in one slot with the keys
         # that it protects.
         return self._own + b"lock:" + self.full(name)[len(self.prefix) :]
+
+    @property
+    def holds_own(self) -> bool:
+        """Whether the prefix itself lies among a backend's locks and markers."""
+        return _OWN in self.prefix
+
+    @property
+    def flow_pattern(self) -> bytes:
+        """SCAN pattern for keys of flows that start with the prefix; other keys match it, too."""
+        rest = b"*" if b"}:" in self.prefix else b"*}:*"
+        return _glob_literal(self.prefix) + rest
 
     @property
     def restore(self) -> bytes:
@@ -340,3 +398,16 @@ class PrefixKeys:
         """Make the SCAN pattern of the user's keys that start with a text, taken literally."""
         raw = prefix.encode() if isinstance(prefix, str) else prefix
         return _glob_literal(self.prefix + raw) + b"*"
+
+
+def _reserved(key: str | bytes, full: bytes) -> ArgumentError:
+    if _OWN in full:
+        return ArgumentError(
+            f"the key {key!r} contains {_OWN.decode()!r}, which is reserved", "choose another name"
+        )
+    namespace, flow = namespace_of(full)
+    return ArgumentError(
+        f"the key {key!r} would be {full!r} in Redis: a key of the flow {flow!r} in the namespace "
+        f"{namespace!r}",
+        "choose another name, or give the backend a key_prefix with two colons, such as 'app:x:'",
+    )

@@ -327,7 +327,7 @@ class Operations:
 
     def _page(self, cursor: int, pattern: bytes) -> CommandGenerator[tuple[int, list[bytes]]]:
         (answer,) = yield [("SCAN", cursor, "MATCH", pattern, "COUNT", PAGE)]
-        return int(answer[0]), [key for key in answer[1] if not self.keys.is_own(key)]
+        return int(answer[0]), [key for key in answer[1] if self.keys.is_users(key)]
 
     def named(self, found: list[bytes], seen: set[bytes] | None) -> Iterator[Key]:
         """Give the user's keys of a page; those seen before are left out."""

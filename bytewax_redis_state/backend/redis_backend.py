@@ -18,7 +18,11 @@ from bytewax_redis_state.backend.health import Health, HealthOperations, MemoryU
 from bytewax_redis_state.backend.interface import StateBackend
 from bytewax_redis_state.backend.lock import LOCK_TTL, Lock
 from bytewax_redis_state.backend.lock_operations import LockOperations, RedisStoredLock
-from bytewax_redis_state.backend.namespace import connection_name, refuse_overlap
+from bytewax_redis_state.backend.namespace import (
+    connection_name,
+    refuse_overlap,
+    require_own_room,
+)
 from bytewax_redis_state.backend.operations import Operations, Versioned
 from bytewax_redis_state.backend.retry_policy import RetryPolicy
 from bytewax_redis_state.backend.statistics import Meter, RedisStats
@@ -47,7 +51,9 @@ class RedisStateBackend(StateBackend):
     """Keep values in Redis, under the config's prefix. Safe to share between threads.
 
     A backend is refused if its prefix begins with that of another live backend, or the other way
-    round: each would list, count and clear keys of the other.
+    round: each would list, count and clear keys of the other. So is one whose prefix reaches into
+    the namespace of a flow. Keys of flows, and locks of other backends, are never listed, counted
+    or cleared.
 
     :arg config: Where Redis is, with timeouts, retries and the prefix.
     :arg codec: Encodes values; ``None`` if all values are bytes, to be stored as they are.
@@ -75,6 +81,7 @@ class RedisStateBackend(StateBackend):
                 "set default_ttl, or leave refresh_on_read out",
             )
         self._keys = PrefixKeys(config.key_prefix.encode())
+        require_own_room(self._keys)
         self._values = Values(codec, config.key_prefix)
         self._meter = Meter()
         self._operations = Operations(
@@ -102,7 +109,7 @@ class RedisStateBackend(StateBackend):
         try:
             self._pool.open_minimum()
             if not allow_overlap:
-                refuse_overlap(self._driver, self._keys.prefix)
+                refuse_overlap(self._driver, self._keys)
             self._meter.reset()
         except RoundTripError as error:
             raise translate_error(error.cause, self.config.address) from error.cause

@@ -48,7 +48,7 @@ from bytewax_redis_state.recovery.start.process_start import FlowSteps, ProcessS
 from bytewax_redis_state.recovery.start.steps import start_flow
 from bytewax_redis_state.recovery.stopping import Stopping, raise_reason
 from bytewax_redis_state.scripts import Scripts
-from bytewax_redis_state.server.client import connect
+from bytewax_redis_state.server.client import connect, flow_connection_name
 from bytewax_redis_state.server.credentials import name_of
 from bytewax_redis_state.server.embedded import start_embedded
 from bytewax_redis_state.server.translation import translated
@@ -128,7 +128,7 @@ class Session:
         scratch = open_scratch(self._settings.scratch)
         self._stack.callback(scratch.remove)
         config = (self._config or start_embedded()).patient(_SCRIPT_TIMEOUT)
-        client = connect(config)
+        client = connect(config, flow_connection_name(self._keys.namespace, self._keys.flow_id))
         self._stack.callback(client.close)
         parts = {name: list(p) for name, p in listed_partitions(self._user_flow).items()}
         process = ProcessStart(

@@ -6,7 +6,7 @@ Invariant: a command is sent once. Only its caller knows whether it may be sent 
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import redis
 from redis.backoff import NoBackoff
@@ -33,15 +33,32 @@ __all__ = [
     "address_of",
     "connect",
     "connection_options",
+    "flow_connection_name",
+    "flow_in_name",
     "server_time",
     "servers_of",
 ]
 
 Client = redis.Redis
 CLIENT_NAME = "bytewax-redis-state"
-"""The name of our connections in ``CLIENT LIST``."""
+"""The name of our connections in ``CLIENT LIST``, or its beginning."""
+
+_FLOW_STEM = f"{CLIENT_NAME}@"
 
 _OF_THE_URL = {"connection_class", "db", "host", "password", "path", "port", "username"}
+
+
+def flow_connection_name(namespace: str, flow_id: str) -> str:
+    """Make the name of the connections of a flow that runs."""
+    return f"{_FLOW_STEM}{quote(namespace, safe='')}/{quote(flow_id, safe='')}"
+
+
+def flow_in_name(name: str) -> tuple[str, str] | None:
+    """Read namespace and flow in the name of a connection; ``None`` in that of another one."""
+    namespace, slash, flow_id = name.removeprefix(_FLOW_STEM).partition("/")
+    if not name.startswith(_FLOW_STEM) or not slash:
+        return None
+    return unquote(namespace), unquote(flow_id)
 
 
 def connection_options(config: RedisConfig, host: Host | None = None) -> dict[str, Any]:
@@ -84,9 +101,9 @@ def _following(config: RedisConfig, options: dict[str, Any]) -> dict[str, Any]:
     return options | {"connection_class": kind, "primary": primary}
 
 
-def _pool(config: RedisConfig, host: Host | None = None) -> redis.ConnectionPool:
+def _pool(config: RedisConfig, name: str, host: Host | None = None) -> redis.ConnectionPool:
     try:
-        options = connection_options(config, host)
+        options = connection_options(config, host) | {"client_name": name}
         kind = options.pop("connection_class", redis.Connection)
         kind(**options)  # Connects to nothing yet, but refuses unknown options.
         # Where all are in use it lets callers wait; redis-py's default pool raises at once.
@@ -104,28 +121,29 @@ def _pool(config: RedisConfig, host: Host | None = None) -> redis.ConnectionPool
         ) from None
 
 
-def _client(config: RedisConfig) -> Client:
+def _client(config: RedisConfig, name: str) -> Client:
     topology = config.topology
     if topology.kind == "cluster":
         return ClusterClient(
             topology.hosts,
             topology.address,
-            lambda host: redis.Redis.from_pool(_pool(config, host)),
+            lambda host: redis.Redis.from_pool(_pool(config, name, host)),
         )
-    return redis.Redis.from_pool(_pool(config))
+    return redis.Redis.from_pool(_pool(config, name))
 
 
-def connect(config: RedisConfig) -> Client:
+def connect(config: RedisConfig, name: str = CLIENT_NAME) -> Client:
     """Connect to Redis, and check that it answers.
 
     :arg config: The settings of the connection.
+    :arg name: What ``CLIENT LIST`` shows.
     :returns: A client with replies as bytes and without retries; threads may share it.
     :raises ConfigError: If the URL has options that can't be used, or names a database that the
         server does not have.
     :raises ServerUnavailableError: If Redis can't be reached, or is still loading.
     :raises ServerLoginError: If it refuses user or password.
     """
-    client = _client(config)
+    client = _client(config, name)
     try:
         with translated(config.address):
             client.ping()

@@ -216,8 +216,8 @@ class RedisKeyRange:
         return ("SCAN", max(cursor, 0), "MATCH", self._keys.pattern(), "COUNT", PAGE_KEYS)
 
     def _shown(self, keys: list[bytes]) -> list[bytes]:
-        is_own = self._keys.is_own
-        return [key for key in dict.fromkeys(keys) if not is_own(key)]
+        is_users = self._keys.is_users
+        return [key for key in dict.fromkeys(keys) if is_users(key)]
 
     def _reading(
         self, at: int, keys: list[bytes], values: list[Any], ttls: list[int], total: int

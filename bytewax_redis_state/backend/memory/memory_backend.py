@@ -26,6 +26,7 @@ from bytewax_redis_state.backend.memory.key_range import MemoryKeyRange
 from bytewax_redis_state.backend.memory.lock import MemoryStoredLock
 from bytewax_redis_state.backend.memory.store import MemoryStore
 from bytewax_redis_state.backend.memory.transaction import MemoryTransaction
+from bytewax_redis_state.backend.namespace import require_own_room
 from bytewax_redis_state.backend.operations import (
     Versioned,
     check_increment,
@@ -93,6 +94,7 @@ class MemoryStateBackend(StateBackend):
             )
         self._refreshes = refresh_on_read
         self._keys = PrefixKeys(config.key_prefix.encode())
+        require_own_room(self._keys)
         self._values = Values(codec, config.key_prefix)
         self._meter = Meter()
         self._counted_values = CountedValues(self._values, self._meter)

@@ -12,7 +12,7 @@ from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 from bytewax_redis_state.recovery.records.journal import Journal
 from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
 from bytewax_redis_state.scripts import Scripts
-from bytewax_redis_state.server.client import connect
+from bytewax_redis_state.server.client import connect, flow_connection_name
 
 __all__ = ["ReplicatorConnection"]
 
@@ -28,7 +28,8 @@ class ReplicatorConnection:
         self._config = config
         redis_config = config.redis
         self.address = redis_config.address
-        self.client: redis.Redis = connect(redis_config)
+        name = flow_connection_name(config.namespace, config.flow_id)
+        self.client: redis.Redis = connect(redis_config, name)
         self.scripts = Scripts(self.client)
 
     @property
