@@ -25,7 +25,6 @@ from bytewax_redis_state.codec.extension_types import SCALARS
 from bytewax_redis_state.dataflow.fast_paths.windows.window_config import (
     REDUCE,
     FixedWindowConfig,
-    Interval,
 )
 from bytewax_redis_state.dataflow.fast_paths.windows.window_times import WindowTimes
 from bytewax_redis_state.dataflow.shards.logic_snapshots import add_queue
@@ -168,22 +167,29 @@ def windows_of_snapshot(snapshot: Any, config: FixedWindowConfig, times: WindowT
     """
     held = KeyWindows(config.now())
     held.resume(snapshot)
+    if not is_steady(config.align_to):
+        held.mark_unpredictable()
     states = snapshot.logic_states
     for window_id, meta in snapshot.windower_state.opened.items():
         state = states[window_id]
         if state is None and config.kind != REDUCE:
             state = config.build()
         held.states[window_id] = state
-        if not (is_steady(meta.close_time) and is_steady(times[window_id][1])):
+        if not is_steady(meta.close_time):
             held.mark_unpredictable()
-        if not _is_plain(meta, times[window_id]):
+        if not _is_plain(window_id, meta, times):
             held.irregular = {**(held.irregular or {}), window_id: meta}
     held.look_ahead(times, ordered=config.ordered)
     return held
 
 
-def _is_plain(meta: WindowMetadata, interval: Interval) -> bool:
+def _is_plain(window_id: int, meta: WindowMetadata, times: WindowTimes) -> bool:
     """Tell whether a window's times are those of its ID."""
-    times = meta.open_time, meta.close_time
-    zones = [time.tzinfo for time in (*times, *interval)]
-    return times == interval and not meta.merged_ids and zones[:2] == zones[2:]
+    try:
+        interval = times[window_id]
+    except OverflowError:
+        # The step had shorter windows before: among its own, this ID lies beyond the last year.
+        return False
+    kept = meta.open_time, meta.close_time
+    zones = [time.tzinfo for time in (*kept, *interval)]
+    return kept == interval and not meta.merged_ids and zones[:2] == zones[2:]
