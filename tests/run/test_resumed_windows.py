@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from bytewax_redis_state import RedisRecovery
+
 from . import gauges
 from .conftest import Sums, finished
 
@@ -62,6 +64,12 @@ def whole(windower: str) -> Counter[str]:
     return lines(spans(windower, length, range(1, gauges.ITEMS + 1)))
 
 
+def lines_of(out: str) -> list[str]:
+    """Give the lines of windows; Bytewax itself says there that it waits for another process."""
+    begins = tuple(f"{key} " for key in gauges.KEYS)
+    return [each for each in out.splitlines() if each.startswith(begins)]
+
+
 def ranks_of(options: tuple[str, ...]) -> list[tuple[str, ...]]:
     """Give the option that tells each process which one it is."""
     if "-a" not in options:
@@ -86,7 +94,7 @@ def killed_in_midstream(run, client, eventually, *options: str, **env: str) -> I
     for process in both:
         os.killpg(process.pid, signal.SIGKILL)
     for process in both:
-        yield from process.communicate()[0].splitlines()
+        yield from lines_of(process.communicate()[0])
 
 
 def resumed(run, *options: str, **env: str) -> Iterator[str]:
@@ -95,7 +103,7 @@ def resumed(run, *options: str, **env: str) -> Iterator[str]:
     for done in [finished(process) for process in both]:
         assert done.returncode == 0, done.stderr
         assert "resumed at epoch" in done.stderr
-        yield from done.stdout.splitlines()
+        yield from lines_of(done.stdout)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -109,3 +117,36 @@ def test_windows_that_got_longer_close_as_they_were_opened(run, client, eventual
     before = spans(windower, timedelta(seconds=10), range(1, HELD + 1))
     after = spans(windower, timedelta(hours=1), range(HELD + 1, gauges.ITEMS + 1))
     assert out == lines(before, after)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("windower", "workers"),
+    [
+        ("tumbling", ("-w", "1")),
+        ("sliding", ("-w", "1")),
+        ("session", ("-w", "1")),
+        ("session", ("-w", "2")),
+        ("sliding", ("-a",)),
+    ],
+)
+def test_windows_resume_where_the_clock_is_behind(
+    run, client, eventually, two_addresses, windower, way, workers
+):
+    """The clock that they had before is ahead: theirs stands still until this one catches up."""
+    options = (*WAYS[way], *workers, *([two_addresses] if workers == ("-a",) else []))
+    out = Counter(killed_in_midstream(run, client, eventually, *options, WINDOWER=windower))
+    out += Counter(resumed(run, *options, WINDOWER=windower, SKEW=TWENTY_MINUTES))
+    assert out == whole(windower)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_windows_resume_from_python_where_the_clock_is_behind(
+    run, client, eventually, redis_url, capfd, monkeypatch, fast
+):
+    out = Counter(killed_in_midstream(run, client, eventually))
+    monkeypatch.setattr(gauges, "SKEW", timedelta(minutes=20))
+    capfd.readouterr()
+    RedisRecovery(redis_url, fast_paths=fast).run(gauges.get_flow())
+    out += Counter(capfd.readouterr().out.splitlines())
+    assert out == whole("tumbling")

@@ -11,7 +11,7 @@ time) later than without the deferral.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -57,6 +57,8 @@ class DeferredWindow(StatefulBatchLogic[Any, Any, Any]):
         self._own_parts = type(logic.clock) in (_SystemClockLogic, _EventClockLogic) and type(
             logic.windower
         ) in (_SlidingWindowerLogic, _SessionWindowerLogic)
+        self._reads_system = getattr(logic.clock, "now_getter", None) is _get_system_utc
+        _keep_from_going_back(logic.clock)
         self._fruitless = 0
         self._put_off = False
         self.changed = True
@@ -125,7 +127,7 @@ class DeferredWindow(StatefulBatchLogic[Any, Any, Any]):
     def _reached_at(self) -> datetime | None:
         """Foretell the system's time at which a window closes or a waiting value is due."""
         clock: Any = self._logic.clock
-        if not self._own_parts or clock.now_getter is not _get_system_utc:
+        if not (self._own_parts and self._reads_system):
             return None
         target = min(self._targets(), default=None)
         if target is None or type(clock) is _SystemClockLogic:
@@ -149,3 +151,28 @@ class DeferredWindow(StatefulBatchLogic[Any, Any, Any]):
             yield closes_at + _TICK if type(windower) is _SessionWindowerLogic else closes_at
         if self._logic.ordered:
             yield from (timestamp for _value, timestamp in self._logic.queue)
+
+
+def _keep_from_going_back(clock: Any) -> None:
+    """Have a clock stand still while the system's time is behind what the clock has seen.
+
+    Bytewax's own clocks refuse a watermark that goes back. The system's time does so where a flow
+    resumes on a host whose clock is behind and, for the system clock, where it is set back.
+    """
+    if type(clock) is _EventClockLogic:
+        clock._system_now = max(clock._system_now, clock.state.system_time_of_max_event)
+    elif type(clock) is _SystemClockLogic:
+        clock.now_getter = _forwards(clock.now_getter, clock._now)
+
+
+def _forwards(now_getter: Callable[[], datetime], latest: datetime) -> Callable[[], datetime]:
+    """Make a clock of another one that never goes back."""
+
+    def now() -> datetime:
+        nonlocal latest
+        at = now_getter()
+        if at > latest:
+            latest = at
+        return latest
+
+    return now

@@ -214,3 +214,17 @@ def test_past_windows_close_when_they_do_in_stock_and_nothing_spins(
     assert counts[1] < 15
     # A window that waited for the end of the input would close after the whole pause.
     assert max(taken) < timedelta(milliseconds=PAUSE_MS / 2)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_system_clock_that_is_set_back_stands_still(wall: Wall, shape: str) -> None:
+    logic = window_logic(win.SystemClock(), SHAPES[shape], ordered=True)
+    deferred = DeferredWindow(logic)
+    deferred.on_batch([(NOON, 1)])
+    wall.time = NOON - timedelta(seconds=30)
+    deferred.on_batch([(NOON, 2)])
+    deferred.on_notify()
+    assert {window.snapshot() for window in logic.logics.values()} == {2}
+    wall.time = NOON + timedelta(seconds=40)
+    deferred.on_notify()
+    assert not logic.logics

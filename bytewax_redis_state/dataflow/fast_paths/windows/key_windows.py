@@ -69,7 +69,7 @@ class KeyWindows:
 
     def __init__(self, now: datetime) -> None:
         self.now = now
-        """The system's time when it was last read; it never goes back."""
+        """The system's time when it was last read; it never goes back, not even at a resume."""
         self.since = now
         """When the watermark was at ``base``; from then on it moves with the system's time."""
         self.base = UTC_MIN
@@ -100,6 +100,8 @@ class KeyWindows:
             self.base = clock.watermark_base
             if not clock.system_time_of_max_event <= UTC_MIN:
                 self.since = clock.system_time_of_max_event
+                # This host's clock may be behind the writer's; then it stands still until there.
+                self.now = max(self.now, self.since)
         self.queue = snapshot.queue
         if not all(map(is_steady, [self.base, *(at for _value, at in self.queue)])):
             self.mark_unpredictable()
