@@ -40,6 +40,8 @@ from bytewax_redis_state.ui.console import ConsoleReporter, print_error
 
 __all__ = ["main", "parser"]
 
+_STOCK_RECOVERY = ("-r", "--recovery-directory", "-b", "--backup-interval")
+
 
 def _duration(text: str) -> timedelta:
     try:
@@ -370,6 +372,16 @@ def _flow(import_str: str) -> Dataflow:
     return flow
 
 
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    made = parser()
+    args, unknown = made.parse_known_args(argv)
+    if unknown:
+        stock = any(option.startswith(_STOCK_RECOVERY) for option in unknown)
+        hint = "; leave out -r and -b: the state is in Redis" if stock else ""
+        made.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    return args
+
+
 def _refuse_stock_recovery() -> None:
     directory = os.environ.get("BYTEWAX_RECOVERY_DIRECTORY")
     if directory:
@@ -459,7 +471,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     :arg argv: Arguments without the program's name; ``None`` for the process's own.
     :returns: The exit code.
     """
-    args = parser().parse_args(argv)
+    args = _arguments(argv)
     # A supervisor's SIGTERM is a person's Ctrl-C: stop without end of input, drain, go. SIGINT is
     # named too, because shells start background jobs with it ignored.
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -11,7 +11,7 @@ from pathlib import Path
 import bytewax.run
 import pytest
 
-from bytewax_redis_state.run import parser
+from bytewax_redis_state.run import main, parser
 
 from .conftest import Sums, environment, expected, finished
 
@@ -27,6 +27,13 @@ def test_every_option_of_the_stock_runner_is_there():
     ours = {option for action in parser()._actions for option in action.option_strings}
     assert stock | {"-h", "--help"} <= ours
     assert not NOT_OURS & ours
+
+
+def test_the_options_of_stock_recovery_are_refused_with_a_hint(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["flow.py", "-r", "db"])
+    assert end.value.code == 2
+    assert "leave out -r and -b: the state is in Redis" in capsys.readouterr().err
 
 
 def test_every_variable_of_the_stock_runner_counts():
