@@ -10,6 +10,9 @@ exactness.py        the check that msgpack can hold a value exactly
 type_format.py      how the values of a type are written
 extension_types.py  built-in types for which msgpack has no type
 user_classes.py     dataclasses, Enums and namedtuples of the user
+enums.py            members of Enums, by value and by name
+changed_classes.py  classes that changed since, rebuilt as a pickle would
+stand_ins.py        stand-ins for users' classes, where a value is only checked
 compact_state.py    windows and joins as arrays of numbers and values
 envelope.py         the bytes around a payload: header, check sum, deadline
 stages.py           compression, encryption and signature, in their order

@@ -35,6 +35,7 @@ from bytewax_redis_state.codec.packing import Packing
 from bytewax_redis_state.codec.paths import innermost_failure, path_to
 from bytewax_redis_state.codec.signing import Signer
 from bytewax_redis_state.codec.stages import AssociatedData, Stages
+from bytewax_redis_state.codec.stand_ins import StandInClasses
 from bytewax_redis_state.codec.type_format import NotPackable
 from bytewax_redis_state.codec.user_classes import UserClasses
 from bytewax_redis_state.config import RecoverySettings
@@ -43,6 +44,7 @@ from bytewax_redis_state.errors import CodecError, ConfigError, DecodeError, Enc
 __all__ = ["Codec", "StateCodec"]
 
 _PICKLE_PROTOCOL = 5
+_CHECKS_ONLY = Packing(StandInClasses())
 _Error = TypeVar("_Error", bound=CodecError)
 
 
@@ -55,7 +57,8 @@ class Codec:
     setting fields. A dict or set still hashes and compares its keys, as those classes define it.
 
     With pickle, anybody who can write to Redis can run code in the readers, as with any pickle. So
-    ``allow_pickle`` also allows the import of any module that a value names.
+    ``allow_pickle`` also allows the import of any module that a value names, and the methods that
+    rebuild instances of a class that changed (``__new__``, ``__setstate__``, ``_missing_``).
 
     :arg allow_pickle: Whether values that msgpack can't hold are pickled, and pickles read.
     :arg allow_imports: Full names of modules that may be imported on reading where pickle is not
@@ -162,7 +165,9 @@ class Codec:
 
     @cached_property
     def _packing(self) -> Packing:
-        return Packing(UserClasses(import_any=self.allow_pickle, allow_imports=self.allow_imports))
+        return Packing(
+            UserClasses(allow_pickle=self.allow_pickle, allow_imports=self.allow_imports)
+        )
 
     @cached_property
     def _stages(self) -> Stages:
@@ -268,9 +273,11 @@ class StateCodec:
                 return unpack(data[start:])
             except Exception:  # noqa: BLE001 - raised again below, where the key is named
                 pass
-        envelope = self._open(state_key, data)
+        return self._decoded(state_key, self._open(state_key, data), self._packing)
+
+    def _decoded(self, state_key: str | bytes, envelope: Envelope, packing: Packing) -> Any:
         try:
-            return self._decode_payload(envelope)
+            return self._decode_payload(envelope, packing)
         except DecodeError as error:
             raise self._decode_error(state_key, error.message, error.hint) from None
         except Exception as error:
@@ -346,6 +353,19 @@ class StateCodec:
         """
         self._open(state_key, data)
 
+    def require_sound(self, state_key: str | bytes, data: bytes) -> None:
+        """Refuse a value that no reader could rebuild, without rebuilding it.
+
+        Everything but users' classes is read, with stand-ins in their places; a pickle is not.
+
+        :arg state_key: Whose state it is.
+        :arg data: From :meth:`encode`.
+        :raises DecodeError: As :meth:`decode`, but not for what a class lacks, or inside a pickle.
+        """
+        envelope = self._open(state_key, data)
+        if envelope.codec != PICKLE:
+            self._decoded(state_key, envelope, _CHECKS_ONLY)
+
     def reseal_until(self, state_key: str | bytes, data: bytes, deadline: int | None) -> bytes:
         """Seal a value again with another deadline, without building it.
 
@@ -369,11 +389,11 @@ class StateCodec:
         except DecodeError as error:
             raise self._decode_error(state_key, error.message, error.hint) from None
 
-    def _decode_payload(self, envelope: Envelope) -> Any:
+    def _decode_payload(self, envelope: Envelope, packing: Packing) -> Any:
         if envelope.codec == MSGPACK:
-            return self._packing.unpack(envelope.payload)
+            return packing.unpack(envelope.payload)
         if envelope.codec == MSGPACK_TUPLE:
-            return self._packing.unpack_tuple(envelope.payload)
+            return packing.unpack_tuple(envelope.payload)
         if not self.codec.allow_pickle:
             raise DecodeError(
                 "its value is a pickle, and allow_pickle is False",

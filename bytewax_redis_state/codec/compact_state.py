@@ -28,13 +28,18 @@ one that was written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
 from bytewax_redis_state.codec.extension_types import extension
-from bytewax_redis_state.codec.type_format import Pack, TypeFormat, Unpack
-from bytewax_redis_state.codec.user_classes import UserClasses
+from bytewax_redis_state.codec.type_format import (
+    Pack,
+    TypeFormat,
+    Unpack,
+    read_list,
+    wrong_type,
+)
 from bytewax_redis_state.errors import DecodeError
 
 __all__ = [
@@ -94,18 +99,18 @@ COMPACT_FORMAT = TypeFormat(COMPACT_STATE, _write, lambda compact: compact.field
 class CompactStateReader:
     """Read a :class:`CompactState` as Bytewax's snapshot.
 
-    :arg classes: Finds Bytewax's classes.
+    :arg find: Finds a class of Bytewax by its module and its name.
     """
 
-    def __init__(self, classes: UserClasses) -> None:
-        self._classes = classes
+    def __init__(self, find: Callable[[str, str], Any]) -> None:
+        self._find = find
 
     def __call__(self, data: bytes, unpack: Unpack) -> Any:
         """Read one.
 
         :raises DecodeError: If a newer version wrote it, or Bytewax can't be imported.
         """
-        return self.whole(CompactState(data[0], unpack(data[1:])))
+        return self.whole(CompactState(data[0], read_list(data[1:], unpack, "a compact state")))
 
     def whole(self, compact: CompactState) -> Any:
         """Make Bytewax's snapshot of a compact state.
@@ -122,47 +127,61 @@ class CompactStateReader:
             )
         read = self._sessions if kind == SESSIONS else self._fixed
         clock = self._class("_EventClockState")(_time(fields[0]), _time(fields[1]))
-        end = 3 + 2 * fields[2]
+        end = 3 + 2 * _count(fields[2])
         waiting = [(value, _time(at)) for value, at in _in_turn(fields[3:end], 2)]
         return self._class("_WindowSnapshot")(clock, *read(fields[end:]), waiting)
 
     def _class(self, name: str) -> Any:
-        return self._classes.find(_WINDOWING, name)
+        return self._find(_WINDOWING, name)
 
     def _join(self, fields: list[Any]) -> Any:
         seen, at = [], 0
         while at < len(fields):
-            start, at = at + 1, at + 1 + fields[at]
+            start, at = at + 1, at + 1 + _count(fields[at])
             if not start <= at <= len(fields):
                 raise DecodeError(
                     f"a side of a join claims {fields[start - 1]} values, more than there are",
                     "the value is damaged; restore it from a savepoint",
                 )
             seen.append(fields[start:at])
-        return self._classes.find("bytewax.operators", "_JoinState")(seen)
+        return self._find("bytewax.operators", "_JoinState")(seen)
 
     def _fixed(self, fields: list[Any]) -> tuple[Any, dict[int, Any]]:
         metadata = self._class("WindowMetadata")
         opened, states = {}, {}
         for window_id, start, length, state in _in_turn(fields, 4):
-            opened[window_id] = metadata(_time(start), _time(start + length))
+            opened[_count(window_id)] = metadata(*_times(start, length))
             states[window_id] = state
         return self._class("_SlidingWindowerState")(opened), states
 
     def _sessions(self, fields: list[Any]) -> tuple[Any, dict[int, Any]]:
         metadata = self._class("WindowMetadata")
         largest, merges = fields[:2]
+        if merges is not None and type(merges) is not list:
+            raise wrong_type("session windows", "a list of merges", merges)
         sessions, states = {}, {}
         for window_id, start, length, merged, state in _in_turn(fields[2:], 5):
-            times = _time(start), _time(start + length)
-            sessions[window_id] = metadata(*times, set(merged or ()))
+            if merged is not None and type(merged) is not list:
+                raise wrong_type("a session window", "a list of merged IDs", merged)
+            ids = set(map(_count, merged or ()))
+            sessions[_count(window_id)] = metadata(*_times(start, length), ids)
             states[window_id] = state
-        return self._class("_SessionWindowerState")(largest, sessions, merges or []), states
+        return self._class("_SessionWindowerState")(_count(largest), sessions, merges or []), states
 
 
 def _in_turn(fields: list[Any], size: int) -> Iterable[tuple[Any, ...]]:
     return zip(*[iter(fields)] * size, strict=True)
 
 
-def _time(number: int) -> datetime:
-    return EPOCH + timedelta(microseconds=number)
+def _count(number: object) -> int:
+    if type(number) is not int:
+        raise wrong_type("a compact state", "an integer", number)
+    return number
+
+
+def _time(number: object) -> datetime:
+    return EPOCH + timedelta(microseconds=_count(number))
+
+
+def _times(start: object, length: object) -> tuple[datetime, datetime]:
+    return _time(start), _time(_count(start) + _count(length))

@@ -24,11 +24,15 @@ code   type              data
 17     timezone          array of its offset and its name, if it has one
 18     ZoneInfo          its key
 19     compact state     kind and array, see ``compact_state``
-32-34  user's class      length and name of the class, then name or fields, see ``user_classes``
+32-37  user's class      length and name of the class, then name or fields, see ``user_classes``
 =====  ================  =================================================================
 
 A zone is nothing (naive), ``Z`` (``timezone.utc``), or a packed value of type 17 or 18. The pickle
 state of datetimes is what their constructors take back, as every pickle since Python 3.6 needs.
+
+A reader takes exactly the built-in types that a writer puts into the data, and never a value that
+only behaves like one: the data may be forged, and a value of one of the flow's classes would run
+its methods with fields that the forger chose.
 """
 
 from __future__ import annotations
@@ -45,7 +49,16 @@ from zoneinfo import ZoneInfo
 
 import msgpack
 
-from bytewax_redis_state.codec.type_format import NotPackable, Pack, TypeFormat, Unpack, no_parts
+from bytewax_redis_state.codec.type_format import (
+    NotPackable,
+    Pack,
+    TypeFormat,
+    Unpack,
+    no_parts,
+    read_list,
+    read_map,
+    wrong_type,
+)
 
 __all__ = ["BYTEARRAY", "READERS", "SCALARS", "TUPLE", "TYPE_FORMATS", "extension"]
 
@@ -86,6 +99,10 @@ def _write_timedelta(value: timedelta, pack: Pack) -> bytes:
     return _write_int(value // _MICROSECOND, pack)
 
 
+def _read_timedelta(data: bytes, unpack: Unpack) -> timedelta:
+    return timedelta(microseconds=_read_int(data, unpack))
+
+
 def _zone(zone: tzinfo | None, pack: Pack) -> bytes:
     if zone is None:
         return b""
@@ -94,8 +111,8 @@ def _zone(zone: tzinfo | None, pack: Pack) -> bytes:
 
 def _read_zone(data: bytes, unpack: Unpack) -> tzinfo:
     zone = timezone.utc if data == b"Z" else unpack(data)
-    if not isinstance(zone, tzinfo):
-        raise TypeError(f"{zone!r} is no time zone")
+    if type(zone) is not timezone and type(zone) is not ZoneInfo:
+        raise wrong_type("a time", "a time zone", zone)
     return zone
 
 
@@ -137,6 +154,20 @@ def _write_timezone(value: timezone, pack: Pack) -> bytes:
     return pack(list(value.__getinitargs__()))  # type: ignore[attr-defined]
 
 
+def _read_timezone(data: bytes, unpack: Unpack) -> timezone:
+    offset, *name = read_list(data, unpack, "a timezone")
+    if type(offset) is not timedelta or any(type(part) is not str for part in name):
+        raise wrong_type("a timezone", "an offset and a name", [offset, *name])
+    return timezone(offset, *name)
+
+
+def _read_complex(data: bytes, unpack: Unpack) -> complex:
+    real, imaginary = read_list(data, unpack, "a complex number")
+    if type(real) is not float or type(imaginary) is not float:
+        raise wrong_type("a complex number", "two floats", real)
+    return complex(real, imaginary)
+
+
 def _write_zoneinfo(value: ZoneInfo, _: Pack) -> bytes:
     # Zones made by no_cache() or from_file() are other objects than the one a reader would get.
     if value.key is None or ZoneInfo(value.key) is not value:
@@ -160,7 +191,9 @@ def _write_deque(value: deque[Any], pack: Pack) -> bytes:
 
 
 def _read_deque(data: bytes, unpack: Unpack) -> deque[Any]:
-    bound, *values = unpack(data)
+    bound, *values = read_list(data, unpack, "a deque")
+    if bound is not None and type(bound) is not int:
+        raise wrong_type("a deque", "a bound", bound)
     return deque(values, bound)
 
 
@@ -170,9 +203,16 @@ def _write_map(value: dict[Any, Any], pack: Pack) -> bytes:
     return pack(dict(value))
 
 
+def _read_tuple(data: bytes, unpack: Unpack) -> tuple[Any, ...]:
+    values = unpack(data)
+    if type(values) is not list:
+        raise wrong_type("a tuple", "a list", values)
+    return tuple(values)
+
+
 def _read_counter(data: bytes, unpack: Unpack) -> Counter[Any]:
     counter: Counter[Any] = Counter()
-    dict.update(counter, unpack(data))
+    dict.update(counter, read_map(data, unpack, "a Counter"))
     return counter
 
 
@@ -185,7 +225,11 @@ def _write_defaultdict(value: defaultdict[Any, Any], pack: Pack) -> bytes:
 
 
 def _read_defaultdict(data: bytes, unpack: Unpack) -> defaultdict[Any, Any]:
-    name, items = unpack(data)
+    name, items = read_list(data, unpack, "a defaultdict")
+    if name is not None and (type(name) is not str or name not in _FACTORIES):
+        raise wrong_type("a defaultdict", "the name of a built-in type", name)
+    if type(items) is not dict:
+        raise wrong_type("a defaultdict", "a dict", items)
     return defaultdict(None if name is None else _FACTORIES[name], items)
 
 
@@ -214,23 +258,23 @@ TYPE_FORMATS: Mapping[type, TypeFormat] = {
 """The format of each built-in type; classes of the user have theirs from :func:`.format_of`."""
 
 READERS: Mapping[int, Callable[[bytes, Unpack], Any]] = {
-    TUPLE: lambda data, unpack: tuple(unpack(data)),
+    TUPLE: _read_tuple,
     2: _read_int,
     BYTEARRAY: lambda data, _: bytearray(data),
     4: _read_datetime,
     5: _read_date,
     6: _read_time,
-    7: lambda data, unpack: timedelta(microseconds=_read_int(data, unpack)),
+    7: _read_timedelta,
     8: lambda data, _: Decimal(data.decode()),
     9: _read_uuid,
-    10: lambda data, unpack: set(unpack(data)),
-    11: lambda data, unpack: frozenset(unpack(data)),
+    10: lambda data, unpack: set(read_list(data, unpack, "a set")),
+    11: lambda data, unpack: frozenset(read_list(data, unpack, "a frozenset")),
     12: _read_deque,
-    13: lambda data, unpack: OrderedDict(unpack(data)),
+    13: lambda data, unpack: OrderedDict(read_map(data, unpack, "an OrderedDict")),
     14: _read_counter,
     15: _read_defaultdict,
-    16: lambda data, unpack: complex(*unpack(data)),
-    17: lambda data, unpack: timezone(*unpack(data)),
+    16: _read_complex,
+    17: _read_timezone,
     18: lambda data, _: ZoneInfo(data.decode()),
 }
 """Extension type to reader: data and unpacker of inner values → value."""

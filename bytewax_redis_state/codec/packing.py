@@ -8,9 +8,9 @@ Invariant: a packer is used by one thread at a time, which takes it out of its p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from typing import Any, cast
+from typing import Any, Protocol
 
 import msgpack
 
@@ -22,22 +22,37 @@ from bytewax_redis_state.codec.compact_state import (
 )
 from bytewax_redis_state.codec.exactness import check_exact, is_flat
 from bytewax_redis_state.codec.extension_types import BYTEARRAY, READERS, TYPE_FORMATS, extension
-from bytewax_redis_state.codec.type_format import NotPackable, Pack, TypeFormat
-from bytewax_redis_state.codec.user_classes import (
-    DATACLASS,
-    ENUM,
-    NAMEDTUPLE,
-    UserClasses,
-    format_of,
-)
+from bytewax_redis_state.codec.type_format import NotPackable, Pack, TypeFormat, Unpack, read_list
+from bytewax_redis_state.codec.user_classes import format_of
 from bytewax_redis_state.errors import DecodeError
 
-__all__ = ["Packing"]
+__all__ = ["Classes", "Packing"]
 
-# Each level of extension types takes a few frames of Python's stack, here and on reading, where the
-# stack may be deeper already. Lists and dicts need no level.
 _LEVELS = 64
+"""Levels of extension types inside each other that a value may have, on writing and on reading."""
+_QUICK_LEVELS = 3
+"""Levels that are read by ``unpackb``, which takes 43 kB of the C stack for each; a worker of the
+engine has 2 MiB. Deeper ones are read by an ``Unpacker``, which keeps the same on the heap."""
+_DEEP, _DEEP_BYTES = 8, 1024 * 1024
+"""A level below the first has at most the second: each copies the data of all below it."""
 _KEPT_BYTES = 1024 * 1024  # a packer keeps its buffer: one that grew larger is dropped
+
+
+_FORGED = "no writer makes such a value: it is damaged or forged; restore it from a copy"
+
+
+_Readers = Mapping[int, Callable[[bytes, Unpack], Any]]
+
+
+class Classes(Protocol):
+    """Reads the users' classes in a value: rebuilds them, or gives stand-ins."""
+
+    @property
+    def readers(self) -> _Readers:
+        """Extension type to reader."""
+
+    def find(self, module_name: str, qualname: str) -> Any:
+        """Find a class of Bytewax by its name."""
 
 
 class _TypeFormats(dict[type, TypeFormat | None]):
@@ -97,6 +112,10 @@ class _LevelPacker:
         data: bytes = packer.pack(value)
         if len(data) < _KEPT_BYTES:
             self._pool.append(packer)
+        elif self._depth < _LEVELS - _DEEP and len(data) > _DEEP_BYTES:
+            raise NotPackable(
+                value, f"takes more than {_DEEP_BYTES} bytes below {_DEEP} levels of nesting"
+            )
         return data
 
     def packer(self) -> Any:
@@ -113,23 +132,16 @@ class _LevelPacker:
 class Packing:
     """Pack values exactly, or refuse them.
 
-    :arg classes: Finds the user's classes.
+    :arg classes: Reads the user's classes.
     """
 
-    def __init__(self, classes: UserClasses) -> None:
+    def __init__(self, classes: Classes) -> None:
         self._formats = _TypeFormats({**TYPE_FORMATS, CompactState: COMPACT_FORMAT})
         self._plain = _LevelPacker(self._formats)
         self._lowering = _LevelPacker(self._formats, _without_bytearrays)
-        self._compact = CompactStateReader(classes)
-        self._readers = dict(READERS) | {
-            ENUM: classes.read_enum,
-            DATACLASS: classes.read_dataclass,
-            NAMEDTUPLE: classes.read_namedtuple,
-            COMPACT_STATE: self._compact,
-        }
-        self.unpack: Callable[[bytes], Any] = partial(
-            msgpack.unpackb, raw=False, strict_map_key=False, ext_hook=self._read_extension
-        )
+        self._compact = CompactStateReader(classes.find)
+        readers: _Readers = {**READERS, **classes.readers, COMPACT_STATE: self._compact}
+        self.unpack = _unpack_at_every_level(readers)
 
     def pack(self, value: Any) -> bytes:
         """Pack a value.
@@ -166,17 +178,58 @@ class Packing:
 
     def unpack_tuple(self, data: bytes) -> tuple[Any, ...]:
         """Read the bytes of :meth:`pack_tuple`."""
-        return tuple(cast("list[Any]", self.unpack(data)))
+        return tuple(read_list(data, self.unpack, "a tuple"))
 
     def whole(self, value: Any) -> Any:
         """Give the value that a reader gets: for a compact state Bytewax's snapshot."""
         return self._compact.whole(value) if type(value) is CompactState else value
 
-    def _read_extension(self, code: int, data: bytes) -> Any:
-        reader = self._readers.get(code)
+
+def _unpack_at_every_level(readers: _Readers) -> Unpack:
+    """Make the function that unpacks a value, and for each level below it the one of that level.
+
+    A level knows only the one below it, so counting levels costs nothing and needs no state that
+    threads would share.
+    """
+    unpack: Unpack = _refuse_deeper
+    for level in range(_LEVELS, -1, -1):
+        hook = _extension_hook(readers, unpack)
+        if level < _QUICK_LEVELS:
+            unpack = partial(msgpack.unpackb, raw=False, strict_map_key=False, ext_hook=hook)
+        else:
+            unpack = partial(_unpack_on_heap, hook, level)
+    return unpack
+
+
+def _extension_hook(readers: _Readers, unpack: Unpack) -> Callable[[int, bytes], Any]:
+    def read(code: int, data: bytes) -> Any:
+        reader = readers.get(code)
         if reader is None:
             raise DecodeError(
                 f"extension type {code}: written by a newer version",
                 "upgrade bytewax-redis-state to read it",
             )
-        return reader(data, self.unpack)
+        return reader(data, unpack)
+
+    return read
+
+
+def _unpack_on_heap(hook: Callable[[int, bytes], Any], level: int, data: bytes) -> Any:
+    if level > _DEEP and len(data) > _DEEP_BYTES:
+        raise DecodeError(
+            f"it has {len(data)} bytes below {level} levels of nesting, and at most {_DEEP_BYTES} "
+            f"are read below {_DEEP}",
+            _FORGED,
+        )
+    unpacker = msgpack.Unpacker(
+        raw=False, strict_map_key=False, ext_hook=hook, max_buffer_size=len(data)
+    )
+    unpacker.feed(data)
+    value = unpacker.unpack()
+    if unpacker.tell() != len(data):
+        raise DecodeError("bytes are left after a value inside it", _FORGED)
+    return value
+
+
+def _refuse_deeper(_: bytes) -> Any:
+    raise DecodeError(f"it is nested deeper than {_LEVELS} levels", _FORGED)

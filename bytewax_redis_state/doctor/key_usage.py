@@ -1,7 +1,7 @@
 """Key usage: which encryption and signing keys a flow's values need, counted by key ID.
 
-Invariant: no value is decoded, so that no code of a pickle runs. With the secret keys, a value
-counts as right only if its signature is right and it decrypts.
+Invariant: no pickle is loaded and no class of the flow is looked for, so none of their code runs.
+With the secret keys, a value counts as right only if its signature is right and it decrypts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from bytewax_redis_state.codec import Codec
-from bytewax_redis_state.codec.envelope import is_sound, key_ids_of, open_envelope
+from bytewax_redis_state.codec.envelope import is_protected, is_sound, key_ids_of, open_envelope
 from bytewax_redis_state.errors import DecodeError
 from bytewax_redis_state.keys import FlowKeys
 
@@ -45,15 +45,15 @@ class KeyUsage:
             if not is_sound(state_key.encode(), value):
                 open_envelope(state_key, value)  # names what is wrong
                 return DecodeError("its check sum is wrong")
-            if self._codec is not None:
-                self._require_readable(self._codec, step, state_key, value)
+            if self._codec is not None or not is_protected(value):
+                self._require_sound(self._codec or Codec(), step, state_key, value)
         except DecodeError as error:
             return error
         return None
 
-    def _require_readable(self, codec: Codec, step: str, state_key: str, value: bytes) -> None:
+    def _require_sound(self, codec: Codec, step: str, state_key: str, value: bytes) -> None:
         bound = codec.bind(namespace=self._keys.namespace, flow_id=self._keys.flow_id, step=step)
-        bound.require_readable(state_key, value)
+        bound.require_sound(state_key, value)
 
     def summaries(self) -> Iterator[tuple[str, str]]:
         """Sum up which keys the values need.

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 import bytewax_redis_state as package
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.codec.envelope import MSGPACK, PICKLE, seal
-from bytewax_redis_state.codec.user_classes import DATACLASS, ENUM, NAMEDTUPLE
+from bytewax_redis_state.codec.user_classes import DATACLASS, ENUM, NAMED_ENUM, NAMEDTUPLE
 from bytewax_redis_state.errors import DecodeError
 from tests.fuzz.targets import LENIENT, SAFE
 from tests.fuzz.test_targets import inputs, packed
@@ -82,7 +82,7 @@ def named(code: int, name: str, rest: bytes = b"") -> bytes:
     return seal("k", MSGPACK, packed(msgpack.ExtType(code, extension)))
 
 
-@pytest.mark.parametrize("code", [ENUM, DATACLASS, NAMEDTUPLE])
+@pytest.mark.parametrize("code", [ENUM, NAMED_ENUM, DATACLASS, NAMEDTUPLE])
 @pytest.mark.parametrize(
     "name",
     [
@@ -117,7 +117,7 @@ def test_a_listed_module_does_not_list_what_is_below_or_beside_it(tmp_path, monk
     codec = Codec(allow_pickle=False, allow_imports=frozenset({"parent"}))
     bound = codec.bind(namespace="ns", flow_id="f", step="s")
     with pytest.raises(DecodeError, match=r"'parent.child' is neither loaded nor in allow_imports"):
-        bound.decode("k", named(ENUM, "parent.child:Colour", b"RED"))
-    assert bound.decode("k", named(ENUM, "parent:Colour", b"RED")).value == 1
+        bound.decode("k", named(NAMED_ENUM, "parent.child:Colour", b"RED"))
+    assert bound.decode("k", named(NAMED_ENUM, "parent:Colour", b"RED")).value == 1
     for module in ("parent", "parent.child"):
         sys.modules.pop(module, None)
