@@ -3,12 +3,16 @@
 A row of Bytewax's recovery files is a pickle, and loading a pickle calls every class and function
 that it names. Invariant: each name in a row becomes a stand-in of this module. Nothing is imported,
 and a stand-in does nothing with what it is given.
+
+Python's unpickler believes the sizes in a pickle: 50 bytes make it take gigabytes, or hash a tuple
+of tuples for years. So the opcodes are looked at first (:func:`_is_modest`).
 """
 
 from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from typing import Any
 
 __all__ = ["LARGEST_IDLE_WINDOW", "is_idle_window"]
@@ -76,6 +80,62 @@ class _InertUnpickler(pickle.Unpickler):
         return _KNOWN.get((module_name, global_name), _StandIn)
 
 
+_LINES = {"GLOBAL": 2, "INST": 2}
+# Takes memory for its argument, or moves what is below the top of the stack.
+_IMMODEST = {"BYTEARRAY8", "PUT", "LONG_BINPUT", "POP", "POP_MARK", "DUP", "GET"}
+_LEAVES_OLDER = {"BUILD", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS"}
+_TUPLES = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
+
+
+def _width(opcode: pickletools.OpcodeInfo) -> tuple[int, int, int]:
+    """Give the bytes of an argument, those of its length, and the lines that it takes."""
+    n = 0 if opcode.arg is None else opcode.arg.n
+    if n == pickletools.UP_TO_NEWLINE:
+        return 0, 0, _LINES.get(opcode.name, 1)
+    lengths = {
+        pickletools.TAKEN_FROM_ARGUMENT1: 1,
+        pickletools.TAKEN_FROM_ARGUMENT4: 4,
+        pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+        pickletools.TAKEN_FROM_ARGUMENT8U: 8,
+    }
+    return max(n, 0), lengths.get(n, 0), 0
+
+
+_OPCODES = {ord(op.code): (op.name, *_width(op)) for op in pickletools.opcodes}
+
+
+def _is_modest(data: bytes) -> bool:
+    """Tell whether an unpickler takes no more memory and time for a pickle than its size allows.
+
+    Each argument ends within the pickle, the memo grows by one at a time, and no tuple is put into
+    another one twice: hashing a tuple takes as long as all that is inside, each time.
+    """
+    at, before, memo, tuples = 0, "", 0, set()
+    while at < len(data):
+        name, fixed, prefix, lines = _OPCODES.get(data[at], ("PUT", 0, 0, 0))
+        if name in _IMMODEST:
+            return False
+        start = at + 1
+        at = start + fixed + prefix + int.from_bytes(data[start : start + prefix], "little")
+        for _ in range(lines):
+            at = data.find(b"\n", at) + 1 or len(data) + 1
+        if at > len(data):
+            return False
+        if name in ("MEMOIZE", "BINPUT"):
+            slot = memo if name == "MEMOIZE" else data[start]
+            if before in _LEAVES_OLDER or slot > memo:
+                return False
+            memo = max(memo, slot + 1)
+            tuples |= {slot} if before in _TUPLES else set()
+        elif name in ("BINGET", "LONG_BINGET"):
+            if int.from_bytes(data[start:at], "little") in tuples:
+                return False
+        elif name == "STOP":
+            return True
+        before = before if name in ("PROTO", "FRAME") else name
+    return False
+
+
 def is_idle_window(change: bytes) -> bool:
     """Tell whether a row is a window state without open windows and without queued values.
 
@@ -84,6 +144,8 @@ def is_idle_window(change: bytes) -> bool:
     """
     head = change[:_FIRST_BYTES]
     if len(change) > LARGEST_IDLE_WINDOW or not all(name in head for name in _NAMED_FIRST):
+        return False
+    if not _is_modest(change):
         return False
     try:
         snapshot = _InertUnpickler(io.BytesIO(change)).load()

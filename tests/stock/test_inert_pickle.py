@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 from collections import OrderedDict, defaultdict, deque
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -12,7 +14,11 @@ import pytest
 from bytewax.operators import windowing as win
 from bytewax.operators.windowing import ZERO_TD, WindowMetadata, _WindowSnapshot
 
-from bytewax_redis_state.stock.inert_pickle import LARGEST_IDLE_WINDOW, is_idle_window
+from bytewax_redis_state.stock.inert_pickle import (
+    LARGEST_IDLE_WINDOW,
+    _is_modest,
+    is_idle_window,
+)
 
 NOW = datetime(2024, 1, 1, tzinfo=timezone.utc)
 EVENT_TIME = win._EventClockState(NOW, NOW)
@@ -121,3 +127,47 @@ def test_a_row_cannot_change_how_the_next_is_read(attack):
     assert not is_idle_window(head + attack + b".")
     assert is_idle_window(pickle.dumps(snapshot()))
     assert not is_idle_window(pickle.dumps(snapshot(windower=SESSION)))
+
+
+WINDOW = pickle.dumps(snapshot())
+NAMES = WINDOW[: WINDOW.index(b"_WindowSnapshot") + len(b"_WindowSnapshot")]
+BOMBS = {
+    "a bytearray of a gibibyte": b"\x96" + (1 << 30).to_bytes(8, "little"),
+    "bytes of a gibibyte": b"\x8e" + (1 << 30).to_bytes(8, "little"),
+    "a memo of a gibibyte": b"r" + (1 << 26).to_bytes(4, "little"),
+    "a memo in text": b"p67108864\n",
+    "text of a gibibyte": b"X" + (1 << 30).to_bytes(4, "little"),
+    # A tuple of two of a tuple of two … as the key of a dict
+    "a hash that takes years": b"}K\x01\x85"
+    + b"".join(b"q%ch%c\x86" % (n, n) for n in range(10, 90))
+    + b"Ns.",
+    "the same, memoized late": b"}K\x01\x85"
+    + b"".join(b"Nbq%ch%c\x86" % (n, n) for n in range(10, 90))
+    + b"Ns.",
+}
+LIMITED = """
+import resource, sys
+from bytewax_redis_state.stock.inert_pickle import is_idle_window
+data = bytes.fromhex(sys.argv[1])
+limit = 160 * 1024 * 1024
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+sys.exit(is_idle_window(data))
+"""
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_bomb_takes_neither_memory_nor_time(bomb):
+    data = NAMES + BOMBS[bomb]
+    assert len(data) < 1000
+    assert not _is_modest(data)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, data.hex()], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_pickle_that_ends_too_soon_is_not_modest():
+    for end in range(len(WINDOW)):
+        assert not _is_modest(WINDOW[:end])
+    assert _is_modest(WINDOW)

@@ -25,6 +25,11 @@ no key has one.
 were listed and had no value when they were read), ``size`` (bytes of keys and values), ``digest``
 (SHA-256 of all bytes before this frame).
 
+A block of more than 32 MiB is at most a hundred times as large as its compressed bytes: where it
+would be smaller, the writer puts zero bytes behind them. So a reader need not believe a size that
+the file does not back: it takes some three times 32 MiB, or 300 times the bytes of the largest
+frame, whatever the file says.
+
 Invariant: a reader gives no record of a block whose check sum disagrees, and raises unless the last
 frame is there and agrees with all frames before it.
 """
@@ -66,6 +71,9 @@ _HEADER, _BLOCK, _END = b"HBE"
 _LARGEST = 2**31 - 1
 _SLICE = 1 << 20
 _LEVEL = 1
+_ALWAYS_BELIEVED, _MOST_RATIO = 32 << 20, 100
+_MOST_RECORDS = 100_000
+"""Records of a block; a page has about a thousand, or a few more where SCAN gives more."""
 _HINT = "take the checkpoint again, or use another copy of the file"
 
 
@@ -147,9 +155,15 @@ class _Compression(NamedTuple):
 def _zstd() -> _Compression:
     zstandard = import_module("zstandard")
     packer, unpacker = zstandard.ZstdCompressor(level=_LEVEL), zstandard.ZstdDecompressor()
-    return _Compression(
-        packer.compress, lambda data, size: unpacker.decompress(data, max_output_size=size)
-    )
+
+    def decompress(data: bytes, size: int) -> bytes:
+        # The decompressor makes as many bytes as the frame says, so that is checked first.
+        if zstandard.frame_content_size(data) != size:
+            raise ValueError("other size")
+        made: bytes = unpacker.decompress(data, max_output_size=size)
+        return made
+
+    return _Compression(packer.compress, decompress)
 
 
 def _zlib() -> _Compression:
@@ -209,7 +223,10 @@ class CheckpointWriter:
     def write(self, page: Page) -> None:
         """Append the records of a page as one block."""
         block = self._pack((page.at, page.keys, page.values, page.ttls))
-        self._frame(_BLOCK, _SIZE.pack(len(block)) + self._compress(block))
+        packed = self._compress(block)
+        if len(block) > _ALWAYS_BELIEVED:
+            packed = packed.ljust(-(-len(block) // _MOST_RATIO), b"\0")
+        self._frame(_BLOCK, _SIZE.pack(len(block)) + packed)
 
     def finish(self, counts: Counts) -> None:
         """Write the last frame; without it the file is refused."""
@@ -329,10 +346,12 @@ class CheckpointReader:
     def _page(self, payload: bytes) -> Page:
         try:
             (size,) = _SIZE.unpack_from(payload)
+            if size > max(_ALWAYS_BELIEVED, _MOST_RATIO * len(payload)):
+                raise ValueError("more than its bytes can hold")  # noqa: TRY301
             block = self._decompress(payload[_SIZE.size :], size)
             if len(block) != size:
                 raise ValueError("other size")  # noqa: TRY301 - said in our words below
-            page = Page(*msgpack.unpackb(block))
+            page = Page(*msgpack.unpackb(block, max_array_len=_MOST_RECORDS))
             if not len(page.keys) == len(page.values) == (len(page.ttls) or len(page.keys)):
                 raise ValueError("other numbers")  # noqa: TRY301
             _check_page(page)
