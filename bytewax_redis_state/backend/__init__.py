@@ -10,7 +10,7 @@ operation.py        one call of a backend: its name, its generator, whether it m
 `transport`         one round trip to a server or to the nodes of a cluster
 operations.py       the operations on keys: get, put, batches, counters, listings
 retry_policy.py     when a round trip is tried again
-driver.py           what runs an operation: blocking, or for asyncio
+driver.py           the part that runs an operation: blocking, or for asyncio
 health.py           the operations that ask how the server is
 lock_operations.py  a lock as it is stored, with its fencing token
 lock.py             a lock as its holder uses it

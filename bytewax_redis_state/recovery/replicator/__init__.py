@@ -5,17 +5,17 @@ The watchdog and backpressure run in the dataflow's process, all else in the rep
 ====================  ====================================================================
 file                  noun
 ====================  ====================================================================
-watchdog.py           starts a replicator, restarts it, stops the flow when that is no use
-backpressure.py       holds the sources while Redis takes nothing, or the disk is short
+watchdog.py           starts a replicator, restarts it, stops the flow when a restart is of no use
+backpressure.py       holds the sources while Redis accepts no writes, or the disk is nearly full
 status.py             the status board: memory that both processes map
 config.py             all that a replicator is told, as one line of JSON
 process.py            the replicator's process: signals, the lives of a flow, its ending
 replicator.py         one life of a flow: the main loop, the drain, the threads
 shipper.py            appends rows of the outbox to the journal
-row_translator.py     an outbox row as a journal entry
+row_translator.py     turns an outbox row into a journal entry
 pruner.py             deletes rows that Redis has confirmed
 last_steps.py         the steps of a drain after the last row
-renewal.py            a Redis that came back empty is filled again
+renewal.py            fills a Redis again that came back empty
 checkpointer.py       the thread that folds the journal
 confirmer.py          the thread that asks which rows are durable
 heartbeat.py          the thread that measures the outbox and shows the status
