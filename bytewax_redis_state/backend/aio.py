@@ -1,16 +1,25 @@
 """The state backend on Redis, for coroutines: the same operations, run by another driver.
 
-Invariant: a connection belongs to one event loop; each loop gets a pool of its own.
+Invariant: a connection belongs to one event loop. Each loop gets a pool of its own, whose
+connections are closed with the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    MutableMapping,
+)
+from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Any, NamedTuple, TypeVar
 
 from bytewax_redis_state.backend.driver import AsyncDriver
 from bytewax_redis_state.backend.dump.checkpoint_file import CheckpointInfo
@@ -39,6 +48,27 @@ _Result = TypeVar("_Result")
 _AnyPool = AsyncConnectionPool | AsyncClusterPool
 
 
+class _LoopPool(NamedTuple):
+    """The pool of one event loop, and the generator that closes it with the loop."""
+
+    pool: _AnyPool
+    closing: AsyncGenerator[None, None]
+
+
+_LoopPools = MutableMapping[asyncio.AbstractEventLoop, _LoopPool]
+
+
+async def _closing(
+    pools: _LoopPools, loop: asyncio.AbstractEventLoop, pool: _AnyPool
+) -> AsyncGenerator[None, None]:
+    """Wait until the loop ends: ``asyncio.run`` closes the generators that are under way."""
+    try:
+        yield
+    finally:
+        pools.pop(loop, None)
+        await pool.close()
+
+
 class AsyncStateBackend:
     """Keep values by key, as coroutines; ``RedisStateBackend.aio`` is one.
 
@@ -63,17 +93,38 @@ class AsyncStateBackend:
         self._health = health
         self._meter = meter
         self._checkpoints = checkpoints
-        self._pools: WeakKeyDictionary[asyncio.AbstractEventLoop, _AnyPool] = WeakKeyDictionary()
+        self._pools: _LoopPools = {}
         self._driver = AsyncDriver(self._pool, retry_policy)
 
     def _pool(self) -> _AnyPool:
         loop = asyncio.get_running_loop()
         try:
-            return self._pools[loop]
+            return self._pools[loop].pool
         except KeyError:
-            make = AsyncClusterPool if self._config.cluster_mode else AsyncConnectionPool
-            pool = self._pools[loop] = make(self._config, self._name)
-            return pool
+            return self._add_pool(loop)
+
+    def _add_pool(self, loop: asyncio.AbstractEventLoop) -> _AnyPool:
+        self._close_ended()
+        make = AsyncClusterPool if self._config.cluster_mode else AsyncConnectionPool
+        pool = make(self._config, self._name)
+        closing = _closing(self._pools, loop, pool)
+        with suppress(StopIteration):  # the generator has come to its yield
+            closing.__anext__().send(None)
+        self._pools[loop] = _LoopPool(pool, closing)
+        return pool
+
+    def _close_ended(self) -> None:
+        """Close the connections of loops that ended without closing their generators."""
+        for loop, held in list(self._pools.items()):
+            if loop.is_closed():
+                self._pools.pop(loop, None)
+                held.pool.close_from_outside(ended=True)
+
+    def close_all(self) -> None:
+        """Close the connections of all loops that are not in use, from any thread."""
+        self._close_ended()
+        for held in list(self._pools.values()):
+            held.pool.close_from_outside(ended=False)
 
     async def get(self, key: Key, default: Any = None) -> Any:
         """Read a value."""
@@ -289,10 +340,11 @@ class AsyncStateBackend:
         return await asyncio.to_thread(self._checkpoints.unfinished_restore)
 
     async def close(self) -> None:
-        """Close the connections of the running loop."""
-        pool = self._pools.pop(asyncio.get_running_loop(), None)
-        if pool is not None:
-            await pool.close()
+        """Close the connections of the running loop, and those of loops that have ended."""
+        self._close_ended()
+        held = self._pools.get(asyncio.get_running_loop())
+        if held is not None:
+            await held.closing.aclose()
 
     async def __aenter__(self) -> AsyncStateBackend:
         return self

@@ -179,7 +179,11 @@ def _renew_until_ended(lock: ref[Lock], owner: str, ended: threading.Event, paus
 
 
 class AsyncLock(_Ownership, AbstractAsyncContextManager["AsyncLock"]):
-    """A lock for coroutines; as :class:`Lock`."""
+    """A lock for coroutines; as :class:`Lock`.
+
+    A task that is cancelled while it takes the lock or gives it back leaves it free: the request
+    that is under way is finished first, and a lock that was granted is given back.
+    """
 
     def __init__(self, driver: AsyncDriver, operations: LockOperations, *, renew: bool) -> None:
         super().__init__(operations.name, operations.ttl)
@@ -191,7 +195,15 @@ class AsyncLock(_Ownership, AbstractAsyncContextManager["AsyncLock"]):
 
     async def acquire(self) -> None:
         """Take the lock as soon as it is free; as :meth:`Lock.acquire`."""
-        self._grant = await self._driver.run(self._operations.take(self._begin()))
+        owner = self._begin()
+        self._operations.is_abandoned = False
+        taking = asyncio.create_task(self._driver.run(self._operations.take(owner)))
+        try:
+            self._grant = await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            self._operations.is_abandoned = True
+            await _to_its_end(asyncio.create_task(self._give_back(taking, owner)))
+            raise
         if self._renew:
             self._ended = asyncio.Event()
             # A weak reference, as in Lock.acquire.
@@ -199,6 +211,12 @@ class AsyncLock(_Ownership, AbstractAsyncContextManager["AsyncLock"]):
                 ref(self), self._owner, self._ended, self._ttl / _RENEWALS
             )
             self._task = asyncio.create_task(renewing)
+
+    async def _give_back(self, taking: asyncio.Task[LockGrant], owner: str) -> None:
+        """Give a lock back that was granted to a task which no longer waits for it."""
+        with suppress(StateError):  # not granted, or the TTL frees it
+            await taking
+            await self._driver.run(self._operations.release(owner))
 
     async def _renew_once(self, owner: str) -> bool:
         try:
@@ -208,8 +226,11 @@ class AsyncLock(_Ownership, AbstractAsyncContextManager["AsyncLock"]):
 
     async def release(self) -> None:
         """Give the lock back; as :meth:`Lock.release`."""
-        owner = self._owner
         self.token  # noqa: B018 - raises if the lock is not held
+        await _to_its_end(asyncio.create_task(self._release()))
+
+    async def _release(self) -> None:
+        owner = self._owner
         self._ended.set()
         if self._task is not None:
             # Awaited, not cancelled: redis-py may swallow a cancellation during a renewal, and the
@@ -236,6 +257,15 @@ class AsyncLock(_Ownership, AbstractAsyncContextManager["AsyncLock"]):
         # The block's own error is the one to raise; the TTL frees the lock.
         with suppress(StateError):
             await self.release()
+
+
+async def _to_its_end(task: asyncio.Task[None]) -> None:
+    """Wait for a task to its end, also if this one is cancelled; the cancellation comes then."""
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 async def _renew_until_ended_async(

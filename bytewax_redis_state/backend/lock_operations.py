@@ -71,6 +71,8 @@ class LockOperations:
         self.wait = wait_seconds(wait)
         self._key = keys.lock(name)
         self._life = milliseconds(LOCK_LIFE)
+        self.is_abandoned = False
+        """Whether nobody waits for the lock any longer: the task that did was cancelled."""
 
     @operation("lock", idempotent=True)
     def take(self, owner: str) -> CommandGenerator[LockGrant]:
@@ -84,6 +86,8 @@ class LockOperations:
             ]
             if taken:
                 return LockGrant(int(answer), asked + validity_seconds(self.ttl))
+            if self.is_abandoned:
+                end = asked
             yield next_pause(self.name, min(pause, int(answer) / 1000), end)
             pause = min(_LONGEST_PAUSE, pause * 2)
 

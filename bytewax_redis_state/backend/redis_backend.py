@@ -6,7 +6,7 @@ Invariant: no operation's logic is in this class. It is in ``operations``, for c
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cached_property
 from typing import Any
@@ -33,9 +33,9 @@ from bytewax_redis_state.backend.transport.round_trip import RoundTripError
 from bytewax_redis_state.backend.values import Key, Values
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.config import RedisConfig
-from bytewax_redis_state.errors import ConfigError, ServerUnfitError
+from bytewax_redis_state.errors import ConfigError, ServerAccessError, ServerUnfitError
 from bytewax_redis_state.keys import PrefixKeys
-from bytewax_redis_state.server.client import Client, connect
+from bytewax_redis_state.server.client import Client, connect, refuse_cluster_node
 from bytewax_redis_state.server.probe import ServerInfo
 from bytewax_redis_state.server.translation import translate_error
 
@@ -108,6 +108,8 @@ class RedisStateBackend(StateBackend):
     def _open(self, *, allow_overlap: bool) -> None:
         try:
             self._pool.open_minimum()
+            if self.config.topology.kind == "single":
+                self._refuse_cluster_node()
             if not allow_overlap:
                 refuse_overlap(self._driver, self._keys)
             self._meter.reset()
@@ -116,6 +118,10 @@ class RedisStateBackend(StateBackend):
         except BaseException:
             self._pool.close()
             raise
+
+    def _refuse_cluster_node(self) -> None:
+        with suppress(ServerAccessError):  # the user may not run INFO
+            refuse_cluster_node(self.config, self.server_info().mode)
 
     @classmethod
     def from_url(
@@ -275,5 +281,6 @@ class RedisStateBackend(StateBackend):
 
     def close(self) -> None:  # noqa: D102
         self._pool.close()
+        self.aio.close_all()
         if "client" in self.__dict__:
             self.client.close()

@@ -14,7 +14,7 @@ from typing import Any
 from redis.exceptions import NoScriptError
 from tenacity import (
     RetryCallState,
-    retry_if_exception_type,
+    retry_if_exception,
     stop_after_attempt,
     stop_before_delay,
 )
@@ -24,7 +24,12 @@ from bytewax_redis_state.backend.operation import Operation
 from bytewax_redis_state.backend.statistics import Meter
 from bytewax_redis_state.backend.transport.round_trip import RoundTripError
 from bytewax_redis_state.config import RedisConfig
-from bytewax_redis_state.errors import ServerUnavailableError, StateError, UnknownOutcomeError
+from bytewax_redis_state.errors import (
+    ServerLoginError,
+    ServerUnavailableError,
+    StateError,
+    UnknownOutcomeError,
+)
 from bytewax_redis_state.scripts.state_scripts import with_source
 from bytewax_redis_state.server.translation import translate_error
 
@@ -48,6 +53,7 @@ class RetryPolicy:
         self.meter = meter
         self._slow = slow.total_seconds()
         self._attempts = config.retry_attempts + 1
+        self._has_callback = config.credentials is not None
         self._base = config.retry_base_delay.total_seconds()
         self._longest = config.retry_max_delay.total_seconds()
         limit = config.connect_timeout + config.read_timeout + config.retry_max_delay
@@ -73,10 +79,16 @@ class RetryPolicy:
         return {
             "stop": stop_after_attempt(self._attempts) | stop_before_delay(left),
             "wait": self._wait,
-            "retry": retry_if_exception_type(ServerUnavailableError),
+            "retry": retry_if_exception(self._may_pass),
             "before_sleep": before_sleep,
             "reraise": True,
         }
+
+    def _may_pass(self, error: BaseException) -> bool:
+        # A callback may return another token the next time; the password of a URL stays refused.
+        if isinstance(error, ServerLoginError):
+            return self._has_callback
+        return isinstance(error, ServerUnavailableError)
 
     def _wait(self, state: RetryCallState) -> float:
         # Jitter, so that the clients of a server that was away do not all come back at once.

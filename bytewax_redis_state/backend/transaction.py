@@ -28,6 +28,7 @@ __all__ = [
     "RedisTransaction",
     "Transaction",
     "TransactionOperations",
+    "ended_error",
 ]
 
 _DELETE = "delete"
@@ -46,13 +47,20 @@ class TransactionOperations:
         self._tag = None if tag is None else tag.encode()
         self._reads: dict[bytes, bytes | None] = {}
         self._writes: dict[bytes, _Change] = {}
+        self._has_ended = False
+
+    def end(self) -> None:
+        """Take no more reads and writes: nobody would carry them out."""
+        self._has_ended = True
 
     def full(self, key: Key) -> bytes:
         """Make the Redis key, and check that it may be part of the transaction.
 
-        :raises ArgumentError: If it has another tag than the transaction, or another slot in a
-            cluster.
+        :raises ArgumentError: If the transaction has ended, or the key has another tag than it, or
+            another slot in a cluster.
         """
+        if self._has_ended:
+            raise ended_error(key)
         full = self._operations.keys.full(key)
         if self._tag is not None and hash_tag_of(full) != self._tag:
             raise ArgumentError(
@@ -125,6 +133,14 @@ class TransactionOperations:
         return "put" if left is None else left, data
 
 
+def ended_error(key: Key) -> ArgumentError:
+    """Make the error for a transaction that is used after its end."""
+    return ArgumentError(
+        f"the key {key!r} was read or written in a transaction that has ended",
+        "begin another one: with backend.transaction() as tx",
+    )
+
+
 class Transaction:
     """Read and write in a transaction; made by ``StateBackend.transaction``."""
 
@@ -171,6 +187,7 @@ class RedisTransaction(Transaction, AbstractContextManager["RedisTransaction"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._operations.end()
         if kind is None:
             self._driver.run(self._operations.commit())
 
@@ -205,5 +222,6 @@ class AsyncTransaction(AbstractAsyncContextManager["AsyncTransaction"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._operations.end()
         if kind is None:
             await self._driver.run(self._operations.commit())

@@ -18,7 +18,7 @@ from bytewax_redis_state.config.checks import (
 )
 from bytewax_redis_state.config.loading import read_environment, read_toml, refuse_unknown
 from bytewax_redis_state.config.topology import Topology, topology_of
-from bytewax_redis_state.config.urls import checked_url, database_in
+from bytewax_redis_state.config.urls import checked_url, database_in, with_lower_scheme
 from bytewax_redis_state.errors import ConfigError
 
 __all__ = ["RedisConfig", "RedisConfigBuilder"]
@@ -73,6 +73,8 @@ class RedisConfig:
     credentials: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.url, str):
+            object.__setattr__(self, "url", with_lower_scheme(self.url))
         self._align_cluster()
         self._check_prefix()
         check_ttl("default_ttl", self.default_ttl)
@@ -278,7 +280,8 @@ class RedisConfigBuilder:
         """
         if len(urls) == 1:
             return self.url(urls[0])
-        pieces = [re.fullmatch(r"(rediss?)://(.*@)?([^/?@]+)(.*)", url) for url in urls]
+        plain = map(with_lower_scheme, urls)
+        pieces = [re.fullmatch(r"(rediss?)://(.*@)?([^/?@]+)(.*)", url) for url in plain]
         if not all(pieces) or len({(p[1], p[2], p[4]) for p in pieces if p}) != 1:
             raise ConfigError(
                 f"the {len(urls)} URLs in urls are not nodes of one cluster",

@@ -7,7 +7,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from bytewax_redis_state.errors import ConfigError
 
-__all__ = ["address_in", "checked_url", "database_in", "masked"]
+__all__ = ["address_in", "checked_url", "database_in", "masked", "with_lower_scheme"]
 
 _SCHEMES = ("redis", "rediss", "unix")
 
@@ -21,6 +21,12 @@ def masked(url: str) -> str:
     # A query may hold secrets too, such as ssl_password.
     place, question, _ = place.partition("?")
     return "".join([scheme, slashes, "***@" if at else "", place, "?***" if question else ""])
+
+
+def with_lower_scheme(url: str) -> str:
+    """Write the scheme of a URL in lower case; the client library knows it in no other one."""
+    scheme, slashes, rest = url.partition("://")
+    return f"{scheme.lower()}{slashes}{rest}" if slashes else url
 
 
 def _split_url(url: str) -> tuple[SplitResult, int | None]:
@@ -83,4 +89,5 @@ def address_in(parts: SplitResult) -> str:
     database = database_in(parts) or "0"
     if parts.scheme == "unix":
         return f"unix://{parts.path}?db={database}"
-    return f"{parts.scheme}://{parts.hostname}:{parts.port or 6379}/{database}"
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{parts.scheme}://{host}:{parts.port or 6379}/{database}"

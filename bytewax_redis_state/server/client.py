@@ -11,12 +11,12 @@ from urllib.parse import quote, unquote
 import redis
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from bytewax_redis_state.config import RedisConfig
 from bytewax_redis_state.config.topology import Host
-from bytewax_redis_state.errors import ConfigError
+from bytewax_redis_state.errors import ConfigError, ServerUnfitError
 from bytewax_redis_state.server.cluster_client import ClusterClient
 from bytewax_redis_state.server.command_packer import CommandPacker
 from bytewax_redis_state.server.credentials import provider_of
@@ -35,6 +35,7 @@ __all__ = [
     "connection_options",
     "flow_connection_name",
     "flow_in_name",
+    "refuse_cluster_node",
     "server_time",
     "servers_of",
 ]
@@ -142,15 +143,40 @@ def connect(config: RedisConfig, name: str = CLIENT_NAME) -> Client:
         server does not have.
     :raises ServerUnavailableError: If Redis can't be reached, or is still loading.
     :raises ServerLoginError: If it refuses user or password.
+    :raises ServerUnfitError: If the URL is that of a single server, and it is a node of a cluster.
     """
     client = _client(config, name)
     try:
         with translated(config.address):
             client.ping()
+            if config.topology.kind == "single":
+                refuse_cluster_node(config, _mode_of(client))
     except BaseException:
         client.close()
         raise
     return client
+
+
+def _mode_of(client: Client) -> str:
+    try:
+        return str(client.info("server").get("redis_mode", ""))
+    except ResponseError:  # the user may not run INFO
+        return ""
+
+
+def refuse_cluster_node(config: RedisConfig, mode: str) -> None:
+    """Refuse a node of a cluster: it serves some of the keys only, and redirects all others.
+
+    :arg config: The settings of a connection to a single server.
+    :arg mode: The ``redis_mode`` of that server.
+    :raises ServerUnfitError: If it is in a cluster.
+    """
+    if mode == "cluster":
+        raise ServerUnfitError(
+            f"Redis at {config.address} is a node of a cluster, and the URL is that of a single "
+            "server",
+            "write the URL as redis+cluster://…",
+        )
 
 
 def servers_of(client: Client) -> list[redis.Redis]:
@@ -176,8 +202,8 @@ def address_of(client: Client) -> str:
     if "path" in options:
         return f"unix://{quote(options['path'])}?db={database}"
     secure = issubclass(client.connection_pool.connection_class, redis.SSLConnection)
-    host, port = options.get("host", "localhost"), options.get("port", 6379)
-    return f"{'rediss' if secure else 'redis'}://{host}:{port}/{database}"
+    host = Host(options.get("host", "localhost"), options.get("port", 6379))
+    return f"{'rediss' if secure else 'redis'}://{host}/{database}"
 
 
 def server_time(client: redis.Redis) -> int:

@@ -30,7 +30,7 @@ __all__ = ["execute_confirmed", "failover_possible", "replicas_in_step", "run_id
 _CONFIRM_SECONDS = 30.0
 _WAIT_MILLISECONDS = 1000
 _AGAIN_SECONDS = 0.05
-_REDIRECTED = (AskError, TryAgainError, NoScriptError)
+_AGAIN = (TryAgainError, NoScriptError)
 
 
 def server_of(client: Client, key: bytes) -> redis.Redis:
@@ -118,9 +118,11 @@ def _tried(client: Client, pipe: Any) -> list[Any] | None:
         found = _trip(server, [commands[place] for place in places], pipe)
         if found is None:
             return None
-        if any(isinstance(answer, _REDIRECTED) for answer in found):
-            if isinstance(client, ClusterClient):
-                client.note_moves(found)
+        if any(isinstance(answer, _AGAIN) for answer in found):
+            return None
+        # A redirection is for a client of the cluster. Another one has the URL of a single server.
+        if isinstance(client, ClusterClient) and any(isinstance(a, AskError) for a in found):
+            client.note_moves(found)
             return None
         for place, answer in zip(places, found, strict=True):
             answers[place] = answer

@@ -84,6 +84,11 @@ _VERSION = Rule(
 _CLUSTER = Rule(
     ServerUnfitError, "this server is a node of a cluster: write the URL as redis+cluster://…"
 )
+_SLOTS = Rule(
+    ServerUnfitError,
+    "a cluster takes keys of one slot only: write the URL as redis+cluster://…, and give the keys "
+    "of a transaction a common {tag}",
+)
 _NO_CLUSTER = Rule(ServerUnfitError, "this server is not in a cluster: write the URL as redis://…")
 _DATABASE = Rule(ConfigError, "write a database into the URL that this server has")
 _FOREIGN = Rule(
@@ -120,8 +125,8 @@ BY_CLASS: Mapping[str, Rule] = MappingProxyType(
         "AskError": _CLUSTER,
         "MovedError": _CLUSTER,
         "RedisClusterException": _CLUSTER,
-        "ClusterCrossSlotError": _BUG,
-        "CrossSlotTransactionError": _BUG,
+        "ClusterCrossSlotError": _SLOTS,
+        "CrossSlotTransactionError": _SLOTS,
         "IncorrectPolicyType": _BUG,
         "InvalidPipelineStack": _BUG,
         "InvalidResponse": Rule(
@@ -155,6 +160,7 @@ BY_CODE: Mapping[str, Rule] = MappingProxyType(
         "DENIED": _PROTECTED,
         "MOVED": _CLUSTER,
         "ASK": _CLUSTER,
+        "CROSSSLOT": _SLOTS,
         "WRONGTYPE": _FOREIGN,
     }
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -654,3 +655,20 @@ def test_health_and_memory(store):
     assert 0 < usage.sampled <= 300
     assert 300 * 100 < usage.namespace_bytes < 300 * 400
     assert store.server_info().role == "master"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_transaction_takes_nothing_after_its_end(store, fails):
+    with suppress(ZeroDivisionError), store.transaction() as tx:
+        tx.put("k", 1)
+        if fails:
+            raise ZeroDivisionError
+    for late in (
+        lambda: tx.put("k", 2),
+        lambda: tx.delete("k"),
+        lambda: tx.get("k"),
+        lambda: tx.contains("k"),
+    ):
+        with pytest.raises(ArgumentError, match=r"'k'.* in a transaction that has ended; begin"):
+            late()
+    assert store.get("k") == (None if fails else 1)

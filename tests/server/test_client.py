@@ -242,3 +242,16 @@ def test_who_waits_in_vain_is_told_of_pool_max(redis_url: str) -> None:
     assert "pool_max" in one_line(caught.value)
     assert client.ping()
     client.close()
+
+
+def test_a_url_in_capitals_and_an_ipv6_address_lead_to_the_server(start_redis):
+    server = start_redis("--bind", "127.0.0.1", "-::1")
+    with connect(RedisConfig(url=f"REDIS://127.0.0.1:{server.port}")) as client:
+        assert address_of(client) == f"redis://127.0.0.1:{server.port}/0"
+    config = RedisConfig(url=f"redis://[::1]:{server.port}")
+    try:
+        client = connect(config)
+    except ServerUnavailableError:
+        pytest.skip("this machine has no IPv6")
+    assert address_of(client) == config.address == f"redis://[::1]:{server.port}/0"
+    client.close()

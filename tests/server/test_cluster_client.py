@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 import redis
-from redis.exceptions import TryAgainError
+from redis.exceptions import MovedError, RedisError, ResponseError, TryAgainError
 
+from bytewax_redis_state import RedisStateBackend
 from bytewax_redis_state.chaos.servers.cluster_group import ClusterGroup
 from bytewax_redis_state.chaos.servers.node import wait_until
 from bytewax_redis_state.config import RedisConfig
@@ -17,8 +19,9 @@ from bytewax_redis_state.errors import ServerUnavailableError, ServerUnfitError
 from bytewax_redis_state.keys import slot_of
 from bytewax_redis_state.server.client import Client, address_of, connect, servers_of
 from bytewax_redis_state.server.probe import probe_all
+from bytewax_redis_state.server.replicas import execute_confirmed
 from bytewax_redis_state.server.slots import SlotTable, key_of
-from bytewax_redis_state.server.translation import translated
+from bytewax_redis_state.server.translation import translate_error, translated
 
 ADD = "return redis.call('INCRBY', KEYS[1], ARGV[1])"
 
@@ -109,17 +112,37 @@ def test_a_wait_never_answers_for_another_node_than_the_one_that_wrote(
 def test_a_single_server_and_a_node_with_the_other_ones_url_are_told(
     redis_url, shared_cluster: ClusterGroup
 ):
-    node = RedisConfig(url=f"redis://{shared_cluster.nodes[0].address}")
-    elsewhere = next(
-        f"k{n}"
-        for n in range(99)
-        if shared_cluster.primary_of(b"k%d" % n).port != shared_cluster.nodes[0].port
-    )
-    with connect(node) as client, pytest.raises(ServerUnfitError) as caught, translated("there"):
-        client.get(elsewhere)
-    assert "write the URL as redis+cluster" in str(caught.value)
+    for node in shared_cluster.nodes:
+        config = RedisConfig(url=f"redis://{node.address}")
+        for open_one in (connect, RedisStateBackend):
+            with pytest.raises(ServerUnfitError) as caught:
+                open_one(config)
+            assert str(caught.value) == (
+                f"Redis at redis://{node.address}/0 is a node of a cluster, and the URL is that of "
+                "a single server; write the URL as redis+cluster://…"
+            )
     with pytest.raises(ServerUnfitError, match="not in a cluster"):
         connect(RedisConfig(url=redis_url.rpartition("/")[0], cluster_mode=True))
+
+
+def test_keys_of_different_slots_in_one_command_are_no_bug_of_ours(shared_cluster: ClusterGroup):
+    with pytest.raises(RedisError) as caught:
+        shared_cluster.nodes[0].client.mget("a", "b", "c")
+    for error in (caught.value, ResponseError("CROSSSLOT Keys in request …")):
+        ours = translate_error(error, "there")
+        assert isinstance(ours, ServerUnfitError)
+        assert "give the keys of a transaction a common {tag}" in ours.hint
+
+
+def test_a_redirection_that_nobody_follows_is_raised_at_once(shared_cluster: ClusterGroup):
+    for node in shared_cluster.nodes:
+        elsewhere = next(
+            b"k%d" % n for n in range(99) if shared_cluster.primary_of(b"k%d" % n).port != node.port
+        )
+        began = time.monotonic()
+        with pytest.raises(MovedError):
+            execute_confirmed(node.client, lambda pipe, key=elsewhere: pipe.set(key, 1))
+        assert time.monotonic() - began < 20
 
 
 def test_every_primary_is_probed(client):

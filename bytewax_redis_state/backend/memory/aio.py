@@ -14,7 +14,7 @@ from typing import Any
 from bytewax_redis_state.backend.aio import AsyncStateBackend
 from bytewax_redis_state.backend.interface import StateBackend
 from bytewax_redis_state.backend.lock import LOCK_TTL, AsyncLock
-from bytewax_redis_state.backend.lock_operations import StoredLock
+from bytewax_redis_state.backend.memory.lock import MemoryStoredLock
 from bytewax_redis_state.backend.memory.transaction import MemoryTransaction
 from bytewax_redis_state.backend.statistics import Meter
 from bytewax_redis_state.backend.transaction import AsyncTransaction
@@ -36,12 +36,22 @@ class _Calls:
 class _LockCalls:
     """In place of the operations on a lock."""
 
-    def __init__(self, stored: StoredLock) -> None:
+    def __init__(self, stored: MemoryStoredLock) -> None:
         self.name = stored.name
         self.ttl = stored.ttl
+        self._stored = stored
         self.take = partial(partial, stored.take)
         self.renew = partial(partial, stored.renew)
         self.release = partial(partial, stored.release)
+
+    @property
+    def is_abandoned(self) -> bool:
+        """As ``LockOperations.is_abandoned``."""
+        return self._stored.is_abandoned
+
+    @is_abandoned.setter
+    def is_abandoned(self, value: bool) -> None:
+        self._stored.is_abandoned = value
 
 
 class _TransactionCalls:
@@ -51,6 +61,7 @@ class _TransactionCalls:
         self.get = partial(partial, transaction.get)
         self.put = transaction.put
         self.delete = transaction.delete
+        self.end = transaction.end
         self._commit = transaction.commit
 
     def commit(self) -> Callable[[], None]:
@@ -87,7 +98,7 @@ class AsyncMemoryStateBackend(AsyncStateBackend):
         self,
         backend: StateBackend,
         meter: Meter,
-        stored_lock: Callable[[Key, timedelta, timedelta | None], StoredLock],
+        stored_lock: Callable[[Key, timedelta, timedelta | None], MemoryStoredLock],
         transaction: Callable[[str | None], MemoryTransaction],
     ) -> None:
         self._backend = backend

@@ -36,11 +36,14 @@ class MemoryStoredLock:
         self._store = store
         self._full = full
         self._wait = wait_seconds(wait)
+        self.is_abandoned = False
 
     def take(self, owner: str) -> LockGrant:
         """Take the lock as soon as it is free."""
         end = None if self._wait is None else time.monotonic() + self._wait
         while not (grant := self._try(owner)):
+            if self.is_abandoned:
+                end = 0.0
             time.sleep(next_pause(self.name, 0.01, end).seconds)
         return grant
 

@@ -19,7 +19,6 @@ from bytewax_redis_state.backend.dump.key_range import KeyRange
 from bytewax_redis_state.backend.health import Health, MemoryUsage
 from bytewax_redis_state.backend.interface import StateBackend
 from bytewax_redis_state.backend.lock import LOCK_TTL, Lock
-from bytewax_redis_state.backend.lock_operations import StoredLock
 from bytewax_redis_state.backend.memory.aio import AsyncMemoryStateBackend
 from bytewax_redis_state.backend.memory.counted_values import CountedValues
 from bytewax_redis_state.backend.memory.key_range import MemoryKeyRange
@@ -263,7 +262,7 @@ class MemoryStateBackend(StateBackend):
     ) -> Lock:
         return Lock(self._stored_lock(name, ttl, wait), renew=renew)
 
-    def _stored_lock(self, name: Key, ttl: timedelta, wait: timedelta | None) -> StoredLock:
+    def _stored_lock(self, name: Key, ttl: timedelta, wait: timedelta | None) -> MemoryStoredLock:
         return MemoryStoredLock(self._store, self._keys.lock(name), name, ttl, wait)
 
     def transaction(self, tag: str | None = None) -> MemoryTransaction:  # noqa: D102

@@ -11,7 +11,7 @@ from typing import Any
 from bytewax_redis_state.backend.memory.counted_values import CountedValues
 from bytewax_redis_state.backend.memory.store import MemoryStore
 from bytewax_redis_state.backend.statistics import Meter
-from bytewax_redis_state.backend.transaction import Transaction
+from bytewax_redis_state.backend.transaction import Transaction, ended_error
 from bytewax_redis_state.backend.values import Key
 from bytewax_redis_state.errors import ArgumentError, ConflictError
 from bytewax_redis_state.keys import PrefixKeys, hash_tag_of
@@ -48,8 +48,11 @@ class MemoryTransaction(Transaction, AbstractContextManager["MemoryTransaction"]
         self._tag = tag
         self._seen: dict[bytes, bytes | None] = {}
         self._changes: dict[bytes, tuple[bytes, timedelta | None] | None] = {}
+        self._has_ended = False
 
     def _full(self, key: Key) -> bytes:
+        if self._has_ended:
+            raise ended_error(key)
         full = self._keys.full(key)
         if self._tag is not None and hash_tag_of(full) != self._tag.encode():
             raise ArgumentError(
@@ -85,8 +88,13 @@ class MemoryTransaction(Transaction, AbstractContextManager["MemoryTransaction"]
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.end()
         if kind is None:
             self.commit()
+
+    def end(self) -> None:
+        """Take no more reads and writes: nobody would carry them out."""
+        self._has_ended = True
 
     def commit(self) -> None:
         """Write the changes if the values that were read are still the same."""

@@ -117,3 +117,8 @@ class AsyncClusterPool:
         """Close the connections that are not in use."""
         for pool in self._pools.values():
             await pool.close()
+
+    def close_from_outside(self, *, ended: bool) -> None:
+        """As ``AsyncConnectionPool.close_from_outside``."""
+        for pool in list(self._pools.values()):
+            pool.close_from_outside(ended=ended)
