@@ -178,7 +178,7 @@ def test_a_drain_says_what_is_not_sure(replicated, tmp_path, eventually):
         os.kill(replica.pid, signal.SIGSTOP)
 
     try:
-        with pytest.raises(ReplicatorError, match="Redis has not confirmed replicas:1"):
+        with pytest.raises(ReplicatorError, match="Redis has not confirmed 'replicas:1'"):
             Job(recovery).run(act)
     finally:
         os.kill(replica.pid, signal.SIGCONT)

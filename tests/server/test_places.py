@@ -108,9 +108,9 @@ def test_what_is_wrong_with_a_certificate_is_one_line_that_says_what_to_do(secur
     connect(RedisConfig(url=secured.url_of(client))).close()
     own = {"ssl_certfile": client.cert, "ssl_keyfile": client.key}
     wrong_authority = refused(secured.url(**own, ssl_ca_certs=secured.other.ca))
-    assert "give ssl_ca_certs=… the authority" in wrong_authority.hint
+    assert "ssl_ca_certs=… with the authority" in wrong_authority.hint
     other_host = refused(secured.url_of(client).replace("127.0.0.1", "localhost"))
-    assert "the URL a host it is for" in other_host.hint
+    assert "a host name that is in the certificate" in other_host.hint
     foreign = secured.other.issue("foreign")
     expired = secured.authority.issue("expired", timedelta(days=-1))
     for url in (secured.url(), secured.url_of(foreign), secured.url_of(expired)):

@@ -313,5 +313,5 @@ def test_an_old_sqlite_is_refused(monkeypatch):
     # The library that is linked in can't be exchanged: the number is what we can change.
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 36, 0))
     monkeypatch.setattr(sqlite3, "sqlite_version", "3.36.0")
-    with pytest.raises(ScratchError, match=r"3\.36\.0, 3\.37 is needed"):
+    with pytest.raises(ScratchError, match=r"SQLite 3\.36\.0, but 3\.37 or newer is needed"):
         require_sqlite()
