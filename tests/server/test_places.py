@@ -115,7 +115,7 @@ def test_what_is_wrong_with_a_certificate_is_one_line_that_says_what_to_do(secur
     expired = secured.authority.issue("expired", timedelta(days=-1))
     for url in (secured.url(), secured.url_of(foreign), secured.url_of(expired)):
         # Whether its word or the end of the connection comes first is up to the kernel.
-        assert "give ssl_certfile=… and ssl_keyfile=…" in refused(url).hint
+        assert "ssl_certfile=… and ssl_keyfile=… that" in refused(url).hint
     mixed = refused(secured.url(ssl_certfile=client.cert, ssl_keyfile=expired.key))
     assert "the key of the ssl_certfile" in mixed.hint
     missing = refused(secured.url(**own | {"ssl_certfile": "/nowhere.crt"}))
