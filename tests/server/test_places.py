@@ -117,9 +117,9 @@ def test_what_is_wrong_with_a_certificate_is_one_line_that_says_what_to_do(secur
         # Whether its word or the end of the connection comes first is up to the kernel.
         assert "ssl_certfile=… and ssl_keyfile=… that" in refused(url).hint
     mixed = refused(secured.url(ssl_certfile=client.cert, ssl_keyfile=expired.key))
-    assert "the key of the ssl_certfile" in mixed.hint
+    assert "the key of ssl_certfile" in mixed.hint
     missing = refused(secured.url(**own | {"ssl_certfile": "/nowhere.crt"}))
-    assert "check the path of the socket, or those of ssl_" in missing.hint
+    assert "check the path of the socket and the paths in ssl_" in missing.hint
     assert "check the path of the socket" in refused("unix:///nowhere/redis.sock").hint
 
 
