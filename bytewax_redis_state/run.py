@@ -223,7 +223,7 @@ def _add_idle_options(group: argparse._ArgumentGroup) -> None:
         "--window-grace",
         type=_duration,
         metavar="DURATION",
-        help="how much longer than its window needs it a window step keeps an idle key "
+        help="how long a window step keeps an idle key that no window needs any longer "
         "(default 24h) [env: BYTEWAX_REDIS_WINDOW_GRACE]",
     )
     group.add_argument(
@@ -237,8 +237,8 @@ def _add_idle_options(group: argparse._ArgumentGroup) -> None:
         "--on-expired",
         choices=("continue", "fail"),
         default="continue",
-        help="what a start does if the flow was stopped for longer and Redis has dropped keys: "
-        "continue (default), or fail before anything is written",
+        help="what a start does if the flow was stopped for longer than the downtime allowance and "
+        "Redis has dropped keys: continue (default), or fail before anything is written",
     )
 
 

@@ -368,7 +368,7 @@ FAULTS: Mapping[str, Fault] = {
     ),
     "cut": Fault("connections are cut", _cut, servers=_ONE),
     "delay": Fault("the network is slow to answer", _delay, servers=_ONE),
-    "throttle": Fault("the network is narrow", _throttle, servers=_ONE),
+    "throttle": Fault("the network has little bandwidth", _throttle, servers=_ONE),
     "half-open": Fault("connections go dead unnoticed", _half_open, servers=_ONE),
     "late-writes": Fault("writes of a broken connection arrive late", _late_writes, servers=_ONE),
     "clock": Fault("the clock of a process is shifted", _shift_clock),

@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     """
     made = _Parser(
         prog="bytewax-redis-state",
-        description="Look after the state that Bytewax dataflows keep in Redis.",
+        description="Check and try out the state that Bytewax dataflows keep in Redis.",
     )
     made.add_argument(
         "--version", action="version", version=f"%(prog)s {version('bytewax-redis-state')}"

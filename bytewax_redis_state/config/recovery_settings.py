@@ -135,7 +135,7 @@ class RecoverySettings:
     :arg retention: Step, as you name it, to how long an idle key of it is kept; ``None`` for ever.
         Overrides the retention that a step has by itself, and :func:`.retain` in the flow.
         Default: ``BYTEWAX_REDIS_RETENTION``.
-    :arg window_grace: How much longer than its window needs it a window step keeps an idle key.
+    :arg window_grace: How long a window step keeps an idle key that no window needs any longer.
         Default: ``BYTEWAX_REDIS_WINDOW_GRACE``.
     :arg downtime_allowance: How long a flow may be down without losing a key that still had time
         to live: Redis drops a key this long after its deadline. Default:

@@ -83,7 +83,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--fast-paths",
         action="append",
         choices=FAST_PATHS,
-        help="whether operators run on fast paths; in-turn: each start the other way; may be "
+        help="whether operators run on fast paths; in-turn: each start switches; may be "
         "repeated (default: all three, run by run)",
     )
     made.add_argument(

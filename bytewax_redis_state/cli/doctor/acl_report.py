@@ -34,8 +34,7 @@ def add_options(made: argparse.ArgumentParser, what: argparse._MutuallyExclusive
         "--durability",
         default="memory",
         metavar="LEVEL",
-        help="with --acl: what the flows run with as --durability: memory (default), aof or "
-        "replicas:N",
+        help="with --acl: the --durability of the flows: memory (default), aof or replicas:N",
     )
 
 

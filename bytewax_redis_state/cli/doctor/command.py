@@ -31,7 +31,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         type=Path,
         nargs="?",
         metavar="DIR",
-        help="the recovery directory, which the flow ran with as -r: it holds part-*.sqlite3 files",
+        help="the recovery directory (the -r of the flow): it holds part-*.sqlite3 files",
     )
     verify_report.add_options(made, what)
     acl_report.add_options(made, what)
