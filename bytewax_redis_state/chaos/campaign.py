@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bytewax_redis_state.chaos.faults import FAULTS, Fault
+from bytewax_redis_state.chaos.faults import DEFAULT_FAULTS, FAULTS, Fault
 from bytewax_redis_state.chaos.schedule import Plan, Schedule
 from bytewax_redis_state.chaos.trial import Outcome
 
@@ -27,12 +27,12 @@ def usable_faults(
 ) -> tuple[dict[str, Fault], dict[str, str]]:
     """Choose the kinds of faults that can be injected on this machine.
 
-    :arg wanted: Names; none means all.
+    :arg wanted: Names; none means all that strike by default.
     :arg stock: Whether stock recovery is struck.
     :returns: The kinds that can be injected, and for each other one the reason.
     """
     usable, left_out = {}, {}
-    for name in wanted or FAULTS:
+    for name in wanted or DEFAULT_FAULTS:
         fault = FAULTS[name]
         missing = fault.missing(name)
         if stock and not fault.stock:
@@ -91,6 +91,8 @@ class CampaignReport:
             "unshipped": sum(each.backlog > 0 for each in struck),
             "mid_fold": sum(each.mid_fold for each in struck),
             "mid_start": sum(each.mid_start for each in struck),
+            "damages": sum(bool(each.done) for each in struck),
+            "refused": sum(len(outcome.refusals) for outcome in self.outcomes),
             "values_compared": sum(outcome.compared for outcome in self.outcomes),
             "wrong_answers": sum(bool(outcome.wrong) for outcome in self.outcomes),
             "findings": sum(bool(outcome.findings) for outcome in self.outcomes),

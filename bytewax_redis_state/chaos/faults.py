@@ -1,7 +1,8 @@
 """The kinds of faults: how each is injected, and its requirements.
 
 A fault is over when its function returns: Redis is back, connections work, processes go on, and
-only processes that were killed are missing. The trial checks what the flow makes of it.
+only processes that were killed are missing. The trial checks what the flow makes of it. After most
+kinds it must be right. After a kind that damages records it may be refused, if it names them.
 """
 
 from __future__ import annotations
@@ -12,18 +13,29 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+from bytewax_redis_state.chaos.damage import (
+    RECORDS,
+    Damage,
+    alter_record,
+    delete_record,
+    lose_entries,
+    lose_some_kinds,
+    strike_records,
+)
 from bytewax_redis_state.chaos.faketime import faketime_library
 from bytewax_redis_state.chaos.flow_process import FlowProcess
+from bytewax_redis_state.chaos.process_limits import LIMITS, lowered
 from bytewax_redis_state.chaos.schedule import MOMENTS, SERVERS, PlannedFault
+from bytewax_redis_state.chaos.server_damage import empty_node, restore_dump, set_node_back
 from bytewax_redis_state.chaos.servers.server_modes import why_unsupported
 from bytewax_redis_state.chaos.small_disk import can_mount
 from bytewax_redis_state.chaos.system import StuckError, SystemUnderTest
 from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 
-__all__ = ["EARLIER_COPY", "FAULTS", "Fault"]
+__all__ = ["DEFAULT_FAULTS", "EARLIER_COPY", "FAULTS", "Fault"]
 
 EARLIER_COPY = "earlier"
 """Name of the copy of Redis's data that a trial keeps, of a time before the last faults."""
@@ -34,7 +46,8 @@ _WAKES_IN_START = 0.5
 _DAY = 24 * 3600
 _FORWARD, _BACK = 0.4, 0.6  # below which a clock is set forward, and back by a little
 _IN_STREAM = ("stream", "unshipped", "fold")
-_ONE, _SENTINEL, _CLUSTER = ((name,) for name in SERVERS)
+_ONE, _SENTINEL, _CLUSTER, _OWN = ((name,) for name in SERVERS)
+_WITH_PORTS = ("single", "sentinel", "cluster")
 _WITH_TAIL = 0.5  # share of the killed primaries whose replicas have all writes
 
 
@@ -47,15 +60,29 @@ class Fault:
     :arg moments: When it may strike.
     :arg servers: The kinds of Redis that it can strike.
     :arg loses: Redis may lose writes by it that it has acknowledged.
+    :arg loses_in_groups: It can lead to a failover, where there are several servers.
+    :arg damages: It damages records: the flow may be refused, if it names them.
     :arg stock: It can strike stock recovery, too.
+    :arg not_yet: Why it is not among the kinds that strike by default; empty where it is.
     """
 
     says: str
-    inject: Callable[[SystemUnderTest, PlannedFault], None]
+    inject: Callable[[SystemUnderTest, PlannedFault], Damage | None]
     moments: Sequence[str] = MOMENTS
-    servers: Sequence[str] = SERVERS
+    servers: Sequence[str] = _WITH_PORTS
     loses: bool = False
+    loses_in_groups: bool = False
+    damages: bool = False
     stock: bool = False
+    not_yet: str = ""
+
+    def can_lose(self, servers: str) -> bool:
+        """Tell whether Redis may lose acknowledged writes by it.
+
+        :arg servers: One of ``schedule.SERVERS``.
+        """
+        grouped = servers in ("sentinel", "cluster")
+        return self.loses or self.damages or (self.loses_in_groups and grouped)
 
     def missing(self, name: str) -> str:
         """Name the requirement that this machine lacks; empty where it has all."""
@@ -122,6 +149,46 @@ def _stop_replicator(system: SystemUnderTest, planned: PlannedFault) -> None:
 def _stop_all(system: SystemUnderTest, planned: PlannedFault) -> None:
     pids = [pid for process in system.execution.processes for pid in process.group()]
     _stop_for(pids, _length(planned))
+
+
+def _close_stderr(system: SystemUnderTest, planned: PlannedFault) -> None:
+    """Close the standard error of a process and its replicator, and let them have to say something.
+
+    Both go on, but nobody reads what they write.
+    """
+    process = system.process(planned.target)
+    process.close_err()
+    if planned.size < 0.5:
+        _signal_all(_replicators([process]), signal.SIGKILL)
+        return
+    listeners = system.listeners(planned.target, all_of_them=True)
+    system.proxy.cut(listeners)
+    time.sleep(planned.seconds)
+    system.proxy.heal(listeners)
+
+
+def _lower_limit(system: SystemUnderTest, planned: PlannedFault) -> None:
+    """Lower a limit of a process, of its replicator or of both to what they use now."""
+    process = system.process(planned.target)
+    kinds = [limit for limit in LIMITS if limit != "processes" or os.geteuid() != 0]
+    replicators = _replicators([process])
+    pids = ([process.pid], replicators, [process.pid, *replicators])[int(planned.offset * 3)]
+    with lowered(kinds[int(planned.size * len(kinds))], pids):
+        time.sleep(planned.seconds)
+
+
+def _read_hostile(system: SystemUnderTest, planned: PlannedFault) -> None:
+    """Kill everything, so that the hostile values are read again."""
+    system.execution.kill_groups()
+
+
+def _remove_scratch(system: SystemUnderTest, planned: PlannedFault) -> None:
+    """Delete the scratch folder of a process, or of all, under the running processes."""
+    folders = [system.scratch / str(planned.target % system.topology.processes)]
+    if planned.size < 0.3:
+        folders = [each for each in system.scratch.iterdir() if each.is_dir()]
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 # --- another start ------------------------------------------------------------------------------
@@ -241,6 +308,10 @@ def _lose_tail(system: SystemUnderTest, planned: PlannedFault) -> None:
     system.server.forget_since(copy)
 
 
+def _kill_keeper(system: SystemUnderTest, planned: PlannedFault) -> None:
+    system.own_server.kill_keeper(and_server=planned.size < 0.5)
+
+
 # --- servers that take over from each other -----------------------------------------------------
 
 
@@ -337,14 +408,58 @@ def _fill_disk(system: SystemUnderTest, planned: PlannedFault) -> None:
     filler.unlink(missing_ok=True)
 
 
-FAULTS: Mapping[str, Fault] = {
-    "kill-worker": Fault("SIGKILL of a dataflow process", _kill_worker, stock=True),
-    "kill-process": Fault("SIGKILL of a process and its replicator", _kill_process, stock=True),
-    "kill-all": Fault("SIGKILL of everything", _kill_all, stock=True),
-    "kill-replicator": Fault("SIGKILL of a replicator", _kill_replicator),
-    "stop-worker": Fault("SIGSTOP and SIGCONT of a dataflow process", _stop_worker, stock=True),
-    "stop-replicator": Fault("SIGSTOP and SIGCONT of a replicator", _stop_replicator),
-    "stop-all": Fault("SIGSTOP and SIGCONT of everything", _stop_all, stock=True),
+def _deleted(record: str) -> Fault:
+    strike = partial(strike_records, strike=delete_record(record))
+    return Fault(f"a {record} is deleted, or expires", strike, _IN_STREAM, damages=True)
+
+
+def _altered(record: str) -> Fault:
+    strike = partial(strike_records, strike=alter_record(record))
+    return Fault(f"a {record} is altered", strike, _IN_STREAM, damages=True)
+
+
+_DAMAGES: Mapping[str, Fault] = {
+    **{f"delete-{record}": _deleted(record) for record in RECORDS},
+    **{f"alter-{record}": _altered(record) for record in RECORDS},
+    "lose-entries": Fault(
+        "entries of a journal are lost",
+        partial(strike_records, strike=lose_entries),
+        ("unshipped", "fold"),
+        damages=True,
+    ),
+    "lose-kinds": Fault(
+        "all records of some kinds are lost, and others are not",
+        partial(strike_records, strike=lose_some_kinds),
+        _IN_STREAM,
+        damages=True,
+    ),
+    "older-dump": Fault(
+        "an older dump of Redis is restored", restore_dump, _IN_STREAM, _ONE, damages=True
+    ),
+    "empty-node": Fault(
+        "one node of a Redis Cluster is emptied", empty_node, _IN_STREAM, _CLUSTER, damages=True
+    ),
+    "node-back": Fault(
+        "one node of a Redis Cluster goes back", set_node_back, _IN_STREAM, _CLUSTER, damages=True
+    ),
+}
+
+_ALL: Mapping[str, Fault] = {
+    "kill-worker": Fault(
+        "SIGKILL of a dataflow process", _kill_worker, servers=SERVERS, stock=True
+    ),
+    "kill-process": Fault(
+        "SIGKILL of a process and its replicator", _kill_process, servers=SERVERS, stock=True
+    ),
+    "kill-all": Fault("SIGKILL of everything", _kill_all, servers=SERVERS, stock=True),
+    "kill-replicator": Fault("SIGKILL of a replicator", _kill_replicator, servers=SERVERS),
+    "stop-worker": Fault(
+        "SIGSTOP and SIGCONT of a dataflow process", _stop_worker, servers=SERVERS, stock=True
+    ),
+    "stop-replicator": Fault(
+        "SIGSTOP and SIGCONT of a replicator", _stop_replicator, servers=SERVERS
+    ),
+    "stop-all": Fault("SIGSTOP and SIGCONT of everything", _stop_all, servers=SERVERS, stock=True),
     "take-over": Fault("another start takes over", _take_over, _IN_STREAM),
     "kill-redis": Fault("SIGKILL of Redis", _kill_redis, servers=_ONE, loses=True),
     "stop-redis": Fault("SIGSTOP and SIGCONT of Redis", _stop_redis, servers=_ONE),
@@ -366,12 +481,45 @@ FAULTS: Mapping[str, Fault] = {
     "cluster-order": Fault(
         "a replica of a Redis Cluster is told to take over", _order_failover, servers=_CLUSTER
     ),
-    "cut": Fault("connections are cut", _cut, servers=_ONE),
-    "delay": Fault("the network is slow to answer", _delay, servers=_ONE),
-    "throttle": Fault("the network has little bandwidth", _throttle, servers=_ONE),
-    "half-open": Fault("connections go dead unnoticed", _half_open, servers=_ONE),
-    "late-writes": Fault("writes of a broken connection arrive late", _late_writes, servers=_ONE),
+    "cut": Fault("connections are cut", _cut, loses_in_groups=True),
+    "delay": Fault("the network is slow to answer", _delay, loses_in_groups=True),
+    "throttle": Fault("the network has little bandwidth", _throttle, loses_in_groups=True),
+    "half-open": Fault("connections go dead unnoticed", _half_open, loses_in_groups=True),
+    "late-writes": Fault(
+        "writes of a broken connection arrive late", _late_writes, loses_in_groups=True
+    ),
     "clock": Fault("the clock of a process is shifted", _shift_clock),
     "disk": Fault("the scratch disk is full", _fill_disk),
+    "remove-scratch": Fault("scratch folders are removed", _remove_scratch),
+    "close-stderr": Fault("nobody reads standard error any longer", _close_stderr, _IN_STREAM),
+    "limits": Fault("a process may use no more than it does", _lower_limit),
+    "hostile-values": Fault("state of hostile shape is read again", _read_hostile),
+    "kill-keeper": Fault(
+        "SIGKILL of the keeper of an embedded server", _kill_keeper, servers=_OWN, loses=True
+    ),
+    **_DAMAGES,
+}
+
+_NOT_YET: Mapping[str, str] = {
+    "kill-keeper": "a running flow does not start its embedded server again",
+    "alter-cell": "a damaged field of a cell ends in the error of a script, which names no key",
+    "alter-counter": "a counter at the end of its range is taken for an older one, for ever",
+    "alter-lease": "a lease of another host that never expires is waited for, for ever",
+    "alter-manifest": "a damaged field of the manifest may be found late, and not be named",
+    "alter-progress": "a damaged field of progress ends in a traceback, or in the name of a cell",
+    "delete-journal": "a start does not notice that a journal is missing",
+    "delete-progress": "a start does not notice that progress is missing",
+    "lose-entries": "a start does not notice that a journal lacks entries",
+    "lose-kinds": "a flow of which some keys are left is taken for one that was emptied",
+    "empty-node": "one emptied node is taken for an emptied Redis",
+    "node-back": "a node that goes back is not looked for in itself",
+}
+"""Kinds that find a defect which is known and not mended yet, and the defect."""
+
+FAULTS: Mapping[str, Fault] = {
+    name: replace(fault, not_yet=_NOT_YET.get(name, "")) for name, fault in _ALL.items()
 }
 """Every kind, by its name on the command line."""
+
+DEFAULT_FAULTS = tuple(name for name, fault in FAULTS.items() if not fault.not_yet)
+"""The kinds that strike where none is chosen."""

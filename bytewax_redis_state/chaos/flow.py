@@ -11,10 +11,12 @@ step         state
 `minutes`    tumbling windows of each account
 `visits`     session windows of each account
 `out`        sink: how many lines went to each of its partitions, and a sum of their hashes
+`hostile`    values of hostile shape; only with CHAOS_SHAPES
 ===========  ============================================================================
 
 Settings, from the environment: CHAOS_LIMIT names a file with the number below which events may be
-read, followed by `final` once it is final; CHAOS_OUT is the output folder of this process alone.
+read, followed by `final` once it is final; CHAOS_OUT is the output folder of this process alone;
+CHAOS_SHAPES, where it is set, adds the step with values of hostile shape.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from bytewax.operators import KeyedStream
 from bytewax.operators.windowing import EventClock, SessionWindower, TumblingWindower, Windower
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from bytewax_redis_state.chaos import input_events
+from bytewax_redis_state.chaos import hostile_values, input_events
 from bytewax_redis_state.chaos.input_events import AccountEntry, Sum
 
 __all__ = ["FLOW_ID", "build_flow", "read_limit", "save_limit"]
@@ -186,6 +188,18 @@ def _windows(
     return op.map(f"{step}_line", closed.down, lambda w: written(w[0], w[1][1]))
 
 
+def _put_hostile(before: Any, number: int) -> tuple[Any, str]:
+    _, value = hostile_values.hostile_value(number)
+    return value, hostile_values.value_line(number, before)
+
+
+def _hostile_lines(entries: KeyedStream[AccountEntry]) -> KeyedStream[str]:
+    some = op.filter("some", entries, lambda e: e[1].number % hostile_values.EVERY == 0)
+    numbers = op.map("number", some, lambda e: e[1].number // hostile_values.EVERY)
+    keyed = op.key_on("shape", numbers, lambda number: hostile_values.hostile_value(number)[0])
+    return op.stateful_map("hostile", keyed, _put_hostile)
+
+
 def build_flow() -> Dataflow:
     """Build the dataflow."""
     flow = Dataflow(FLOW_ID)
@@ -196,8 +210,10 @@ def build_flow() -> Dataflow:
     balances = op.stateful_map("balance", op.merge("amounts", entries, notes), _add_up)
     orders = op.map("order", entries, lambda e: (f"order-{e[1].number}", e[1].cents))
     paid = op.join("paid", orders, payments)
+    hostile = [_hostile_lines(entries)] if os.environ.get("CHAOS_SHAPES") else []
     lines = op.merge(
         "lines",
+        *hostile,
         op.map("balance_line", balances, lambda b: (b[0], input_events.balance_line(b[0], *b[1]))),
         op.map("paid_line", paid, lambda p: (p[0], input_events.paid_line(p[0], *p[1]))),
         _windows(

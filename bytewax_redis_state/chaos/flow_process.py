@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +23,8 @@ from bytewax_redis_state.recovery.replicator.status import Status, StatusBoard
 
 __all__ = ["FlowProcess", "ResumeMessage"]
 
+_CLOSE_SECONDS = 0.05
+_PIPE_BYTES = 64 * 1024
 _REPLICATOR = b"bytewax_redis_state.recovery.replicator.process"
 _RESUMED = re.compile(
     r"(?:resumed|starting) at epoch (\d+)(?: without state)?, generation (\d+)"
@@ -68,24 +73,54 @@ class FlowProcess:
     :arg environ: Whole environment.
     :arg folder: For the files with its output; one for each process.
     :arg scratch: Directory of its outbox.
+    :arg cwd: Its working directory, where that is not this process's.
+    :arg piped: Its standard error is a pipe, which can be closed.
     """
 
     def __init__(
-        self, command: Sequence[object], environ: Mapping[str, str], folder: Path, scratch: Path
+        self,
+        command: Sequence[object],
+        environ: Mapping[str, str],
+        folder: Path,
+        scratch: Path,
+        *,
+        cwd: Path | None = None,
+        piped: bool = False,
     ) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
         self.scratch = scratch
         self._out, self._err = folder / "stdout", folder / "stderr"
+        self._err_closed = threading.Event()
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.popen = subprocess.Popen(
                 [str(part) for part in command],
                 env=dict(environ),
+                cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
-                stderr=err,
+                stderr=subprocess.PIPE if piped else err,
                 start_new_session=True,
             )
+        if piped:
+            threading.Thread(target=self._copy_err, name="stderr", daemon=True).start()
+
+    def _copy_err(self) -> None:
+        """Copy standard error to its file, until its last writer has ended or it is closed."""
+        pipe = self.popen.stderr
+        assert pipe is not None
+        with pipe, self._err.open("ab", buffering=0) as file:
+            while not self._err_closed.is_set():
+                if select.select([pipe], [], [], _CLOSE_SECONDS)[0]:
+                    data = os.read(pipe.fileno(), _PIPE_BYTES)
+                    if not data:
+                        return
+                    file.write(data)
+
+    def close_err(self) -> None:
+        """Close the pipe: whatever is written to standard error from now on fails."""
+        self._err_closed.set()
+        time.sleep(2 * _CLOSE_SECONDS)
 
     @property
     def out(self) -> str:

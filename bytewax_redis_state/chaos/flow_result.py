@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from bytewax_redis_state.chaos import input_events
+from bytewax_redis_state.chaos import hostile_values, input_events
 from bytewax_redis_state.chaos.input_events import AccountEntry, Sum
 
 __all__ = ["FlowResult", "State", "differences", "expected_result"]
@@ -39,10 +39,11 @@ class FlowResult:
         return sum(map(len, self.state.values())) + len(self.lines)
 
 
-def expected_result(limit: int) -> FlowResult:
+def expected_result(limit: int, *, shaped: bool = False) -> FlowResult:
     """Work out the result of an uninterrupted run.
 
     :arg limit: The flow reads the events with numbers below it.
+    :arg shaped: Whether the flow has the step with values of hostile shape.
     """
     entries = [input_events.entry(number) for number in range(limit)]
     notes = [input_events.note(number) for number in range(limit // input_events.NOTE_EVERY)]
@@ -59,7 +60,10 @@ def expected_result(limit: int) -> FlowResult:
         lines += [
             (account, input_events.window_line("visits", account, s)) for s in _sessions(events)
         ]
+    hostile, put = _hostile(limit) if shaped else ({}, [])
+    lines += put
     state: State = {
+        **({"hostile": hostile} if shaped else {}),
         "entries": _positions(limit, input_events.PARTS),
         "payments": _positions(limit, input_events.PARTS),
         "notes": _positions(limit // input_events.NOTE_EVERY, 1),
@@ -102,6 +106,17 @@ def _joins(
         sides: list[dict[str, Any]] = [cents, device]
         waiting[order] = [[side[order]] if order in side else [] for side in sides]
     return waiting, lines
+
+
+def _hostile(limit: int) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Give the marks of the hostile values that are state, and the lines."""
+    state: dict[str, Any] = {}
+    lines = []
+    for number in range((limit + hostile_values.EVERY - 1) // hostile_values.EVERY):
+        key, value = hostile_values.hostile_value(number)
+        lines.append((key, hostile_values.value_line(number, state.get(key))))
+        state[key] = value
+    return {key: hostile_values.mark_of(value) for key, value in state.items()}, lines
 
 
 def _summed(events: Iterable[AccountEntry]) -> Sum:

@@ -13,6 +13,7 @@ from pathlib import Path
 import redis
 
 from bytewax_redis_state.chaos.flow import save_limit
+from bytewax_redis_state.errors import StateError
 
 __all__ = ["InputLimiter"]
 
@@ -44,7 +45,8 @@ class InputLimiter:
 
     def _run(self) -> None:
         while not self._stop.wait(_STEP_SECONDS):
-            with suppress(redis.RedisError, OSError):  # Redis may be down just now
+            # Redis may be down just now, or the state damaged.
+            with suppress(redis.RedisError, OSError, StateError):
                 self._seen = max(self._seen, self._position())
             if self.limit > self._seen + _MOST_AHEAD:
                 continue

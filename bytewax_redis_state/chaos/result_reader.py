@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bytewax_redis_state.chaos.flow_result import FlowResult
+from bytewax_redis_state.chaos.hostile_values import mark_of
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.dataflow.steps import short_names
 from bytewax_redis_state.keys import FlowKeys
@@ -70,7 +71,7 @@ def _stock_state(store: Path) -> _Found:
 def _plain(found: _Found) -> dict[str, dict[str, Any]]:
     state: dict[str, dict[str, Any]] = defaultdict(dict)
     for step, key, value in found:
-        state[step][key] = _plain_value(value)
+        state[step][key] = mark_of(value) if step == "hostile" else _plain_value(value)
     return dict(state)
 
 

@@ -1,5 +1,8 @@
 """The schedule: the faults of each flow, with their moment, target and size; all from a seed.
 
+A fault that damages records comes first in its flow, and no flow has two of them: where the flow is
+refused after the damage and begins again, no result of another fault is lost.
+
 Invariant: the same seed, number, topologies and kinds give the same schedule, on any machine.
 """
 
@@ -28,8 +31,11 @@ __all__ = [
 MOMENTS = ("stream", "unshipped", "fold", "start")
 """When a fault strikes: at any time, when rows wait in the outbox, in mid-fold, in mid-start."""
 
-SERVERS = ("single", "sentinel", "cluster")
-"""The kinds of Redis: one server, a primary that Sentinels watch, or a Redis Cluster."""
+SERVERS = ("single", "sentinel", "cluster", "embedded")
+"""The kinds of Redis: one server, a primary that Sentinels watch, a Redis Cluster, or an embedded
+server, which only a flow of one process can have."""
+
+_ONE_PROCESS = "embedded"
 
 FAST_PATHS = ("on", "off", "in-turn")
 """Whether the operators of a flow run on fast paths; "in-turn": every second start."""
@@ -69,6 +75,10 @@ class Kind(Protocol):
     @property
     def servers(self) -> Sequence[str]:
         """The ones of :data:`SERVERS` that it may strike."""
+
+    @property
+    def damages(self) -> bool:
+        """Whether it damages records, so that the flow may be refused."""
 
 
 @dataclass(frozen=True)
@@ -138,24 +148,44 @@ def make_schedule(
     """Make the schedule of a seed.
 
     :arg faults: Number of faults in all.
-    :arg topologies: Used in turn, each equally often.
+    :arg topologies: Each gets as many faults as the others. One that no kind can strike is left
+        out.
     :arg kinds: Each kind of fault by its name; used equally often.
     :arg fast_paths: Used in turn on each topology; the faults do not depend on them.
-    :arg per_trial: Number of faults that strike one flow.
+    :arg per_trial: Number of faults that strike one flow, at most.
+    :raises ValueError: If no kind can strike any of the topologies.
     """
+    topologies = [each for each in topologies if any(_fits(kinds[kind], each) for kind in kinds)]
+    if not topologies:
+        raise ValueError("no kind can strike a topology")
     source = random.Random(f"{seed} {faults} {topologies} {sorted(kinds)} {per_trial}")
     rounds = _Rounds(kinds, per_trial, source)
-    orders = [_Order(rounds.begun_at(n / len(topologies)), kinds) for n in range(len(topologies))]
+    orders = [
+        _Order(rounds.begun_at(n / len(topologies)), kinds, topology)
+        for n, topology in enumerate(topologies)
+    ]
+    flows, struck = [0] * len(topologies), [0] * len(topologies)
     plans: list[Plan] = []
     while faults > 0:
-        turn, place = divmod(len(plans), len(topologies))
-        paths = fast_paths[(turn + place) % len(fast_paths)]
-        size = min(per_trial, faults)
-        chosen, servers = orders[place].take(size)
+        place = struck.index(min(struck))
+        paths = fast_paths[(flows[place] + place) % len(fast_paths)]
+        chosen, servers = orders[place].take(min(per_trial, faults))
         strikes = tuple(_planned_fault(kind, kinds[kind].moments, source) for kind in chosen)
         plans.append(Plan(len(plans), topologies[place], servers, paths, strikes))
-        faults -= size
+        flows[place] += 1
+        struck[place] += len(strikes)
+        faults -= len(strikes)
     return Schedule(seed, tuple(plans))
+
+
+def _fits(kind: Kind, topology: str) -> bool:
+    """Tell whether a kind can strike any server that a topology can have."""
+    return bool(_servers_of(kind, topology))
+
+
+def _servers_of(kind: Kind, topology: str) -> list[str]:
+    several = TOPOLOGIES[topology].processes > 1
+    return [each for each in kind.servers if not (several and each == _ONE_PROCESS)]
 
 
 class _Rounds:
@@ -188,7 +218,11 @@ class _Rounds:
         hands = self._dealt()
         for hand in hands.values():
             self._source.shuffle(hand)
-        return [kind for name in self._source.sample(SERVERS, len(SERVERS)) for kind in hands[name]]
+        # First the server that not every topology can have: in a schedule of few faults, not all
+        # topologies come to the end of a round.
+        *others, last = SERVERS
+        order = (last, *self._source.sample(others, len(others)))
+        return [kind for name in order for kind in hands[name]]
 
     def _dealt(self) -> dict[str, list[str]]:
         """Deal all kinds to servers; servers other than the single one get a flow full of kinds."""
@@ -198,9 +232,12 @@ class _Rounds:
         for kind in self._source.sample(sorted(self._kinds), len(self._kinds)):
             servers = self._kinds[kind].servers
             (hands[servers[0]] if len(servers) == 1 else free).append(kind)
-        for hand in (hands[name] for name in others if hands[name]):
-            while free and len(hand) < self._together:
-                hand.append(free.pop())
+        for name in (name for name in others if hands[name]):
+            fit = [kind for kind in free if name in self._kinds[kind].servers]
+            fit.sort(key=lambda kind: self._kinds[kind].damages)  # a flow takes one of those
+            for kind in fit[: max(0, self._together - len(hands[name]))]:
+                hands[name].append(kind)
+                free.remove(kind)
         hands[one] += free
         return hands
 
@@ -211,14 +248,16 @@ class _Order:
     A kind that can't share the servers of a flow waits for the next flow.
     """
 
-    def __init__(self, coming: Iterator[str], kinds: Mapping[str, Kind]) -> None:
-        self._coming = coming
+    def __init__(self, coming: Iterator[str], kinds: Mapping[str, Kind], topology: str) -> None:
+        self._servers = {name: _servers_of(kind, topology) for name, kind in kinds.items()}
+        self._coming = (name for name in coming if self._servers[name])
         self._kinds = kinds
         self._waiting: deque[str] = deque()
 
     def take(self, size: int) -> tuple[list[str], str]:
-        """Take the next kinds that can all strike the same servers.
+        """Take the next kinds that can all strike the same servers, up to the second damage.
 
+        :arg size: How many, at most.
         :returns: The kinds, and the first of :data:`SERVERS` that all of them can strike.
         """
         chosen: list[str] = []
@@ -226,14 +265,20 @@ class _Order:
         servers: Sequence[str] = SERVERS
         while len(chosen) < size:
             kind = self._waiting.popleft() if self._waiting else next(self._coming)
-            shared = [each for each in servers if each in self._kinds[kind].servers]
-            if shared:
+            shared = [each for each in servers if each in self._servers[kind]]
+            second = self._damages(kind) and any(map(self._damages, chosen))
+            if shared and not second:
                 chosen.append(kind)
                 servers = shared
-            else:
-                passed.append(kind)
+                continue
+            passed.append(kind)
+            if second:
+                break
         self._waiting.extendleft(reversed(passed))
-        return chosen, servers[0]
+        return sorted(chosen, key=self._damages, reverse=True), servers[0]
+
+    def _damages(self, kind: str) -> bool:
+        return self._kinds[kind].damages
 
 
 def _planned_fault(kind: str, moments: Sequence[str], source: random.Random) -> PlannedFault:

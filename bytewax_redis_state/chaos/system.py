@@ -8,6 +8,8 @@ go on within it is a finding.
 from __future__ import annotations
 
 import os
+import re
+import signal
 import sys
 import threading
 import time
@@ -31,6 +33,7 @@ from bytewax_redis_state.chaos.network.ports import free_addresses
 from bytewax_redis_state.chaos.network.proxy import Listener, Proxy
 from bytewax_redis_state.chaos.schedule import FlowTopology
 from bytewax_redis_state.chaos.servers.deployment import RedisDeployment
+from bytewax_redis_state.chaos.servers.own_server import OwnServer
 from bytewax_redis_state.chaos.servers.server_group import ServerGroup
 from bytewax_redis_state.chaos.servers.single_server import SingleServer
 from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
@@ -39,8 +42,16 @@ from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.keys import FlowKeys, shard_of
 from bytewax_redis_state.recovery.records.cells import cells_of
 from bytewax_redis_state.recovery.records.manifest import Manifest, read_manifest
+from bytewax_redis_state.recovery.stopping import EXIT_FAILED
 
-__all__ = ["GivenUpError", "Program", "StuckError", "SystemUnderTest", "UnexpectedExit"]
+__all__ = [
+    "GivenUpError",
+    "Program",
+    "RefusedError",
+    "StuckError",
+    "SystemUnderTest",
+    "UnexpectedExit",
+]
 
 _MODULE_FLOW = "bytewax_redis_state.chaos.flow:flow"
 _RATE = 400  # events of each source a second
@@ -50,6 +61,9 @@ _POLL = 0.01
 _FAST_PATH_TURNS = {"on": ("true",), "off": ("false",), "in-turn": ("true", "false")}
 _LOOK_TIMEOUT = timedelta(seconds=3)  # for a look at a Redis that a fault has struck
 _MOST_STARTS_IN_VAIN = 25  # of each process
+_REFUSALS = 3  # of one process, in the same words
+_REFUSAL_SECONDS = 8.0  # from the first to the last of them: longer than a lease
+_NUMBERS = re.compile(r"\d+")
 
 
 class GivenUpError(Exception):
@@ -58,6 +72,17 @@ class GivenUpError(Exception):
 
 class StuckError(Exception):
     """The flow does not go on, or one of its processes does not end."""
+
+
+class RefusedError(Exception):
+    """The flow is refused again and again, after its records were damaged.
+
+    :arg ending: How a process ended each time.
+    """
+
+    def __init__(self, ending: UnexpectedExit) -> None:
+        super().__init__(ending.error)
+        self.ending = ending
 
 
 @dataclass(frozen=True)
@@ -95,6 +120,12 @@ def _unexpected_exit(number: int, process: FlowProcess) -> UnexpectedExit:
     return UnexpectedExit(number, process.wait(), _error_line(process.err))
 
 
+def _is_alike(one: UnexpectedExit, other: UnexpectedExit) -> bool:
+    """Tell whether two processes of one number ended alike: numbers in their errors may differ."""
+    errors = {_NUMBERS.sub("", each.error) for each in (one, other)}
+    return len(errors) == 1 and (one.process, one.code) == (other.process, other.code)
+
+
 class SystemUnderTest:
     """Everything that a fault can strike.
 
@@ -104,6 +135,8 @@ class SystemUnderTest:
     :arg program: The command that runs the flow.
     :arg fast_paths: One of ``schedule.FAST_PATHS``.
     :arg shifted: Whether a fault will shift clocks.
+    :arg piped: Whether a fault will close the standard error of a process.
+    :arg shaped: Whether the flow has a step whose state has hostile shapes.
     :arg given_up: Set to end the trial early.
     """
 
@@ -117,6 +150,8 @@ class SystemUnderTest:
         *,
         fast_paths: str = "on",
         shifted: bool = False,
+        piped: bool = False,
+        shaped: bool = False,
         given_up: threading.Event | None = None,
     ) -> None:
         self.topology = topology
@@ -136,11 +171,16 @@ class SystemUnderTest:
         self._fast_path_turns = cycle(_FAST_PATH_TURNS[fast_paths])
         self._fast_path = ""
         self._shifted = shifted
+        self._piped = piped
+        self._shaped = shaped
         self._given_up = given_up or threading.Event()
         self._codec = Codec()
         self._opened = ExitStack()
         self._in_vain = 0
         self._executions: list[Execution] = []
+        self.damaged = False
+        self._last_manifest: Manifest | None = None
+        self._refusals: list[tuple[float, UnexpectedExit]] = []
 
     @property
     def out(self) -> Path:
@@ -151,6 +191,12 @@ class SystemUnderTest:
     def server(self) -> SingleServer:
         """The Redis of the flow, where that is one server."""
         assert isinstance(self.deployment, SingleServer)
+        return self.deployment
+
+    @property
+    def own_server(self) -> OwnServer:
+        """The Redis of the flow, where that is an embedded server."""
+        assert isinstance(self.deployment, OwnServer)
         return self.deployment
 
     @property
@@ -202,7 +248,8 @@ class SystemUnderTest:
         """Give the options of a process, without those that name the other processes."""
         url = self.deployment.url_through(self.proxy.listeners, process)
         return [
-            *("--redis", url, "--namespace", self.keys.namespace, "-s", _EPOCH_SECONDS),
+            *(("--redis", url) if url else ()),
+            *("--namespace", self.keys.namespace, "-s", _EPOCH_SECONDS),
             *("--checkpoint-interval", _CHECKPOINT_SECONDS, "-w", self.topology.workers),
             *("--shards", _SHARDS, "--join-timeout", _JOIN_SECONDS),
             *("--scratch", self._scratch_of(process)),
@@ -222,14 +269,16 @@ class SystemUnderTest:
                 self._fast_path_turns
             )  # the processes of an execution must agree
         environ["BYTEWAX_REDIS_FAST_PATHS"] = self._fast_path
+        if self._shaped:
+            environ["CHAOS_SHAPES"] = "1"
         if self._shifted:
             environ |= clock_environ(self._clock(process))
         environ |= self._program.environ
         scratch = self._scratch_of(process)
         scratch.mkdir(exist_ok=True)
-        return FlowProcess(
-            [*self._program.command, _MODULE_FLOW, *options], environ, folder, scratch
-        )
+        command = [*self._program.command, _MODULE_FLOW, *options]
+        cwd = self.deployment.working_directory
+        return FlowProcess(command, environ, folder, scratch, cwd=cwd, piped=self._piped)
 
     def _clock(self, process: int) -> Path:
         return self.folder / f"clock-{process}"
@@ -242,18 +291,53 @@ class SystemUnderTest:
         :returns: Whether all processes have ended well.
         :raises GivenUpError: If the trial was ended early.
         :raises StuckError: If too many starts have failed, one after the other.
+        :raises RefusedError: If records were damaged, and the flow is refused again and again.
         """
         if self._given_up.is_set():
             raise GivenUpError
         for number, process in enumerate(self.execution.processes):
             if process.popen.poll():
                 self.endings.append(_unexpected_exit(number, process))
+                self._note_refusal(self.endings[-1])
                 self._in_vain += 1
-                if self._in_vain > _MOST_STARTS_IN_VAIN * self.topology.processes:
+                most = _MOST_STARTS_IN_VAIN * self.topology.processes
+                if self._in_vain > most and not self.damaged:
                     raise StuckError(f"{self._in_vain} starts failed in a row:\n{self.last_words}")
                 self.starts += 1
                 self.execution.restart(number)
         return all(process.popen.poll() == 0 for process in self.execution.processes)
+
+    def _note_refusal(self, ending: UnexpectedExit) -> None:
+        """Note how a process ended after damage.
+
+        :raises RefusedError: If it has been refused so several times.
+        :raises StuckError: If it has ended so several times, and not as a refused process does.
+        """
+        if not self.damaged or ending.code == -signal.SIGKILL:
+            return
+        now = time.monotonic()
+        self._refusals.append((now, ending))
+        same = [at for at, each in self._refusals if _is_alike(each, ending)]
+        if len(same) < _REFUSALS or now - same[0] < _REFUSAL_SECONDS:
+            return
+        if ending.code == EXIT_FAILED and ending.error:
+            raise RefusedError(ending)
+        raise StuckError(
+            f"process {ending.process} ends with {ending.code} again and again, and names no "
+            f"reason:\n{self.last_words}"
+        )
+
+    def begin_anew(self) -> None:
+        """End all processes, delete all keys of the flow, and start it at its sources' start."""
+        for execution in self._executions:
+            execution.kill_groups()
+        with self.deployment.client() as client:
+            for pattern in self.keys.patterns:
+                for key in list(client.scan_iter(match=pattern, count=1000)):
+                    client.unlink(key)
+        self.damaged = False
+        self._in_vain = 0
+        self.start()
 
     def end_of(self, execution: Execution, seconds: float = BOUND_SECONDS) -> None:
         """Wait until all processes of an execution have ended, and note their ends.
@@ -307,6 +391,7 @@ class SystemUnderTest:
 
         self.tend_until(committed, f"{count} epochs are committed")
         self._in_vain = 0
+        self._refusals.clear()
 
     def finish(self) -> int:
         """Let the flow read to its end.
@@ -354,11 +439,14 @@ class SystemUnderTest:
         """Give the epoch below which everything is committed; 0 where it can't be read."""
         manifest = self.manifest()
         if manifest is None or not manifest.partitions:
+            manifest = self._last_manifest  # a fault may have deleted it under a running flow
+        if manifest is None:
             return 0
+        self._last_manifest = manifest
         names = [self.keys.progress(i, manifest.generation) for i in range(manifest.partitions)]
         try:
             return min(int(self._client.hget(name, "epoch") or 0) for name in names)
-        except (redis.RedisError, OSError):
+        except (redis.RedisError, OSError, ValueError):  # it may be damaged
             return 0
 
     def _position(self) -> int:
@@ -434,7 +522,9 @@ class SystemUnderTest:
     def listeners(self, target: int, *, all_of_them: bool) -> list[Listener]:
         """Give the listeners to strike."""
         listeners = self.proxy.listeners
-        return list(listeners) if all_of_them else [listeners[target % len(listeners)]]
+        if all_of_them or not listeners:
+            return list(listeners)
+        return [listeners[target % len(listeners)]]
 
     def shift_clock(self, target: int, seconds: int) -> None:
         """Shift the clock of a process against the true one, now and after each start."""

@@ -5,6 +5,10 @@
    Then wait until all processes run and commit again, unless the next fault strikes in mid-start.
 3. Let the flow read to its end. Compare every key and every line with the expected result, and
    verify the state in Redis as ``doctor --verify`` does.
+
+After damage to records the flow is started once more at its end, because a loss may be noticed only
+then. Where it is refused, the error must name the record; the harness then tries the way out: it
+deletes the keys of the flow, and the flow begins again at its sources' start.
 """
 
 from __future__ import annotations
@@ -14,28 +18,42 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from bytewax_redis_state.chaos.damage import Damage
 from bytewax_redis_state.chaos.faults import EARLIER_COPY, FAULTS, Fault
 from bytewax_redis_state.chaos.flow_result import FlowResult, differences, expected_result
 from bytewax_redis_state.chaos.result_reader import read_result
 from bytewax_redis_state.chaos.schedule import TOPOLOGIES, Plan, PlannedFault
 from bytewax_redis_state.chaos.servers.cluster_group import ClusterGroup
 from bytewax_redis_state.chaos.servers.deployment import RedisDeployment
+from bytewax_redis_state.chaos.servers.own_server import OwnServer
 from bytewax_redis_state.chaos.servers.sentinel_group import SentinelGroup
 from bytewax_redis_state.chaos.servers.single_server import SingleServer
 from bytewax_redis_state.chaos.small_disk import small_disk
-from bytewax_redis_state.chaos.system import Program, StuckError, SystemUnderTest, UnexpectedExit
+from bytewax_redis_state.chaos.system import (
+    Program,
+    RefusedError,
+    StuckError,
+    SystemUnderTest,
+    UnexpectedExit,
+)
 from bytewax_redis_state.doctor.verification import verify
 from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.server.binary import find_server_binary
 
-__all__ = ["InjectedFault", "Outcome", "Trial"]
+__all__ = ["BEGUN_AGAIN", "InjectedFault", "Outcome", "Refusal", "Trial"]
+
+BEGUN_AGAIN = "deleted the keys of the flow, and began again at its sources' start"
+"""The way out of a refusal that the harness tries."""
 
 _MOMENT_SECONDS = 5.0  # to wait for a moment; then the fault strikes all the same
 _START_LAG = 0.004
 _IN_EPOCH, _IN_START = 0.15, 1.2  # seconds
 _ALL_LAG = 0.25
+_COMMITS_TO_DAMAGE = 12  # so that the flow has been folded, and each step has state
+_HOSTILE = "hostile-values"
 _LOSSES = ("lost", "missing", "no manifest")
 
 
@@ -51,6 +69,7 @@ _DEPLOYMENTS: Mapping[str, Callable[[Path], RedisDeployment]] = {
     "single": SingleServer,
     "sentinel": _sentinel_group,
     "cluster": _cluster_group,
+    "embedded": OwnServer,
 }
 """The function that makes each of ``schedule.SERVERS``, in a folder."""
 
@@ -66,6 +85,7 @@ class InjectedFault:
     :arg mid_start: A start was under way.
     :arg recovery: Seconds from the fault until the flow committed again; ``None`` where the next
         fault struck before.
+    :arg done: What was done to which record, by a fault that damages one.
     """
 
     kind: str
@@ -74,6 +94,25 @@ class InjectedFault:
     mid_fold: bool
     mid_start: bool
     recovery: float | None
+    done: str = ""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A flow that was refused after damage, and the way out.
+
+    :arg done: What was done to which record.
+    :arg said: The error.
+    :arg named: Whether the error names the record.
+    :arg at_end: Whether it was noticed only when the flow was started at its end.
+    :arg way_out: What the harness did then.
+    """
+
+    done: str
+    said: str
+    named: bool
+    at_end: bool
+    way_out: str
 
 
 @dataclass
@@ -90,6 +129,7 @@ class Outcome:
     :arg starts: Number of starts of a process, or of all.
     :arg seconds: Of the whole trial.
     :arg endings: Unexpected exits of processes.
+    :arg refusals: After damage: at most one.
     """
 
     plan: Plan
@@ -102,6 +142,7 @@ class Outcome:
     starts: int = 0
     seconds: float = 0.0
     endings: list[UnexpectedExit] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -138,6 +179,8 @@ class Trial:
         self._given_up = given_up
         self._outcome = Outcome(plan)
         self._began = time.monotonic()
+        self._kinds = {planned.kind for planned in plan.strikes}
+        self._damage: Damage | None = None
 
     def run(self) -> Outcome:
         """Run the trial.
@@ -145,9 +188,8 @@ class Trial:
         :returns: Its outcome; a flow that fails is an outcome, too.
         :raises GivenUpError: If the trial was ended early.
         """
-        kinds = {planned.kind for planned in self._plan.strikes}
         with ExitStack() as stack:
-            if "disk" in kinds:
+            if "disk" in self._kinds:
                 stack.enter_context(small_disk(self._folder / "scratch"))
             system = self.system_class(
                 TOPOLOGIES[self._plan.topology],
@@ -156,14 +198,17 @@ class Trial:
                 self._namespace,
                 self._program,
                 fast_paths=self._plan.fast_paths,
-                shifted="clock" in kinds,
+                shifted="clock" in self._kinds,
+                piped="close-stderr" in self._kinds,
+                shaped=_HOSTILE in self._kinds,
                 given_up=self._given_up,
             )
             stack.callback(system.close)
             try:
                 self._run(system)
-            except (StuckError, TimeoutError) as error:
-                self._outcome.stuck = str(error)
+            except (StuckError, RefusedError, TimeoutError) as error:
+                done = f"{self._damage.done}: " if self._damage is not None else ""
+                self._outcome.stuck = f"{done}{error}"
                 self._outcome.findings += self._unfounded_losses(system)
             self._outcome.starts = system.starts
             self._outcome.endings = system.endings
@@ -172,12 +217,16 @@ class Trial:
 
     def _run(self, system: SystemUnderTest) -> None:
         system.open()
-        system.await_commits()
         strikes = self._plan.strikes
+        damaging = any(self._faults[kind].damages for kind in self._kinds)
+        system.await_commits(_COMMITS_TO_DAMAGE if damaging else 2)
         for number, planned in enumerate(strikes):
             follower = strikes[number + 1] if number + 1 < len(strikes) else None
             self._inject(system, planned, follower)
+        self._go_on(system, system.finish)
         self._outcome.limit = system.finish()
+        if system.damaged:
+            self._go_on(system, system.run_again, system.finish, at_end=True)
         self._judge(system)
 
     # -- striking -----------------------------------------------------------------------------
@@ -186,23 +235,54 @@ class Trial:
         self, system: SystemUnderTest, planned: PlannedFault, follower: PlannedFault | None
     ) -> None:
         fault = self._faults[planned.kind]
-        if "single" not in fault.servers:  # the last failover must be over
+        if self._plan.servers in ("sentinel", "cluster"):  # the last failover must be over
             system.deployment.wait_recovered()
         with self._lag(system, planned):
-            self._await_moment(system, planned)
+            self._go_on(system, partial(self._await_moment, system, planned), system.await_commits)
             backlog, folding, starting = self._look(system)
             at = time.monotonic()
-            fault.inject(system, planned)
+            damage = fault.inject(system, planned)
+        if damage is not None:
+            self._damage, system.damaged = damage, True
         folding = folding or (planned.kind.startswith("kill-") and system.is_folding())
         recovery = None
         if follower is None or follower.moment != "start":
-            system.await_commits()
+            self._go_on(system, system.await_commits)
             recovery = round(time.monotonic() - at, 2)
             if any(each.kind == "lost-tail" for each in self._plan.strikes):
                 system.server.remember(EARLIER_COPY)
         after = round(at - self._began, 2)
-        struck = InjectedFault(planned.kind, after, backlog, folding, starting, recovery)
+        struck = InjectedFault(
+            *(planned.kind, after, backlog, folding, starting, recovery),
+            done=damage.done if damage is not None else "",
+        )
         self._outcome.struck.append(struck)
+
+    def _go_on(
+        self,
+        system: SystemUnderTest,
+        action: Callable[[], object],
+        after: Callable[[], object] | None = None,
+        *,
+        at_end: bool = False,
+    ) -> None:
+        """Wait for the flow; where it is refused after damage, try the way out and wait again.
+
+        :arg action: Waits for the flow.
+        :arg after: Waits for the flow that began again, where that is another function.
+        """
+        try:
+            action()
+        except RefusedError as refused:
+            assert self._damage is not None
+            said = refused.ending.error
+            named = self._damage.is_named_in(said)
+            done = self._damage.done
+            self._outcome.refusals.append(Refusal(done, said, named, at_end, BEGUN_AGAIN))
+            if not named:
+                self._outcome.findings.append(f"{done}: the error does not name it: {said}")
+            system.begin_anew()
+            (after or action)()
 
     def _lag(self, system: SystemUnderTest, planned: PlannedFault) -> AbstractContextManager[None]:
         """Slow the network down, so that the moment lasts long enough to be hit.
@@ -254,7 +334,7 @@ class Trial:
         except StateError as error:
             self._outcome.findings.append(str(error))
             return
-        right = expected_result(self._outcome.limit)
+        right = expected_result(self._outcome.limit, shaped=_HOSTILE in self._kinds)
         self._outcome.compared = right.values
         self._outcome.wrong = differences(found, right)
         self._outcome.findings += self._unfounded_losses(system)
@@ -269,7 +349,7 @@ class Trial:
 
     def _unfounded_losses(self, system: SystemUnderTest) -> list[str]:
         """Find reports of losses in a trial whose faults lose nothing."""
-        if any(self._faults[planned.kind].loses for planned in self._plan.strikes):
+        if any(self._faults[kind].can_lose(self._plan.servers) for kind in self._kinds):
             return []
         said = {e.error for e in system.endings if any(loss in e.error for loss in _LOSSES)}
         return [f"a loss was reported where there was none: {error}" for error in sorted(said)]

@@ -27,6 +27,17 @@ SCHEDULES = [
     ("folds-not-compared", "kill-all", "1-worker", 3),
     ("margin-ignored", "lost-tail", "1-worker", 4),
     ("margin-ignored", "sentinel-failover", "1-worker", 4),
+    ("counts-unheeded", "delete-state", "1-worker", 1),
+    ("sums-unheeded", "alter-state", "1-worker", 1),
+    ("tuples-as-lists", "hostile-values", "1-worker", 3),
+    ("stderr-insisted", "close-stderr", "1-worker", 4),
+    ("progress-too-high", "remove-scratch", "2-processes", 4),
+    ("progress-too-high", "limits", "2-processes", 4),
+    *[
+        ("errors-unnamed", kind, "1-worker", 1)
+        for kind, fault in FAULTS.items()
+        if fault.damages and kind not in ("delete-state", "alter-state")
+    ],
 ]
 """Bug, kind of fault, topology, and faults of one run."""
 RUNS = 5

@@ -6,16 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from bytewax_redis_state.chaos.campaign import Campaign, CampaignReport, usable_faults
-from bytewax_redis_state.chaos.faults import FAULTS
+from bytewax_redis_state.chaos.faults import DEFAULT_FAULTS, FAULTS
 from bytewax_redis_state.chaos.flow_process import wait_until
 from bytewax_redis_state.chaos.schedule import TOPOLOGIES, make_schedule
 from bytewax_redis_state.chaos.servers.single_server import SingleServer
 from bytewax_redis_state.chaos.system import Program, SystemUnderTest
-from bytewax_redis_state.chaos.trial import InjectedFault, Outcome
+from bytewax_redis_state.chaos.trial import InjectedFault, Outcome, Trial
 from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 
 COMMAND = [sys.executable, "-c", "from bytewax_redis_state.cli.main import main; exit(main())"]
@@ -67,6 +69,8 @@ def test_a_wrong_answer_is_told_with_the_way_to_replay_it(tmp_path):
         "unshipped": 6,
         "mid_fold": 12,
         "mid_start": 0,
+        "damages": 0,
+        "refused": 0,
         "values_compared": 0,
         "wrong_answers": 1,
         "findings": 0,
@@ -99,6 +103,49 @@ def test_after_a_failover_the_flow_is_right_and_the_report_has_its_kind(tmp_path
     assert report["table"][kind]["1-worker"] == {"runs": 1, "faults": 1, "bad": 0}
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"), [("delete-cell", "is missing"), ("delete-manifest", "has no manifest")]
+)
+def test_a_flow_that_is_refused_after_damage_names_it_and_begins_again(tmp_path, kind, said):
+    file = tmp_path / "report.json"
+    kinds = {kind: FAULTS[kind]}
+    while_down = (
+        seed
+        for seed in range(100)
+        if make_schedule(seed, 1, ["1-worker"], kinds).plans[0].strikes[0].offset >= 0.5
+    )
+    seed = next(while_down)
+    place = ("--topology", "1-worker", "--json", str(file))
+    done = bench("--faults", "1", "--seed", str(seed), "--fault", kind, *place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "refused and named, then right" in done.stderr
+    assert "records were damaged 1 times, and the flow was then refused 1 times: " in done.stdout
+    report = json.loads(file.read_text())
+    assert (report["totals"]["damages"], report["totals"]["refused"]) == (1, 1)
+    (run,) = report["runs"]
+    (refusal,) = run["refusals"]
+    assert refusal["named"]
+    assert said in refusal["said"]
+    assert refusal["done"] == run["struck"][0]["done"]
+    assert refusal["way_out"].startswith("deleted the keys of the flow, and began again")
+    assert run["compared"] > 1000
+
+
+def test_a_flow_on_an_embedded_server_is_struck_too(tmp_path):
+    kinds = {"kill-all": replace(FAULTS["kill-all"], servers=("embedded",))}
+    plan = make_schedule(4, 2, ["1-worker"], kinds).plans[0]
+    outcome = Trial(plan, tmp_path / "trial", "own", Program()).run()
+    assert outcome.ok, outcome
+    assert outcome.plan.servers == "embedded"
+    assert outcome.compared > 1000
+
+
+def test_an_embedded_server_alone_needs_a_flow_of_one_process():
+    done = bench("--faults", "1", "--fault", "kill-keeper", "--topology", "2-processes")
+    assert done.returncode == 2
+    assert "add --topology 1-worker" in done.stderr
+
+
 def test_a_server_program_without_sentinel_or_cluster_is_told_in_one_line(tmp_path, monkeypatch):
     program = tmp_path / "redis-server"
     program.write_text("#!/bin/sh\necho Bad directive\nexit 1\n")
@@ -115,6 +162,17 @@ def test_a_server_program_without_sentinel_or_cluster_is_told_in_one_line(tmp_pa
     assert "no fault of the chosen kinds can be injected" in done.stderr
     assert "can't be run as a sentinel" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_page_of_faults_has_each_kind_and_says_which_strike_only_when_chosen():
+    page = Path("docs/faults.md").read_text()
+    _, _, listed = page.partition("## Only when chosen")
+    only, _, _ = listed.partition("\n## ")
+    for kind, fault in FAULTS.items():
+        assert f"`{kind}`" in page
+        assert (f"`{kind}`" in only) is bool(fault.not_yet)
+    assert bool(only) is (len(DEFAULT_FAULTS) < len(FAULTS))
+    assert set(usable_faults([])[0]) <= set(DEFAULT_FAULTS)
 
 
 def test_in_ci_no_kind_of_fault_is_left_out():

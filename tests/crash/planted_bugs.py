@@ -23,6 +23,11 @@ bug                     what it takes away
                         with ``late-folds``
 ``margin-ignored``      a row leaves the outbox as soon as Redis has it, and a replicator that is to
                         go back behind what has left goes on from there
+``counts-unheeded``     a start does not compare the keys that it finds with those that were written
+``sums-unheeded``       nobody looks at check sums of values
+``errors-unnamed``      an error that ends a flow does not name what is wrong
+``stderr-insisted``     what can't be written to standard error is written again, for ever
+``tuples-as-lists``     a tuple comes back as a list
 ``one-start-id``        every start takes the same ID, so those that Redis gave the same number are
                         not told apart; with ``lease-unheeded``
 ======================  =========================================================================
@@ -31,16 +36,23 @@ bug                     what it takes away
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
+from bytewax_redis_state import run
+from bytewax_redis_state.codec import codec, extension_types
+from bytewax_redis_state.codec.envelope import OVERHEAD, Envelope
+from bytewax_redis_state.errors import StateError
 from bytewax_redis_state.recovery.records import journal
 from bytewax_redis_state.recovery.records.fold import JournalFold
 from bytewax_redis_state.recovery.records.lease import LeaseHolder
 from bytewax_redis_state.recovery.replicator.checkpointer import Checkpointer
 from bytewax_redis_state.recovery.replicator.shipper import Shipper
-from bytewax_redis_state.recovery.start import takeover
+from bytewax_redis_state.recovery.start import restore, takeover
 from bytewax_redis_state.scripts import scripts
+from bytewax_redis_state.ui.console import print_error
 
 __all__ = ["plant"]
 
@@ -144,6 +156,43 @@ def one_start_id() -> None:
     takeover.start_id = lambda: "same"
 
 
+def counts_unheeded() -> None:
+    restore.Restorer._gone = lambda *_: {}  # type: ignore[method-assign]
+
+
+def sums_unheeded() -> None:
+    restore.are_sound = lambda *_: True  # type: ignore[attr-defined]
+    codec.is_sound = lambda *_: True  # type: ignore[attr-defined]
+    codec.open_envelope = lambda _, data: Envelope(data[1], data[OVERHEAD:])  # type: ignore[attr-defined]
+
+
+def errors_unnamed() -> None:
+    run.print_error = lambda error: print_error(StateError("something is wrong", "try again"))
+
+
+def stderr_insisted() -> None:
+    stderr = sys.stderr
+
+    class _Insistent:
+        def write(self, text: str) -> int:
+            while True:
+                with suppress(OSError):
+                    stderr.write(text)
+                    stderr.flush()
+                    return len(text)
+                time.sleep(0.05)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(stderr, name)
+
+    sys.stderr = cast(Any, _Insistent())
+
+
+def tuples_as_lists() -> None:
+    readers = cast(dict[int, Any], extension_types.READERS)
+    readers[extension_types.TUPLE] = lambda data, unpack: unpack(data)
+
+
 _BUGS: dict[str, Callable[[], None]] = {
     "": lambda: None,
     "lease-unheeded": lease_unheeded,
@@ -153,6 +202,11 @@ _BUGS: dict[str, Callable[[], None]] = {
     "late-folds": late_folds,
     "folds-not-compared": folds_not_compared,
     "margin-ignored": margin_ignored,
+    "counts-unheeded": counts_unheeded,
+    "sums-unheeded": sums_unheeded,
+    "errors-unnamed": errors_unnamed,
+    "stderr-insisted": stderr_insisted,
+    "tuples-as-lists": tuples_as_lists,
     "one-start-id": one_start_id,
 }
 

@@ -6,6 +6,7 @@ module            noun
 `node`            one server process
 `deployment`      the interface of a trial's Redis, whatever it is made of
 `single_server`   one server
+`own_server`      the embedded server of a flow
 `server_group`    several servers, of which one takes over from another
 `sentinel_group`  a primary with replicas, and Sentinels that watch it
 `cluster_group`   a Redis Cluster

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,25 @@ class ClusterGroup(ServerGroup):
     def rejoin(self, node: ServerNode) -> None:
         """Start a node that was killed; the others tell it its role."""
         node.start()
+
+    def set_back(self, key: bytes, meanwhile: Callable[[], object]) -> None:
+        """Set the primary of a key back to what it holds now; its replicas with it.
+
+        :arg meanwhile: Is called between now and the kill: what is written in it is lost.
+        """
+        primary = self.primary_of(key)
+        replicas = self.replicas_of(primary)
+        kept = primary.folder.with_name(f"{primary.folder.name}-kept")
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(primary.folder / "appendonlydir", kept)
+        meanwhile()
+        for node in (*replicas, primary):
+            node.kill()
+        shutil.rmtree(primary.folder / "appendonlydir")
+        kept.rename(primary.folder / "appendonlydir")
+        for node in (primary, *replicas):
+            node.start()
+        self.wait_recovered()
 
     def move_slot(self, slot: int, target: ServerNode) -> int:
         """Move a slot with its keys to another primary, which serves it meanwhile.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 
 from bytewax_redis_state.chaos.network.proxy import Listener
 from bytewax_redis_state.config import RedisConfig
@@ -17,6 +18,11 @@ _TIMEOUT = timedelta(seconds=30)
 
 class RedisDeployment(ABC):
     """The Redis that holds the state of a trial's flow."""
+
+    @property
+    def working_directory(self) -> Path | None:
+        """The directory that a flow must run in to find it; ``None`` where any will do."""
+        return None
 
     @property
     @abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -97,6 +97,30 @@ class SingleServer(RedisDeployment):
         shutil.copytree(self._copies / name, self._folder)
         self.start()
 
+    def dump(self) -> Path:
+        """Take a dump (RDB) of its data, as of now.
+
+        :returns: The file.
+        """
+        dump = self._folder / "dump.rdb"
+        with self.connected() as client:
+            wait_until(lambda: not client.info("persistence")["aof_rewrite_in_progress"], "no fork")
+            client.save()
+        self._copies.mkdir(exist_ok=True)
+        return dump.rename(self._copies / "older.rdb")
+
+    def restore_dump(self, dump: Path) -> None:
+        """SIGKILL it, and start it on a dump, as a person does who restores a backup."""
+        self.kill()
+        shutil.rmtree(self._folder)
+        self._folder.mkdir()
+        dump.rename(self._folder / "dump.rdb")
+        # With the append-only file on, a server does not look at its dump.
+        self._node.start("--appendonly", "no")
+        with self.connected() as client:
+            client.config_set("appendonly", "yes")
+            wait_until(_has_append_file(client), "it has an append-only file again")
+
     def refuse_writes(self) -> None:
         """Make its snapshots fail, so that it refuses writes with MISCONF."""
         # The server renames a finished snapshot to this name; onto a full folder it can't.
@@ -124,3 +148,11 @@ class SingleServer(RedisDeployment):
     def stop(self) -> None:
         """End it."""
         self._node.kill()
+
+
+def _has_append_file(client: redis.Redis) -> Callable[[], bool]:
+    def asked() -> bool:
+        info = client.info("persistence")
+        return bool(info["aof_enabled"] and not info["aof_rewrite_in_progress"])
+
+    return asked
