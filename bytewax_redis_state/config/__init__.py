@@ -10,6 +10,7 @@ topology.py           the servers behind a URL: single, Sentinels, cluster
 urls.py               checked and masked Redis URLs
 loading.py            settings from environment variables and TOML files
 checks.py             checks of single values
+ownership.py          whose a file is, and who else may change it
 booleans.py           ``true``, ``on``, ``no`` … as text
 durability.py         ``memory``, ``aof`` or ``replicas:N``
 durations.py          ``7d``, ``1h30m`` … as text, and retentions

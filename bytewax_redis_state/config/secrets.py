@@ -25,6 +25,7 @@ from typing import Any
 
 from bytewax_redis_state.config.booleans import parse_boolean
 from bytewax_redis_state.config.loading import parse_toml, refuse_unknown
+from bytewax_redis_state.config.ownership import foreign_owner
 from bytewax_redis_state.errors import ConfigError
 
 __all__ = ["SECRETS_ENVIRONMENT", "Secrets"]
@@ -80,7 +81,8 @@ class Secrets:
 
         :arg path: The file; nobody but its owner, and perhaps its group, may have access to it.
         :returns: The keys in it.
-        :raises ConfigError: If others may read or change it, or its content is wrong.
+        :raises ConfigError: If another user owns it, others may read or change it, or its content
+            is wrong.
         """
         path = Path(path)
         try:
@@ -127,6 +129,9 @@ def _private_text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             about = os.fstat(file.fileno())
+            owner = foreign_owner(about)
+            if owner is not None:
+                raise ConfigError(f"it {owner}", "copy it to a file of your own, with mode 600")
             if stat.S_IMODE(about.st_mode) & _OF_OTHERS:
                 raise ConfigError(
                     f"its mode is {stat.S_IMODE(about.st_mode):04o}: others may read or change it",

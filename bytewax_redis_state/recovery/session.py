@@ -96,6 +96,7 @@ class Session:
         self._backpressure: Backpressure | None = None
         self._folder = settings.scratch
         self._lease_holder: LeaseHolder | None = None
+        self._scratch: Scratch | None = None
         self._stopping = Stopping(self._reporter, shape.process_count, settings.drain_timeout)
         self._codec = Codec.of_flow(settings, self._stopping.note_codec_error)
         self._is_entered = False
@@ -127,6 +128,7 @@ class Session:
         require_sqlite()
         scratch = open_scratch(self._settings.scratch)
         self._stack.callback(scratch.remove)
+        self._scratch = scratch
         config = (self._config or start_embedded()).patient(_SCRIPT_TIMEOUT)
         client = connect(config, flow_connection_name(self._keys.namespace, self._keys.flow_id))
         self._stack.callback(client.close)
@@ -319,8 +321,11 @@ class Session:
         """The recovery configuration for the engine; ``None`` where the flow has no state.
 
         :raises ConfigError: Outside of the session's ``with`` block.
+        :raises ScratchError: If others may have changed the outbox, which the engine reads.
         """
         self._require_entered("recovery_config")
+        if self._scratch is not None:
+            self._scratch.require_private()  # this is the last that we hear of before it reads
         return self._recovery_config
 
     def _require_entered(self, name: str) -> None:

@@ -55,7 +55,10 @@ def _ask(directory: EmbeddedDirectory, record: ServerRecord | None) -> _Answer:
     if record is None:
         return _Answer.NONE
     try:
+        directory.require_own_server(record)
         connect(record.config).close()
+    except OSError:  # nobody answers
+        return _Answer.NONE
     except ServerError as error:
         loading = isinstance(error.__cause__, BusyLoadingError)
         return _Answer.LOADING if loading else _Answer.NONE
@@ -71,11 +74,13 @@ def start_embedded(directory: Path = DIRECTORY, *, idle: timedelta = IDLE) -> Re
     :arg idle: How long a server without clients is kept; the start that finds a live server does
         not change it.
     :returns: The settings to connect to it.
-    :raises ConfigError: If no server program is installed, or the directory can't be used.
+    :raises ConfigError: If no server program is installed, or the directory can't be used, or is
+        another user's, or open to others.
     :raises ServerUnfitError: If the only server program is too old for the data in the directory.
     :raises ServerUnavailableError: If the server does not come up; with the last line of its log.
     """
     own = EmbeddedDirectory(directory.absolute())
+    own.require_own()
     record = own.read_record()
     if record is not None and _ask(own, record) is _Answer.READY:
         return record.config

@@ -10,6 +10,8 @@
 
 Invariant: the lock is free only when keeper and server are both gone, so a directory never has
 two servers. The server inherits the keeper's lock as an open file, and needs to know nothing of it.
+Nothing in a directory is trusted that another user made, or could have changed: values of a flow
+may be pickles.
 """
 
 from __future__ import annotations
@@ -18,12 +20,15 @@ import fcntl
 import json
 import os
 import shutil
+import socket
+import struct
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from bytewax_redis_state.config import RedisConfig
+from bytewax_redis_state.config.ownership import folder_flaw
 from bytewax_redis_state.errors import ConfigError
 
 __all__ = ["EXIT_LOCKED", "EmbeddedDirectory", "ServerRecord"]
@@ -32,6 +37,7 @@ EXIT_LOCKED = 75
 """Exit code of a keeper that found the lock taken: EX_TEMPFAIL."""
 
 _SOCKET_PATH_LIMIT = 100  # bytes; the kernel's is 107 on Linux and 103 on macOS
+_PEER_SECONDS = 5.0
 _LOG_LIMIT = 1_000_000  # bytes
 _TEMP_PREFIX = "bytewax-redis-state-"
 
@@ -55,8 +61,8 @@ class ServerRecord:
         return RedisConfig(url=f"unix://{quote(self.socket)}?db=0")
 
 
-def _fits(socket: Path) -> bool:
-    return len(os.fsencode(socket)) <= _SOCKET_PATH_LIMIT
+def _fits(path: Path) -> bool:
+    return len(os.fsencode(path)) <= _SOCKET_PATH_LIMIT
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,47 @@ class EmbeddedDirectory:
     def _record(self) -> Path:
         return self.path / "server.json"
 
+    def require_own(self) -> None:
+        """Refuse a directory that another user made or may write to; one that is missing is none.
+
+        :raises ConfigError: If there is one that is not ours alone.
+        """
+        try:
+            flaw = folder_flaw(self.path, private=True)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            flaw = f"can't be looked at: {error.strerror}"
+        if flaw is not None:
+            raise ConfigError(
+                f"the embedded server's directory {self.path} {flaw}",
+                "run in a directory that only you may write to, or give --redis URL; if you trust "
+                f"all that it holds: chmod 700 {self.path}",
+            )
+
+    def require_own_server(self, record: ServerRecord) -> None:
+        """Refuse a server of another user on the socket of a record.
+
+        :raises ConfigError: If the socket, or the process behind it, is another user's.
+        :raises OSError: If nobody answers there.
+        """
+        path = Path(record.socket)
+        flaw = folder_flaw(path.parent, private=True)
+        if flaw is None and hasattr(socket, "SO_PEERCRED"):  # Linux
+            with socket.socket(socket.AF_UNIX) as peer:
+                peer.settimeout(_PEER_SECONDS)
+                peer.connect(record.socket)
+                size = struct.calcsize("3i")
+                found = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+            _, user, _ = struct.unpack("3i", found)
+            if user != os.geteuid():
+                flaw = f"is answered by a process of the user {user}"
+        if flaw is not None:
+            raise ConfigError(
+                f"the socket {path} of the embedded server {flaw}",
+                f"end that server, delete {self._record}, and start again",
+            )
+
     def prepare(self) -> None:
         """Make the directory, readable by its owner only and ignored by git.
 
@@ -99,6 +146,7 @@ class EmbeddedDirectory:
                     f"{self.path} holds files, but none of an embedded server",
                     "choose a directory that is empty or does not exist yet",
                 )
+            self.require_own()  # again: another user may have made it meanwhile
             self._lock.touch(mode=0o600)  # First: it marks the directory as ours.
             self.path.chmod(0o700)
             (self.path / ".gitignore").write_text("*\n")
@@ -125,7 +173,7 @@ class EmbeddedDirectory:
         return descriptor is None
 
     def _try_lock(self, kind: int) -> int | None:
-        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -139,19 +187,19 @@ class EmbeddedDirectory:
         :returns: A path in this directory; where that is too long for a socket, a path in a new
             temporary directory.
         """
-        socket = self.path / "server.sock"
-        if _fits(socket):
-            return socket
+        path = self.path / "server.sock"
+        if _fits(path):
+            return path
         # The path of the temporary directory can be long, too.
         root = next((r for r in (tempfile.gettempdir(), "/tmp") if _fits(Path(r, "x" * 40))), None)
         return Path(tempfile.mkdtemp(prefix=_TEMP_PREFIX, dir=root)) / "server.sock"
 
-    def remove_socket(self, socket: Path) -> None:
+    def remove_socket(self, path: Path) -> None:
         """Remove a socket, and the temporary directory that was made for it."""
-        if socket.parent.name.startswith(_TEMP_PREFIX) and socket.parent != self.path:
-            shutil.rmtree(socket.parent, ignore_errors=True)
+        if path.parent.name.startswith(_TEMP_PREFIX) and path.parent != self.path:
+            shutil.rmtree(path.parent, ignore_errors=True)
         else:
-            socket.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
     def publish(self, record: ServerRecord) -> None:
         """Write the record, so that others find the server."""

@@ -69,9 +69,7 @@ def _start_server(
         "logfile": "",
     }
     arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
-    return subprocess.Popen(
-        [binary, *arguments], cwd=directory.path, pass_fds=(lock,), preexec_fn=_end_with_keeper
-    )
+    return subprocess.Popen([binary, *arguments], pass_fds=(lock,), preexec_fn=_end_with_keeper)
 
 
 class _Usage:
@@ -166,6 +164,8 @@ def _keep(directory: EmbeddedDirectory, binary: str, idle: float, lock: int) -> 
     signal.signal(signal.SIGTERM, _leave)
     os.umask(0o077)
     os.chdir(directory.path)
+    # Of the directory that we are in now, whatever its path leads to by and by.
+    EmbeddedDirectory(Path()).require_own()
     _clear_leftovers(directory)
     socket = directory.make_socket_path()
     server = _start_server(directory, binary, socket, lock)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, cast
 
+from bytewax_redis_state.config.ownership import changeable_by_others, foreign_owner
 from bytewax_redis_state.errors import CheckpointError, ConfigError
 
 __all__ = ["PathOrFile", "open_for_reading", "open_for_writing", "rewindable"]
@@ -66,9 +68,21 @@ def open_for_reading(from_: PathOrFile) -> Iterator[tuple[BinaryIO, str]]:
     path = Path(from_)
     try:
         with path.open("rb") as file:
+            _require_own(path, file)
             yield file, str(path)
     except OSError as error:
         raise _unusable(path, error) from error
+
+
+def _require_own(path: Path, file: BinaryIO) -> None:
+    """Refuse a file that others made or may change: its values can be pickles."""
+    about = os.fstat(file.fileno())
+    flaw = foreign_owner(about) or changeable_by_others(about)
+    if flaw is not None and stat.S_ISREG(about.st_mode):
+        raise CheckpointError(
+            f"the checkpoint {path} {flaw}: a pickle in it would run as this user",
+            "copy it to a file of your own with mode 600, if you trust all who could write it",
+        )
 
 
 @contextmanager

@@ -18,6 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
+from bytewax_redis_state.config.ownership import folder_flaw
+from bytewax_redis_state.errors import ConfigError
+
 __all__ = ["SHADOW", "free_addresses", "free_ports"]
 
 SHADOW = 10_000
@@ -61,10 +64,17 @@ class _Ports:
 
     def _add_block(self) -> bool:
         folder = Path(tempfile.gettempdir(), f"bytewax-redis-state-ports-{os.getuid()}")
-        folder.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        flaw = "is a symbolic link" if folder.is_symlink() else folder_flaw(folder, private=True)
+        if flaw is not None:
+            raise ConfigError(
+                f"the folder of locks of ports {str(folder)!r} {flaw}",
+                "delete it, or set TMPDIR to a folder of your own",
+            )
         while self._untried:
             start = self._untried.pop()
-            lock = os.open(folder / str(start), os.O_RDWR | os.O_CREAT, 0o600)
+            lock = os.open(folder / str(start), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -2,6 +2,7 @@
 
 Invariant: a folder belongs to one execution and is never continued by another; its lock is held by
 the dataflow's process and by its replicator, so whoever gets the lock knows that both are gone.
+Only the user who runs the flow, and root, can change what it holds, until the engine reads it.
 """
 
 from __future__ import annotations
@@ -9,11 +10,17 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from bytewax_redis_state.config.ownership import (
+    changeable_by_others,
+    folder_flaw,
+    foreign_owner,
+)
 from bytewax_redis_state.errors import ScratchError
 
 __all__ = ["LEAST_FREE", "Scratch", "free_bytes", "open_scratch"]
@@ -64,6 +71,28 @@ class Scratch:
                 "give --scratch a folder with room",
             )
 
+    def require_private(self) -> None:
+        """Refuse a folder that others could have changed; asked just before the engine reads it.
+
+        The engine unpickles what it loads from there.
+
+        :raises ScratchError: If it is gone, no folder, another user's, or open to others.
+        """
+        try:
+            about = self.folder.lstat()
+            is_folder = stat.S_ISDIR(about.st_mode)
+            flaw = folder_flaw(self.folder, private=True) if is_folder else "is no folder"
+            if flaw is None and about.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                flaw = f"has the mode {stat.S_IMODE(about.st_mode):04o}, and was made with 0700"
+        except OSError as error:
+            flaw = f"can't be looked at: {error.strerror}"
+        if flaw is not None:
+            raise ScratchError(
+                f"the outbox folder {self.folder} {flaw}: the engine would unpickle what others "
+                "may have put there",
+                "find out who changed it, and start the flow again: it resumes from Redis",
+            )
+
     def remove(self) -> None:
         """Delete the folder and let go of the lock."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -71,9 +100,28 @@ class Scratch:
             os.close(self.lock)
 
 
+def _require_own(scratch_folder: Path) -> None:
+    """Refuse a folder in which another user could put a folder of theirs in place of ours.
+
+    Where all may write, as in ``/tmp``, the sticky bit keeps folders with those who made them.
+    """
+    about = scratch_folder.stat()
+    flaw = foreign_owner(about)
+    if flaw is None and not about.st_mode & stat.S_ISVTX:
+        flaw = changeable_by_others(about)
+    if flaw is not None:
+        raise ScratchError(
+            f"the scratch folder {scratch_folder} {flaw}",
+            f"give --scratch a folder of your own with mode 700, such as {scratch_folder / 'own'}, "
+            "or one with the sticky bit (chmod +t), such as /tmp",
+        )
+
+
 def _lock(folder: Path, flags: int = 0) -> int | None:
     try:
-        descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+        descriptor = os.open(
+            folder / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600
+        )
     except OSError:  # no folder of ours, or somebody else is removing it
         return None
     try:
@@ -86,9 +134,10 @@ def _lock(folder: Path, flags: int = 0) -> int | None:
 
 def _remove_leftovers(scratch_folder: Path) -> None:
     for folder in scratch_folder.glob(f"{_PREFIX}*"):
-        # Another user's folders are not ours to judge.
+        # Another user's folders are not ours to judge, and links lead elsewhere.
         with suppress(OSError):
-            if folder.is_dir() and folder.stat().st_uid == os.getuid():
+            about = folder.lstat()
+            if stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid():
                 _remove_if_unlocked(folder)
 
 
@@ -108,7 +157,8 @@ def open_scratch(scratch_folder: Path) -> Scratch:
     """
     hint = "give --scratch a folder that can be written"
     try:
-        scratch_folder.mkdir(parents=True, exist_ok=True)
+        scratch_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _require_own(scratch_folder)
         _remove_leftovers(scratch_folder)
         # Locked before it gets the name that leftovers are found by.
         hidden = Path(tempfile.mkdtemp(prefix=".new-", dir=scratch_folder))
