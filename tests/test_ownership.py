@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import pickle
 import subprocess
 import sys
 from datetime import timedelta

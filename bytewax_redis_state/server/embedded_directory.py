@@ -99,7 +99,7 @@ class EmbeddedDirectory:
         """
         try:
             flaw = folder_flaw(self.path, private=True)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
             flaw = f"can't be looked at: {error.strerror}"
