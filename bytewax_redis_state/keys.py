@@ -220,6 +220,11 @@ class FlowKeys:
         return _glob_literal(self._stem + b"/s") + b"*"
 
     @cached_property
+    def pattern(self) -> bytes:
+        """SCAN pattern for every key of the flow, in one pass."""
+        return _glob_literal(self._stem) + b"[}/]*"
+
+    @cached_property
     def patterns(self) -> tuple[bytes, bytes]:
         """SCAN patterns for every key of the flow."""
         return _glob_literal(self._stem + b"}:") + b"*", _glob_literal(self._stem + b"/") + b"*"

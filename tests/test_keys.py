@@ -96,6 +96,7 @@ def test_names_that_look_alike_stay_apart_in_scans(client: Client):
     for keys, own in all_keys.items():
         found = {key for pattern in keys.patterns for key in client.scan_iter(pattern, 10_000)}
         assert found == own
+        assert set(client.scan_iter(keys.pattern, 10_000)) == own
         assert set(client.scan_iter(keys.state_pattern, 10_000)) == {keys.state("s", 0, "user:{x}")}
         partitions = {keys.journal(0, 7), keys.progress(0, 7)}
         assert set(client.scan_iter(keys.partition_pattern, 10_000)) == partitions

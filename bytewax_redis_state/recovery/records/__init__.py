@@ -11,6 +11,7 @@ cells.py         a cell, and the hash beside its keys
 journal.py       the log of deltas of one partition, and its progress
 fold.py          the fold: a journal's epochs go into the keyed state
 state_scan.py    all keyed state, page by page
+remains.py       keys of a flow that Redis does not know any longer
 sweep.py         the deletion of keys that dead starts have left behind
 ===============  =========================================================================
 """

@@ -6,8 +6,8 @@ partition has shipped all of that, the manifest says that the flow is being rene
 takes it for a state to resume from.
 
 Process 0 begins and ends a renewal; the others find its manifest, which lists them. Invariant: only
-a Redis that has neither manifest nor generation of the flow counts as empty; a Redis that lost less
-than that stops the flow.
+a Redis that has no key of the flow on any node counts as empty; leases aside, and what a renewal
+made that died before its manifest. A Redis that lost less than that stops the flow.
 """
 
 from __future__ import annotations
@@ -26,15 +26,21 @@ from bytewax_redis_state.recovery.records.cells import LOST_HINT, Cell, cells_of
 from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 from bytewax_redis_state.recovery.records.journal import Journal
 from bytewax_redis_state.recovery.records.manifest import Manifest, read_manifest
+from bytewax_redis_state.recovery.records.remains import foreign_remains
+from bytewax_redis_state.recovery.records.token import Token
 from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
 from bytewax_redis_state.recovery.replicator.connection import ReplicatorConnection
 from bytewax_redis_state.server.translation import translated
 
-__all__ = ["Renewal", "renewed", "was_emptied", "write_shard_count"]
+__all__ = ["EmptiedInPartError", "Renewal", "renewed", "was_emptied", "write_shard_count"]
 
 logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05
+
+
+class EmptiedInPartError(StateLostError):
+    """Redis has lost the flow's manifest, and still holds other keys of the flow."""
 
 
 def was_emptied(config: ReplicatorConfig) -> bool:
@@ -42,17 +48,35 @@ def was_emptied(config: ReplicatorConfig) -> bool:
 
     :arg config: Of the replicator that misses its keys.
     :returns: Whether the flow has to be renewed.
+    :raises EmptiedInPartError: If Redis has lost the manifest, but not all keys; names one.
     :raises ServerUnavailableError: If Redis can't be asked.
     """
     connection = ReplicatorConnection(config)
     try:
         with translated(connection.address):
             manifest = read_manifest(connection.client, config.keys)
-            if manifest is None:
-                return not connection.client.exists(config.keys.generation)
-            return _is_our_renewal(manifest, config)
+            if manifest is not None:
+                return _is_our_renewal(manifest, config)
+            _require_empty(connection, config)
+            return True
     finally:
         connection.client.close()
+
+
+def _require_empty(connection: ReplicatorConnection, config: ReplicatorConfig) -> None:
+    """Refuse to write a flow from memory beside keys that Redis still holds of it."""
+    # The other processes have the start's ID, too: they know what process 0 is making.
+    for key in foreign_remains(connection.client, config.keys, _renewed_token(config)):
+        raise EmptiedInPartError(
+            f"Redis has lost the manifest of the flow {config.flow_id!r} while it ran, but still "
+            f"holds other keys of it, such as {key.decode(errors='replace')!r}",
+            "nothing was written over them: restore Redis from a backup, or delete the flow's "
+            "keys and start from the beginning",
+        )
+
+
+def _renewed_token(config: ReplicatorConfig) -> Token:
+    return config.token._replace(generation=config.generation + 1)
 
 
 def _is_our_renewal(manifest: Manifest, config: ReplicatorConfig) -> bool:
@@ -72,7 +96,8 @@ def renewed(
     :arg outbox: Of the partition; the renewal is recorded in it.
     :arg may_wait: Whether the dataflow still runs; asked now and then.
     :returns: The config of the new life; ``None`` where the dataflow has ended before.
-    :raises StateLostError: If another execution has begun a life of the flow.
+    :raises StateLostError: If another execution has begun a life of the flow, or other keys of it
+        are there.
     """
     while may_wait():
         try:
@@ -102,6 +127,7 @@ def _begun(config: ReplicatorConfig, outbox: Outbox) -> Manifest | None:
                 return manifest
             if config.partition > 0:
                 return None
+            _require_empty(connection, config)
             return _begin(connection, config, outbox)
     finally:
         connection.client.close()
@@ -116,7 +142,7 @@ def _begin(
     manifest = replace(
         config.first_manifest,
         incarnation=os.urandom(16).hex(),
-        generation=config.generation + 1,
+        generation=_renewed_token(config).generation,
         resume_epoch=max(mark + 1, config.resume_epoch),
         renewing=True,
     )

@@ -36,7 +36,11 @@ from bytewax_redis_state.recovery.replicator.last_steps import LastSteps
 from bytewax_redis_state.recovery.replicator.member_watch import MemberWatch
 from bytewax_redis_state.recovery.replicator.parent_process import ParentProcess
 from bytewax_redis_state.recovery.replicator.pruner import Pruner
-from bytewax_redis_state.recovery.replicator.renewal import Renewal, was_emptied
+from bytewax_redis_state.recovery.replicator.renewal import (
+    EmptiedInPartError,
+    Renewal,
+    was_emptied,
+)
 from bytewax_redis_state.recovery.replicator.shipper import Shipper
 from bytewax_redis_state.recovery.replicator.status import ReplicatorState
 from bytewax_redis_state.server.translation import translated
@@ -45,6 +49,7 @@ __all__ = ["Replicator", "ending_of"]
 
 logger = logging.getLogger(__name__)
 
+_EMPTYING_SECONDS = 3.0  # for whoever deletes a flow's keys, or empties a cluster, to be done
 _BEATS_AHEAD = 1000  # of the dataflow's process, which renewed the lease until now
 _ENDINGS = {FencedError: ReplicatorState.FENCED, StateLostError: ReplicatorState.LOST}
 
@@ -56,23 +61,36 @@ def ending_of(
 
     :returns: The state, and the text that explains it.
     """
-    if _has_to_be_renewed(config, error, parent_process):
-        return ReplicatorState.EMPTIED, "Redis was emptied"
-    explained = _explained(config, error)
+    try:
+        if _has_to_be_renewed(config, error, parent_process):
+            return ReplicatorState.EMPTIED, "Redis was emptied"
+        explained = _explained(config, error)
+    except EmptiedInPartError as in_part:
+        explained = in_part
     # One line, as an operator wants it; the traceback says nothing that the error does not.
     logger.error("replicator stops generation=%d why=%s", config.generation, explained)
-    return _ENDINGS.get(type(explained), ReplicatorState.FAILED), str(explained)
+    endings = (state for kind, state in _ENDINGS.items() if isinstance(explained, kind))
+    return next(endings, ReplicatorState.FAILED), str(explained)
 
 
 def _has_to_be_renewed(
     config: ReplicatorConfig, error: StateError, parent_process: ParentProcess
 ) -> bool:
-    """Tell a Redis that came back empty from one that lost less: the shards can fill it again."""
+    """Tell a Redis that came back empty from one that lost less: the shards can fill it again.
+
+    :raises EmptiedInPartError: If the manifest is gone, but other keys have not gone after it.
+    """
+    began: float | None = None
     while isinstance(error, StateLostError) and not parent_process.is_gone:
         try:
             return was_emptied(config)
         except ServerUnavailableError:
             parent_process.wait(MOST_SECONDS)
+        except EmptiedInPartError:  # the nodes of a cluster are emptied one after the other
+            began = began or time.monotonic()
+            if time.monotonic() > began + _EMPTYING_SECONDS:
+                raise
+            parent_process.wait(LEAST_SECONDS)
         except StateError:  # then the first error says more
             return False
     return False

@@ -82,10 +82,9 @@ class Restorer:
             cell: Counter() for cell, mark in self._marks.items() if mark.slack is not None
         }
         total = sum(mark.count for mark in self._marks.values())
-        if total:
-            self._read_keys(total)
-            # Once more: if Redis has lost its tail meanwhile, so have the keys.
-            self._require_places(read_marks(self.client, self.keys, self.manifest, self.shards))
+        self._read_keys(total)  # also where the cells count none: there may be keys all the same
+        # Once more: if Redis has lost its tail meanwhile, so have the keys.
+        self._require_places(read_marks(self.client, self.keys, self.manifest, self.shards))
         now = server_time(self.client)
         per_step: dict[str, int] = dict.fromkeys(self.manifest.steps, 0)
         for cell, mark in self._marks.items():
@@ -147,7 +146,8 @@ class Restorer:
             for prefix, keys, values in page:
                 self._take(prefix, keys, values)
                 done += len(keys)
-            self.progress(min(done, total), total)
+            if total:
+                self.progress(min(done, total), total)
 
     def _take(self, prefix: bytes, keys: list[bytes], values: list[bytes | None]) -> None:
         """Take the values in, and find a damaged one here: the engine would panic on it."""

@@ -6,7 +6,7 @@ writes nothing to a cell or a partition that it has not fenced or made itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 from bytewax_redis_state.recovery.records.fold import JournalFold
 from bytewax_redis_state.recovery.records.journal import Fence, Journal
 from bytewax_redis_state.recovery.records.manifest import FORMAT, Manifest, read_manifest
+from bytewax_redis_state.recovery.records.remains import remains
 from bytewax_redis_state.recovery.records.state_scan import scan_keys
 from bytewax_redis_state.recovery.records.token import Token, start_id
 from bytewax_redis_state.recovery.start.plan import StartPlan
@@ -46,22 +47,15 @@ def known_or_founded(
     manifest = read_manifest(client, keys)
     if manifest is not None:
         return manifest
-    for key in _flow_keys(client, keys):
-        raise StateLostError(f"the flow has no manifest in Redis, but a key {key!r}", LOST_HINT)
+    for key in remains(client, keys):
+        left = key.decode(errors="replace")
+        raise StateLostError(f"the flow has no manifest in Redis, but a key {left!r}", LOST_HINT)
     scripts.found_flow(keys.generation, keys.manifest, incarnation, shards, FORMAT)
     # Another start may have founded the flow first: then its manifest counts.
     founded = read_manifest(client, keys)
     if founded is None:
         raise StateLostError("the manifest vanished as soon as it was written", LOST_HINT)
     return founded
-
-
-def _flow_keys(client: redis.Redis, keys: FlowKeys) -> Iterator[str]:
-    leases = keys.lease(0)[:-1]
-    for pattern in keys.patterns:
-        for key in client.scan_iter(match=pattern, count=10_000):
-            if not key.startswith(leases):
-                yield key.decode(errors="replace")
 
 
 def require_partitions(client: redis.Redis, keys: FlowKeys, plan: StartPlan, shards: int) -> None:

@@ -23,6 +23,7 @@ from bytewax_redis_state.errors import StateLostError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery import session as session_module
 from bytewax_redis_state.recovery.records.manifest import read_manifest
+from bytewax_redis_state.scripts import Scripts
 
 EPOCH = timedelta(milliseconds=50)
 KEYS = FlowKeys("bytewax", "sums")
@@ -268,6 +269,90 @@ def test_a_flow_that_ends_in_mid_renewal_is_not_resumed(recovery, client, eventu
     with pytest.raises(StateLostError, match="its state is not whole again"):
         Job(recovery).run(lambda _job: None)
     assert sorted(client.scan_iter()) == before
+
+
+def left(client) -> dict[bytes, bytes | None]:
+    return {key: client.dump(key) for key in client.scan_iter() if b":lease:" not in key}
+
+
+def delete_keys(client, *kinds: str) -> None:
+    """Delete the keys of the flow that are of these kinds, at once."""
+    names = [k for k in client.scan_iter(count=10_000) if KEYS.parse(k).kind in kinds]
+    client.delete(*names)
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("manifest", "generation", "progress"),
+        ("manifest", "generation", "progress", "journal", "applied"),
+        ("manifest", "progress"),
+    ],
+)
+def test_a_redis_that_lost_the_manifest_and_not_all_is_not_written_over(
+    recovery, client, eventually, kinds
+):
+    before = {}
+
+    def act(job):
+        eventually(lambda: len(states(client, "sum")) > MANY)
+        delete_keys(client, *kinds)
+        before.update(left(client))
+        job.ended.wait(BOUND_SECONDS)
+
+    with pytest.raises(
+        StateLostError, match=r"has lost the manifest of the flow 'sums' .* holds other keys of it"
+    ) as stopped:
+        Job(recovery).run(act)
+    # A fold that was under way when the keys went may have ended after that.
+    assert set(left(client)) == set(before)
+    with pytest.raises(StateLostError, match="the flow has no manifest in Redis, but a key"):
+        Job(recovery).run(lambda _job: None)
+    assert "delete the flow's keys and start from the beginning" in str(stopped.value)
+    for key in client.scan_iter(KEYS.pattern):
+        client.delete(key)
+    job = Job(recovery)
+    job.run(lambda job: eventually(lambda: job.given > MANY + 60))
+    require_exact(client, job.given)
+
+
+def test_a_redis_whose_keys_are_deleted_one_by_one_is_filled_again(recovery, client, eventually):
+    """The manifest first: for a moment Redis is emptied in part."""
+
+    def act(job):
+        eventually(lambda: job.given > MANY + 100)
+        old = manifest(client)
+        client.delete(KEYS.manifest, KEYS.generation, KEYS.progress(0, old.generation))
+        time.sleep(0.5)
+        for key in client.scan_iter(KEYS.pattern):
+            client.delete(key)
+        eventually(lambda: whole(client) and manifest(client) != old)
+        before = job.given
+        eventually(lambda: job.given > before + 50)
+
+    job = Job(recovery)
+    job.run(act)
+    require_exact(client, job.given)
+
+
+def test_what_a_renewal_left_that_died_before_its_manifest_is_no_remains(
+    recovery, client, eventually
+):
+    def act(job):
+        eventually(lambda: job.given > MANY + 100)
+        old = manifest(client)
+        scripts, token = Scripts(client), str(old.token._replace(generation=old.generation + 1))
+        with client.pipeline() as pipe:  # as a renewal begins
+            pipe.flushdb()
+            scripts.create_cell(KEYS.applied("sum", 3), "dead", token, 5, pipe)
+            journal, progress = KEYS.journal(0, 2), KEYS.progress(0, 2)
+            scripts.create_partition(journal, progress, "dead", token, 6, pipe)
+            pipe.execute()
+        eventually(lambda: whole(client) and manifest(client) != old)
+
+    job = Job(recovery)
+    job.run(act)
+    require_exact(client, job.given)
 
 
 def test_a_redis_that_lost_less_than_all_stops_the_flow(recovery, client, eventually):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bytewax_redis_state.codec.envelope import MSGPACK, seal
 from bytewax_redis_state.dataflow.shards.shard_names import shard_of_name, worker_of
 from bytewax_redis_state.errors import DecodeError, StateLostError
 from bytewax_redis_state.keys import shard_of
@@ -74,6 +75,16 @@ def test_an_evicted_key_stops_the_start(full, client: Client):
     ) as caught:
         full.restorer().read()
     assert "evicted" in caught.value.hint
+
+
+def test_a_key_where_all_cells_count_none_stops_the_start(flow, client: Client):
+    """Rule 10: cells that were made again beside the keys of an older life."""
+    flow.start([KEYED])
+    flow.start([KEYED])
+    shard = shard_of("k7", SHARDS)
+    client.set(flow.keys.state("sum", shard, "k7"), seal("k7", MSGPACK, b"of an older life"))
+    with pytest.raises(StateLostError, match=rf"shard {shard} of step 'sum' has 1 keys .* 0 were"):
+        flow.restorer().read()
 
 
 def test_a_key_too_many_stops_the_start(full, client: Client):
