@@ -50,7 +50,7 @@ from bytewax_redis_state.recovery.stopping import Stopping, raise_reason
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import connect, flow_connection_name
 from bytewax_redis_state.server.credentials import name_of
-from bytewax_redis_state.server.embedded import start_embedded
+from bytewax_redis_state.server.embedded import DIRECTORY, start_embedded
 from bytewax_redis_state.server.translation import translated
 
 __all__ = ["MARGIN_SECONDS", "Session"]
@@ -260,6 +260,7 @@ class Session:
             manifest=manifest.to_fields(),
             outbox_owner=(manifest.incarnation, manifest.generation),
             failover_possible=failover_possible,
+            embedded=None if self._config else str(DIRECTORY.absolute()),
         )
         self._folder = scratch.folder
         max_lag = self._settings.max_lag or default_lag(scratch.folder)

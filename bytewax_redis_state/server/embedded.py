@@ -31,7 +31,7 @@ from bytewax_redis_state.server.embedded_directory import (
     ServerRecord,
 )
 
-__all__ = ["DIRECTORY", "IDLE", "start_embedded"]
+__all__ = ["DIRECTORY", "IDLE", "is_down", "start_embedded"]
 
 DIRECTORY = Path(".bytewax-redis-state")
 """The directory of an embedded server, unless another one is given."""
@@ -87,6 +87,15 @@ def start_embedded(directory: Path = DIRECTORY, *, idle: timedelta = IDLE) -> Re
     binary = find_server_binary()
     own.prepare()
     return _start(own, binary, idle).config
+
+
+def is_down(directory: Path) -> bool:
+    """Tell whether the server of a directory has ended, and its keeper.
+
+    :arg directory: The server's directory; one that is gone has no server.
+    """
+    own = EmbeddedDirectory(directory.absolute())
+    return not own.path.is_dir() or not own.is_held()
 
 
 def _start(directory: EmbeddedDirectory, binary: Path, idle: timedelta) -> ServerRecord:

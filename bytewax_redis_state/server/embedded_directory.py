@@ -5,6 +5,7 @@
 ``server.json``     where the server listens; there from its start until it is ended
 ``server.log``      output of the server and its keeper
 ``server.sock``     the socket, unless its path is too long for one
+``….sock.path``     where the socket is instead
 ``appendonlydir/``  the data
 ==================  ==================================================================
 
@@ -23,6 +24,7 @@ import shutil
 import socket
 import struct
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -87,6 +89,10 @@ class EmbeddedDirectory:
     @property
     def _lock(self) -> Path:
         return self.path / "lock"
+
+    @property
+    def _socket_path(self) -> Path:
+        return self.path / "server.sock.path"
 
     @property
     def _record(self) -> Path:
@@ -190,9 +196,26 @@ class EmbeddedDirectory:
         path = self.path / "server.sock"
         if _fits(path):
             return path
+        known = self._known_socket()
+        if known is not None:
+            return known
         # The path of the temporary directory can be long, too.
         root = next((r for r in (tempfile.gettempdir(), "/tmp") if _fits(Path(r, "x" * 40))), None)
-        return Path(tempfile.mkdtemp(prefix=_TEMP_PREFIX, dir=root)) / "server.sock"
+        path = Path(tempfile.mkdtemp(prefix=_TEMP_PREFIX, dir=root)) / "server.sock"
+        self._socket_path.write_text(str(path))
+        return path
+
+    def _known_socket(self) -> Path | None:
+        """Give the path of the servers before: their clients connect there again."""
+        try:
+            path = Path(self._socket_path.read_text())
+            if not path.parent.name.startswith(_TEMP_PREFIX):
+                return None
+            with suppress(FileExistsError):
+                path.parent.mkdir(mode=0o700)
+            return path if folder_flaw(path.parent, private=True) is None else None
+        except (OSError, ValueError):
+            return None
 
     def remove_socket(self, path: Path) -> None:
         """Remove a socket, and the temporary directory that was made for it."""

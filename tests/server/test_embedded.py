@@ -324,7 +324,14 @@ def test_a_long_path_gets_its_socket_elsewhere(
         os.kill(record_in(directory).keeper, signal.SIGKILL)
         eventually(lambda: not EmbeddedDirectory(directory).is_held())
         assert connect(start_embedded(directory)).get("key") == b"kept"
-        assert not socket.parent.exists()
+        assert Path(record_in(directory).socket) == socket, "clients connect there again"
+        assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
+        end(directory)
+        eventually(lambda: not EmbeddedDirectory(directory).is_held())
+        socket.parent.mkdir(mode=0o755)  # somebody else's, as far as one can tell
+        start_embedded(directory)
+        assert Path(record_in(directory).socket) != socket
+        socket.parent.rmdir()
         socket = Path(record_in(directory).socket)
     finally:
         end(directory)

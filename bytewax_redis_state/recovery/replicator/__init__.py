@@ -22,6 +22,7 @@ heartbeat.py          the thread that measures the outbox and shows the status
 failover_guard.py     whether a failover may take back acknowledged writes
 member_watch.py       the other processes of a cluster, until their engines have met
 parent_process.py     the dataflow's process, and its end
+embedded_watch.py     starts an embedded server again that has ended under its flow
 file_watch.py         waits for writes to the outbox
 connection.py         a named connection to Redis
 backoff.py            how long to wait before the next try

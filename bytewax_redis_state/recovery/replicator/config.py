@@ -41,6 +41,7 @@ class ReplicatorConfig:
     :arg outbox_owner: Incarnation and generation that the outbox file is stamped with.
     :arg failover_possible: Whether a failover may take back writes that Redis has acknowledged, as
         of the start.
+    :arg embedded: Directory of the embedded server; ``None`` where the user runs Redis.
     :arg snapshot_request: Number of the request for a snapshot of all that the shards hold: the
         generation that a renewal has made; 0 where there was none.
     """
@@ -72,6 +73,7 @@ class ReplicatorConfig:
     manifest: Mapping[str, str]
     outbox_owner: Sequence[Any]
     failover_possible: bool = False
+    embedded: str | None = None
     snapshot_request: int = 0
 
     def renewed(self, record: RenewalRecord) -> ReplicatorConfig:

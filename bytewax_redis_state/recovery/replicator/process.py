@@ -27,6 +27,7 @@ from bytewax_redis_state.errors import ServerUnavailableError, StateError, State
 from bytewax_redis_state.recovery.outbox.outbox import Outbox
 from bytewax_redis_state.recovery.replicator.backoff import LEAST_SECONDS, Backoff
 from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
+from bytewax_redis_state.recovery.replicator.embedded_watch import EmbeddedWatch
 from bytewax_redis_state.recovery.replicator.heartbeat import Heartbeat
 from bytewax_redis_state.recovery.replicator.parent_process import ParentProcess
 from bytewax_redis_state.recovery.replicator.renewal import renewed
@@ -56,6 +57,8 @@ def main() -> int:
     board = StatusBoard(Path(config.status))
     try:
         parent_process.watch()
+        if config.embedded is not None:
+            EmbeddedWatch(Path(config.embedded)).start()
         with closing(config.open_outbox()) as outbox:
             state = _run_lives(config, outbox, board, parent_process)
     except StateError as error:
