@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     """
     made = _Parser(
         prog="bytewax-redis-state",
-        description="Check and try out the state that Bytewax dataflows keep in Redis.",
+        description="Try out, check and measure dataflows that keep their state in Redis.",
     )
     made.add_argument(
         "--version", action="version", version=f"%(prog)s {version('bytewax-redis-state')}"
