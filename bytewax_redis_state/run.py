@@ -179,7 +179,9 @@ def _add_value_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--no-pickle",
         action="store_true",
-        help="refuse to write and to read pickled state, which can run code when it is read",
+        help="refuse to write and to read pickled state, which can run code when it is read, and "
+        "never call a method of a class, or import a module, to rebuild a value; without it, "
+        "pickles are read only in steps that this flow has pickled state of",
     )
     group.add_argument(
         "--allow-import",

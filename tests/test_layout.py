@@ -80,7 +80,16 @@ INSIDE = {
         {"window_shard"},
     ),
     "codec": (
-        {"changed_classes", "compression", "delta", "envelope", "keyring", "paths", "type_format"},
+        {
+            "changed_classes",
+            "compression",
+            "delta",
+            "envelope",
+            "keyring",
+            "paths",
+            "pickle_record",
+            "type_format",
+        },
         {"encryption", "extension_types", "signing"},
         {"enums"},
         {"user_classes"},

@@ -14,6 +14,7 @@ enums.py            members of Enums, by value and by name
 changed_classes.py  classes that changed since, rebuilt as a pickle would
 stand_ins.py        stand-ins for users' classes, where a value is only checked
 compact_state.py    windows and joins as arrays of numbers and values
+pickle_record.py    the steps whose state the flow itself has ever pickled
 envelope.py         the bytes around a payload: header, check sum, deadline
 stages.py           compression, encryption and signature, in their order
 compression.py      zstd and zlib

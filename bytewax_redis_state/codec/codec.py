@@ -9,6 +9,7 @@ value for which that is impossible is an error.
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -33,6 +34,7 @@ from bytewax_redis_state.codec.envelope import (
 )
 from bytewax_redis_state.codec.packing import Packing
 from bytewax_redis_state.codec.paths import innermost_failure, path_to
+from bytewax_redis_state.codec.pickle_record import PickleRecord
 from bytewax_redis_state.codec.signing import Signer
 from bytewax_redis_state.codec.stages import AssociatedData, Stages
 from bytewax_redis_state.codec.stand_ins import StandInClasses
@@ -42,6 +44,8 @@ from bytewax_redis_state.config import RecoverySettings
 from bytewax_redis_state.errors import CodecError, ConfigError, DecodeError, EncodeError
 
 __all__ = ["Codec", "StateCodec"]
+
+logger = logging.getLogger(__name__)
 
 _PICKLE_PROTOCOL = 5
 _CHECKS_ONLY = Packing(StandInClasses())
@@ -81,6 +85,7 @@ class Codec:
     :arg accept_unsigned: Whether values that aren't signed are read, while signing is brought in
         or, without ``sign_with``, taken out. Meanwhile a forger need only leave the signature out.
     :arg on_error: Gets each error before it is raised: the engine may lose it on its way.
+    :arg pickled: The steps whose pickles are read; ``None`` for all, as outside of flows.
     """
 
     allow_pickle: bool = True
@@ -95,6 +100,7 @@ class Codec:
     sign_with: str | None = None
     accept_unsigned: bool = False
     on_error: Callable[[CodecError], None] | None = field(default=None, compare=False, repr=False)
+    pickled: PickleRecord | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         _check_size("compress_above", self.compress_above, 0)
@@ -146,6 +152,7 @@ class Codec:
             compression=settings.compression,
             **settings.secrets.given,
             on_error=on_error,
+            pickled=PickleRecord(),
         )
 
     @property
@@ -235,7 +242,10 @@ class StateCodec:
             value = self._packing.whole(value)
             if not self.codec.allow_pickle:
                 raise self._not_packable_error(state_key, value, not_packable) from None
-        return self._seal(state_key, PICKLE, self._pickle(state_key, value), deadline)
+            reason = not_packable
+        payload = self._pickle(state_key, value)
+        self._note_pickle(value, reason)
+        return self._seal(state_key, PICKLE, payload, deadline)
 
     def encode_all(
         self,
@@ -399,7 +409,31 @@ class StateCodec:
                 "its value is a pickle, and allow_pickle is False",
                 "run the flow with allow_pickle=True, or delete the key",
             )
+        if self.codec.pickled is not None and self.step not in self.codec.pickled:
+            raise DecodeError(
+                "its value is a pickle, and the flow has never written one in this step",
+                "something else wrote it, so it is not loaded: restore Redis from a backup",
+            )
         return pickle.loads(envelope.payload)
+
+    @property
+    def has_pickled(self) -> bool:
+        """Whether the flow has ever pickled state of this step, also in an earlier run."""
+        return self.codec.pickled is not None and self.step in self.codec.pickled
+
+    def _note_pickle(self, value: Any, reason: NotPackable) -> None:
+        record = self.codec.pickled
+        if record is not None and record.add(self.step):
+            kind = type(reason.node)
+            logger.warning(
+                "step %r pickles its state from now on: %s of type %s.%s %s; with --no-pickle "
+                "it is refused instead, and no pickle is ever loaded",
+                self.step,
+                path_to(value, reason.node),
+                kind.__module__,
+                kind.__qualname__,
+                reason.reason,
+            )
 
     def _pickle(self, state_key: str | bytes, value: Any) -> bytes:
         try:

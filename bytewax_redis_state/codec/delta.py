@@ -3,6 +3,10 @@
 A delta is a msgpack map ``{state key: envelope, or nil where the key was deleted}``. A shard makes
 it when an epoch closes; the outbox and the journal carry it unread; a fold takes it apart.
 
+A delta of a step whose state was ever pickled is marked: it is in a msgpack array
+``[true, delta]``, also where it is a full one. The replicator takes the mark off, and sees to it
+that the manifest knows of the step.
+
 A shard that was asked for a full snapshot answers with a msgpack array ``[number of the request,
 awaited, delta]``, whose delta holds all keys of the shard. The replicator ships the delta alone.
 """
@@ -18,14 +22,17 @@ from bytewax_redis_state.errors import DecodeError
 
 __all__ = [
     "FullDelta",
+    "mark_pickled",
     "pack_delta",
     "pack_full_delta",
     "unpack_changes",
     "unpack_full_delta",
+    "unpack_mark",
 ]
 
 _CHANGES = {bytes, type(None)}
 _ARRAY_OF_3 = b"\x93"  # a delta begins as a map
+_MARK = b"\x92\xc3"  # an array of two, the first of which is true
 
 
 class FullDelta(NamedTuple):
@@ -39,6 +46,29 @@ class FullDelta(NamedTuple):
     request: int
     awaited: bool
     delta: bytes
+
+
+def mark_pickled(delta: bytes) -> bytes:
+    """Mark a delta, which may be a full one, as one of a step whose state was ever pickled."""
+    return cast(bytes, msgpack.packb((True, delta), use_bin_type=True))
+
+
+def unpack_mark(data: bytes) -> tuple[bytes, bool]:
+    """Take the mark off a delta.
+
+    :arg data: From any function here that packs.
+    :returns: The delta, and whether it was marked.
+    :raises DecodeError: If it is a damaged marked delta.
+    """
+    if not data.startswith(_MARK):
+        return data, False
+    try:
+        _, delta = msgpack.unpackb(data, raw=False, max_array_len=2)
+    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+        raise DecodeError(f"a marked delta of {len(data)} bytes can't be read: {error}") from error
+    if type(delta) is not bytes:
+        raise DecodeError(f"a marked delta of {len(data)} bytes holds other types than expected")
+    return delta, True
 
 
 def pack_full_delta(request: int, delta: bytes, *, awaited: bool) -> bytes:

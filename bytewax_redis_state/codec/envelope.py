@@ -46,6 +46,7 @@ __all__ = [
     "close_envelope",
     "deadline_of",
     "head_of",
+    "is_pickle",
     "is_protected",
     "is_sound",
     "key_bytes",
@@ -292,6 +293,14 @@ def are_sound(state_keys: Sequence[bytes], values: Sequence[bytes]) -> bool:
     heads = map(_HEAD_SUMS.__getitem__, map(_second, values))
     sums = map(crc32, map(_body, values), map(crc32, state_keys, heads))
     return tuple(sums) == struct.unpack(f"<{count}I", b"".join(map(_stored_sum, values)))
+
+
+def is_pickle(data: bytes) -> bool:
+    """Tell whether the payload of an envelope is a pickle; the caller checks the envelope itself.
+
+    :arg data: From :func:`seal` or :func:`close_envelope`, perhaps.
+    """
+    return data[1:2] > b"" and data[1] & 0x0F == PICKLE
 
 
 def is_protected(data: bytes) -> bool:

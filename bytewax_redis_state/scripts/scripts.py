@@ -36,6 +36,7 @@ SCRIPT_NAMES = (
     "found_flow",
     "hold_generation",
     "note_confirming",
+    "note_pickled",
     "note_safe",
     "post_answers",
     "release_lease",
@@ -144,6 +145,17 @@ class Scripts:
     ) -> None:
         """Write after all rows up to one; the pipeline's answer is the epoch of progress, or 0."""
         self._run("note_confirming", (progress,), (incarnation, generation, row), on)
+
+    def note_pickled(
+        self,
+        manifest: bytes,
+        incarnation: str,
+        generation: str,
+        steps: Sequence[str],
+        on: Executor,
+    ) -> None:
+        """Note which steps have pickled state; the answer is 1 if the manifest is the writer's."""
+        self._run("note_pickled", (manifest,), (incarnation, generation, *steps), on)
 
     def note_safe(self, progress: bytes, incarnation: str, generation: str, epoch: int) -> bool:
         """Note the safe epoch; returns whether the partition is the writer's.

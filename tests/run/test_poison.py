@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 
 from bytewax_redis_state.codec.envelope import PICKLE, seal
 from bytewax_redis_state.keys import shard_of
+from bytewax_redis_state.recovery.records.manifest import read_pickled
 
-from .conftest import environment
+from .conftest import Sums, environment, finished
 
 FAST = ("-s", "0.1", "--checkpoint-interval", "0.2")
 
@@ -38,9 +40,51 @@ def test_a_planted_pickle_runs_nothing_without_pickle(run, sums, tmp_path):
     assert "k3" in refused.stderr
     assert "allow_pickle is False" in refused.stderr
     assert not ran.exists()
-    # So it would have been, had pickle been allowed: the test would notice.
-    run(*FAST, ITEMS="60")
+
+
+def test_a_planted_pickle_runs_nothing_in_a_step_that_never_pickled(run, sums, tmp_path):
+    """Without any option: a pickle in the state of a step that held integers is somebody else's."""
+    assert run(*FAST, ITEMS="30").returncode == 0
+    ran = tmp_path / "ran"
+    plant(sums, "k3", f"touch {ran}")
+    refused = run(*FAST, ITEMS="60")
+    assert refused.returncode == 2
+    (line,) = [line for line in refused.stderr.splitlines() if "error: " in line]
+    assert "step 'sum', key 'k3': its value is a pickle, and the flow has never written" in line
+    assert not ran.exists()
+
+
+def test_a_planted_pickle_runs_in_a_step_that_pickles(run, client, tmp_path):
+    """The documents say so; and the two tests before would notice."""
+    first = run(*FAST, flow="pickled()", ITEMS="30")
+    assert first.returncode == 0
+    (line,) = [line for line in first.stderr.splitlines() if "pickles its state" in line]
+    assert "step 'sum' pickles its state from now on: value of type" in line
+    assert "Opaque is of a foreign class" in line
+    sums = Sums(client, "pickled")
+    assert read_pickled(client, sums.keys) == ["sum"]
+    second = run(*FAST, flow="pickled()", ITEMS="40")
+    assert second.returncode == 0, second.stderr
+    assert "pickles its state" not in second.stderr
+    ran = tmp_path / "ran"
+    plant(sums, "k3", f"touch {ran}")
+    run(*FAST, flow="pickled()", ITEMS="60")
     assert ran.exists()
+
+
+def test_a_flow_that_is_killed_with_its_first_pickles_resumes(run, client, eventually):
+    """The record is never behind the pickles: not in the journal, and not in the keyed state."""
+    sums = Sums(client, "pickled")
+    for number in range(3):
+        process = run.start(
+            "-s", "0.05", "--checkpoint-interval", "0.1", flow="pickled()", ITEMS="100000"
+        )
+        eventually(lambda n=number: sums.manifest and sums.manifest.generation > n)
+        eventually(lambda: sums.client.exists(sums.keys.state("sum", shard_of("k3", 64), "k3")))
+        os.killpg(process.pid, signal.SIGKILL)
+        finished(process)
+    done = run(*FAST, flow="pickled()", ITEMS="10")
+    assert done.returncode == 0, done.stderr
 
 
 LAZY = """

@@ -226,6 +226,19 @@ def test_a_fence_and_its_reading_shut_the_partition(db, scripts):
     assert db.hget(PROGRESS, "fenced") == b"7"
 
 
+def test_a_step_is_noted_in_the_manifest_of_the_writer_only(db, scripts):
+    key = KEYS.manifest
+    assert piped(db, scripts.note_pickled, key, "one", "3-mine", ["sum"]) == 0
+    assert not db.exists(key)
+    db.hset(key, mapping={"incarnation": "one", "generation": "3-mine"})
+    assert piped(db, scripts.note_pickled, key, "two", "3-mine", ["sum"]) == 0
+    assert piped(db, scripts.note_pickled, key, "one", "3-other", ["sum"]) == 0
+    assert db.hlen(key) == 2
+    for _ in range(2):
+        assert piped(db, scripts.note_pickled, key, "one", "3-mine", ["sum", "in"]) == 1
+    assert db.hmget(key, "pickled:sum", "pickled:in", "pickled:other") == [b"1", b"1", None]
+
+
 def test_a_partition_is_its_starts_also_where_another_has_the_same_number(db, scripts):
     assert piped(db, scripts.create_partition, JOURNAL, PROGRESS, "one", "3-mine", 8)
     append(scripts, generation="3-mine")

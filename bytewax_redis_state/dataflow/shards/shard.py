@@ -21,7 +21,7 @@ from bytewax.errors import BytewaxRuntimeError
 from bytewax.operators import StatefulBatchLogic
 
 from bytewax_redis_state.codec import StateCodec
-from bytewax_redis_state.codec.delta import pack_delta, pack_full_delta
+from bytewax_redis_state.codec.delta import mark_pickled, pack_delta, pack_full_delta
 from bytewax_redis_state.codec.envelope import deadline_of, keys_with_deadline
 from bytewax_redis_state.dataflow.shards.deadlines import NEVER, Deadlines, Lifetime
 from bytewax_redis_state.dataflow.shards.snapshot_requests import SnapshotRequest, SnapshotRequests
@@ -38,6 +38,7 @@ _LONGEST_SLEEP = 24 * 3600 * 1000
 _SPARSE = 4  # a dict is copied when it has shrunk to this fraction: it keeps its memory otherwise
 _SMALL = 64
 _GONE = object()
+_EMPTY = pack_delta({})
 
 
 class Shard(StatefulBatchLogic[Any, Items, bytes]):
@@ -187,6 +188,8 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
             self._answered = request.number
             delta = pack_delta(changes | self._unchanged())
             data = pack_full_delta(request.number, delta, awaited=request.awaited)
+        if self._codec.has_pickled and data != _EMPTY:
+            data = mark_pickled(data)
         self._dirty.clear()
         self._shrink()
         return data

@@ -7,7 +7,7 @@ everything that it names exists.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -16,17 +16,20 @@ import redis
 from bytewax_redis_state.config.recovery_settings import MOST_SHARDS
 from bytewax_redis_state.errors import StateLostError
 from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 from bytewax_redis_state.recovery.records.token import Token
+from bytewax_redis_state.server.replicas import execute_confirmed
 
-__all__ = ["FORMAT", "Manifest", "StepEntry", "read_manifest"]
+__all__ = ["FORMAT", "Manifest", "StepEntry", "note_pickled", "read_manifest", "read_pickled"]
 
-FORMAT = 4
+FORMAT = 5
 """Version of everything that a flow holds in Redis.
 
-1 knew no deadlines, 3 no start IDs; neither was ever released.
+1 knew no deadlines, 3 no start IDs, 4 not which steps have pickled state; none was ever released.
 """
 
 _MOST_PARTITIONS = 2**16
+_PICKLED = b"pickled:"
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,33 @@ def read_manifest(client: redis.Redis, keys: FlowKeys) -> Manifest | None:
     """Read the manifest of a flow, ``None`` where there is none."""
     fields = cast("dict[bytes, bytes]", client.hgetall(keys.manifest))
     return Manifest.from_fields(fields)
+
+
+def note_pickled(store: FencedStore, steps: Iterable[str]) -> bool:
+    """Note in the manifest that the flow has pickled state of steps.
+
+    :arg store: The flow in Redis.
+    :arg steps: Short names of the steps.
+    :returns: False where the manifest is missing, or another start's.
+    """
+    key, names = store.keys.manifest, sorted(steps)
+    (noted,) = execute_confirmed(
+        store.client,
+        lambda pipe: store.scripts.note_pickled(
+            key, store.incarnation, store.generation, names, pipe
+        ),
+    )
+    return bool(noted)
+
+
+def read_pickled(client: redis.Redis, keys: FlowKeys) -> list[str]:
+    """Read the short names of the steps of which the flow has ever pickled state.
+
+    They are fields of their own, which a manifest leaves as they are: what a replicator of the
+    generation before notes until it is fenced is there, whenever the manifest was read.
+    """
+    fields = cast("list[bytes]", client.hkeys(keys.manifest))
+    return [field[len(_PICKLED) :].decode() for field in fields if field.startswith(_PICKLED)]
 
 
 def _number(text: str, most: int = 2**63, *, least: int = 0) -> int:

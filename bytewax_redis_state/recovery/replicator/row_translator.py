@@ -5,7 +5,8 @@ Invariant: the order of rows is the order of entries, and each row becomes one e
 
 from __future__ import annotations
 
-from bytewax_redis_state.codec.delta import pack_delta, unpack_full_delta
+from bytewax_redis_state.codec.delta import pack_delta, unpack_full_delta, unpack_mark
+from bytewax_redis_state.codec.envelope import is_pickle
 from bytewax_redis_state.dataflow.shards.shard_names import shard_of_name
 from bytewax_redis_state.errors import ReplicatorError
 from bytewax_redis_state.keys import shard_of
@@ -30,6 +31,8 @@ class RowTranslator:
     def __init__(self, config: ReplicatorConfig, renewal: Renewal | None) -> None:
         self._config = config
         self._renewal = renewal
+        self.pickled: set[str] = set()
+        """Short names of the steps of which a row held a pickle, or may have."""
 
     def entry(self, row: OutboxRow) -> Entry | None:
         """Translate a row.
@@ -52,6 +55,9 @@ class RowTranslator:
         if row.epoch < self._config.resume_epoch:
             return None
         cell = Cell(name, shard_of_name(row.state_key))
+        change, is_marked = unpack_mark(change)
+        if is_marked:
+            self.pickled.add(name)
         answer = unpack_full_delta(change)
         if answer is not None:
             change = answer.delta
@@ -69,5 +75,7 @@ class RowTranslator:
             if self._renewal is None:
                 return None  # restored
             epoch = self._config.resume_epoch
+        if is_pickle(change):
+            self.pickled.add(name)
         cell = Cell(name, shard_of(row.state_key, self._config.shards))
         return Entry(epoch, row.id, cell, pack_delta({row.state_key: change}))

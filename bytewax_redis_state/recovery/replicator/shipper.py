@@ -13,6 +13,7 @@ import sys
 from bytewax_redis_state.errors import StateLostError
 from bytewax_redis_state.recovery.outbox.outbox import Outbox
 from bytewax_redis_state.recovery.records.journal import JournalMovedError
+from bytewax_redis_state.recovery.records.manifest import note_pickled
 from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
 from bytewax_redis_state.recovery.replicator.connection import ReplicatorConnection
 from bytewax_redis_state.recovery.replicator.renewal import Renewal
@@ -50,6 +51,7 @@ class Shipper:
         self._renewal = renewal
         self._journal = connection.journal()
         self._translator = RowTranslator(config, renewal)
+        self._noted: set[str] = set()
         self.row = self._row_in_redis()
         self.progress = config.resume_epoch
         self.shipped = 0
@@ -121,6 +123,7 @@ class Shipper:
         try:
             with translated(self._connection.address):
                 entries = [entry for row in rows if (entry := translate(row)) is not None]
+                self._note_pickled()
                 self._journal.append(self.row, rows[-1].id, entries, progress)
         except JournalMovedError as moved:
             logger.info("journal stands at row=%d expected=%d", moved.row, self.row)
@@ -131,6 +134,15 @@ class Shipper:
         self.progress = progress or self.progress
         self.shipped += len(rows)
         return True
+
+    def _note_pickled(self) -> None:
+        """Note in the manifest which steps have pickled state, before the first pickle is sent.
+
+        Where the manifest is not this start's any longer, the append says why.
+        """
+        steps = self._translator.pickled - self._noted
+        if steps and note_pickled(self._connection.store, steps):
+            self._noted |= steps
 
     @property
     def backlog(self) -> int:

@@ -37,7 +37,7 @@ from bytewax_redis_state.recovery.outbox.outbox import OutboxOwner, part_file, p
 from bytewax_redis_state.recovery.outbox.scratch import Scratch
 from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 from bytewax_redis_state.recovery.records.lease import Lease, LeaseHolder, claim, this_owner
-from bytewax_redis_state.recovery.records.manifest import Manifest, read_manifest
+from bytewax_redis_state.recovery.records.manifest import Manifest, read_manifest, read_pickled
 from bytewax_redis_state.recovery.reporter import Reporter, Resumed
 from bytewax_redis_state.recovery.start.expiry import (
     count_out_expired,
@@ -285,6 +285,8 @@ class ProcessStart:
             self._reporter.progress,
         )
         keys = restorer.read()
+        if self._session.codec.pickled is not None:
+            self._session.codec.pickled.update(read_pickled(self._client, self._keys))
         store = FencedStore(
             self._client, self._scripts, self._keys, manifest.incarnation, manifest.token
         )
