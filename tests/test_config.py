@@ -61,6 +61,7 @@ def test_an_address_tells_where_and_no_secret(url, address):
         ("redis://localhost/zero", "database 'zero'"),
         ("redis://[::1", "does not parse"),
         ("unix://", "no socket"),
+        ("unix://run/redis.sock", "full path"),
     ],
 )
 def test_a_url_that_is_none_is_refused_with_how_to_write_it(url, what):

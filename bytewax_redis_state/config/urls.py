@@ -59,6 +59,11 @@ def checked_url(url: str) -> SplitResult:
     if parts.scheme == "unix":
         if not parts.path:
             raise ConfigError(f"the Redis URL {shown!r} names no socket", hint)
+        if parts.hostname:  # the client library would leave it out
+            raise ConfigError(
+                f"the Redis URL {shown!r} does not begin with the socket's full path",
+                "write it with three slashes, as in unix:///path/to/server.sock",
+            )
         return parts
     if "@" in f"{parts.path}{parts.query}{parts.fragment}":
         raise _unescaped(shown)

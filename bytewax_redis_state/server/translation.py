@@ -226,7 +226,7 @@ def translate_error(error: Exception, address: str) -> StateError:
     :arg address: The address of Redis, as in ``RedisConfig.address``.
     :returns: Our error, not yet raised.
     """
-    text = _cleaned(str(error))
+    text = _cleaned(str(error)).rstrip(".")  # a hint follows
     rule = _rule_of_class(type(error))
     if rule in (_REFUSED, _AWAY):
         rule = _rule_of_text(text) or rule
