@@ -36,6 +36,10 @@
         └── RestoreUnfinishedError   a restore into it was started and has not finished
 
 The class tells whether to try again, whether data is bad, and whether the settings are wrong.
+
+Names and texts of others stand in errors: keys, steps, leases, answers of a server. :func:`shown`
+makes each text one line that a terminal only shows; all errors go through it, and so do the lines
+of reporters and of the doctor.
 """
 
 from __future__ import annotations
@@ -78,14 +82,28 @@ __all__ = [
 ]
 
 
+def shown(text: str) -> str:
+    """Make a text one line without characters that a terminal would carry out.
+
+    :arg text: May hold names and texts of others.
+    :returns: The text, with control characters, line breaks, marks that turn the direction of
+        writing, and everything else that is not printable as escapes of Python. A text that was
+        shown before stays as it is.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class StateError(Exception):
     """Base of all errors of this package.
 
-    :arg message: The problem, with the thing and its value. One line.
-    :arg hint: The next step for the user. One line, may be empty.
+    :arg message: The problem, with the thing and its value. Made one line by :func:`shown`.
+    :arg hint: The next step for the user. As the message; may be empty.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
+        message, hint = shown(message), shown(hint)
         super().__init__(message, hint)
         self.message = message
         self.hint = hint

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bytewax_redis_state.errors import StateError
+from bytewax_redis_state.errors import StateError, shown
 
 __all__ = ["GuardedReporter", "LogReporter", "Reporter", "Resumed"]
 
@@ -62,7 +62,7 @@ class LogReporter:
 
 
 class GuardedReporter:
-    """Pass everything on to a reporter, and let none of its errors out.
+    """Pass everything on to a reporter, each line escaped, and let none of its errors out.
 
     :arg reporter: The user's. Its errors go to the log.
     """
@@ -72,11 +72,11 @@ class GuardedReporter:
 
     def say(self, line: str) -> None:
         """Show a line."""
-        _guarded(self._reporter.say, line)
+        _guarded(self._reporter.say, shown(line))
 
     def warn(self, line: str) -> None:
         """Show a warning."""
-        _guarded(self._reporter.warn, line)
+        _guarded(self._reporter.warn, shown(line))
 
     def progress(self, done: int, total: int) -> None:
         """Show how far a resume is."""

@@ -12,7 +12,7 @@ from contextlib import suppress
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bytewax_redis_state.errors import StateError
+from bytewax_redis_state.errors import StateError, shown
 from bytewax_redis_state.recovery.reporter import Resumed
 
 __all__ = ["ConsoleReporter", "DelayedBar", "print_error"]
@@ -36,10 +36,10 @@ class _StderrConsole(Console):
         self.quiet = True
 
     def show(self, text: str, style: str) -> None:
-        """Show a line as it is; lose it where it can't be shown."""
+        """Show a line, escaped; lose it where it can't be shown."""
         # A terminal that was closed is an OSError, a stream that the flow has closed a ValueError.
         with suppress(OSError, ValueError):
-            self.print(f"bytewax-redis-state: {text}", style=style, markup=False)
+            self.print(f"bytewax-redis-state: {shown(text)}", style=style, markup=False)
 
 
 class DelayedBar:

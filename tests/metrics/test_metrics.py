@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -208,6 +209,39 @@ def test_the_runner_shows_them_beside_those_of_bytewax(
     shipped = re.compile(rf'{PREFIX}shipped_rows_total{{flow="metered",process="0"}} ([1-9][\d.]*)')
     try:
         eventually(lambda: shipped.search(scrape()))
+        # As the page says: Bytewax's server listens on all addresses.
+        socket.create_connection(("127.0.0.2", free_port), BOUND_SECONDS).close()
+    finally:
+        process.terminate()
+        assert process.wait(BOUND_SECONDS) == 130
+
+
+def test_they_are_served_to_this_machine_only_as_the_page_says(
+    redis_url: str, namespace: str, tmp_path: Path, free_port: int, eventually: Callable[..., None]
+) -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code = code.replace("9100", str(free_port))
+    assert str(free_port) in code
+    (tmp_path / "metered.py").write_text(code + FLOW)
+    options = ("--redis", redis_url, "--namespace", namespace, "-s", "0.1")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bytewax_redis_state.run", str(tmp_path / "metered.py"), *options],
+        stderr=subprocess.DEVNULL,
+        cwd=tmp_path,
+    )
+
+    def scrape() -> str:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{free_port}/metrics") as answer:
+                return answer.read().decode()
+        except OSError:
+            return ""
+
+    try:
+        eventually(lambda: f'{PREFIX}generation{{flow="metered",process="0"}} 1.0' in scrape())
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", free_port), BOUND_SECONDS)
     finally:
         process.terminate()
         assert process.wait(BOUND_SECONDS) == 130

@@ -14,8 +14,10 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bytewax_redis_state.dataflow.steps import short_names
+from bytewax_redis_state.errors import shown
 from bytewax_redis_state.stock.directory import RecoveryDirectory
 from bytewax_redis_state.stock.inventory import Inventory, StepCounts, take_inventory
 from bytewax_redis_state.stock.resume_estimate import redis_resume_seconds, stock_resume_seconds
@@ -97,10 +99,10 @@ def _render(directory: Path, inventory: Inventory) -> None:
     wide = console.options.update(width=_PLENTY)
     console.width = max(console.width, console.measure(table, options=wide).minimum)
     for line in _about(directory, inventory):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(shown(line), markup=False, soft_wrap=True)
     console.print(table)
     for line in _costs(inventory):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(shown(line), markup=False, soft_wrap=True)
 
 
 def _about(directory: Path, inventory: Inventory) -> list[str]:
@@ -138,7 +140,7 @@ def _table(inventory: Inventory) -> Table:
     names = _names(inventory)
     for step in inventory.steps:
         counts = (f"{getattr(step, name):,}" for name in _COUNTS)
-        made.add_row(names[step.step_id], *counts, _size(step.bytes))
+        made.add_row(Text(shown(names[step.step_id])), *counts, _size(step.bytes))
     return made
 
 

@@ -26,7 +26,7 @@ from bytewax_redis_state.config import (
     redis_url_from_env,
 )
 from bytewax_redis_state.doctor.verification import Verification, verify
-from bytewax_redis_state.errors import ConfigError
+from bytewax_redis_state.errors import ConfigError, shown
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.server.client import connect
 from bytewax_redis_state.server.translation import translated
@@ -138,17 +138,16 @@ def _render(found: Verification) -> None:
     console, manifest = Console(emoji=False, highlight=False), found.manifest
     if manifest is not None:
         keys = ", ".join(f"{count:,} {name}" for name, count in found.keys.items())
-        console.print(
+        about = (
             f"{found.flow_id}: generation {manifest.generation} (start {manifest.start or 'none'}) "
             f"from epoch {manifest.resume_epoch}, {manifest.partitions} partitions, "
             f"{manifest.shards} shards; keys: {keys or 'none'}; "
-            f"{found.entries:,} journal entries to fold",
-            markup=False,
-            soft_wrap=True,
+            f"{found.entries:,} journal entries to fold"
         )
+        console.print(shown(about), markup=False, soft_wrap=True)
     for finding in found.findings:
         console.print(
-            f"{finding.severity}: {finding.what}; {finding.hint}",
+            shown(f"{finding.severity}: {finding.what}; {finding.hint}"),
             style=_STYLES[finding.severity],
             markup=False,
             soft_wrap=True,
