@@ -60,10 +60,7 @@ def checked_url(url: str) -> SplitResult:
         if not parts.path:
             raise ConfigError(f"the Redis URL {shown!r} names no socket", hint)
         if parts.hostname:  # the client library would leave it out
-            raise ConfigError(
-                f"the Redis URL {shown!r} does not begin with the socket's full path",
-                "write it with three slashes, as in unix:///path/to/server.sock",
-            )
+            raise ConfigError(f"the Redis URL {shown!r} does not hold the socket's full path", hint)
         return parts
     if "@" in f"{parts.path}{parts.query}{parts.fragment}":
         raise _unescaped(shown)
