@@ -33,6 +33,7 @@ from bytewax_redis_state.config import (
 )
 from bytewax_redis_state.errors import ConfigError, StateError
 from bytewax_redis_state.metrics.prometheus import expose
+from bytewax_redis_state.recovery.child_processes import in_each_child
 from bytewax_redis_state.recovery.interrupts import Interrupts
 from bytewax_redis_state.recovery.redis_recovery import RedisRecovery
 from bytewax_redis_state.recovery.stopping import EXIT_FAILED, EXIT_INTERRUPTED
@@ -467,6 +468,14 @@ def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _leave_signals_to_child() -> None:
+    """Have a forked child react to signals as it does under ``python -m bytewax.run``."""
+    if signal.getsignal(signal.SIGINT) is _interrupt:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGTERM) is _interrupt:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -478,6 +487,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # named too, because shells start background jobs with it ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    leave_to_children = in_each_child(_leave_signals_to_child)
     try:
         _run(args)
     except StateError as error:
@@ -485,6 +495,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    finally:
+        leave_to_children()
     return 0
 
 

@@ -99,8 +99,8 @@ INSIDE = {
         {"codec"},
     ),
     "recovery": (
-        {"interrupts", "reporter", "watched_thread"},
-        {"outbox", "records"},
+        {"child_processes", "reporter", "watched_thread"},
+        {"interrupts", "outbox", "records"},
         {"start", "replicator"},
         {"flow_status", "stopping"},
         {"session"},

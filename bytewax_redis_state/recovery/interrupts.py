@@ -19,6 +19,8 @@ from typing import Any, NoReturn
 
 from typing_extensions import Self
 
+from bytewax_redis_state.recovery.child_processes import in_each_child
+
 __all__ = ["Interrupts"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -38,8 +40,10 @@ class Interrupts:
         self._raised_at = 0.0
         self._is_ours = False
         self._end_process: Callable[[], NoReturn] | None = None
+        self._leave_to_children: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Self:
+        self._leave_to_children = in_each_child(self._restore)
         for number in _SIGNALS:
             if callable(signal.getsignal(number)):
                 self._handle(number)
@@ -51,6 +55,10 @@ class Interrupts:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._leave_to_children()
+        self._restore()
+
+    def _restore(self) -> None:
         for number, before, ours in reversed(self._layers):
             # A flow may have set a handler of its own meanwhile, such as its clean-up on SIGTERM:
             # that one stays.

@@ -6,6 +6,7 @@ state before the resume epoch; and whatever ends the run, committed rows are shi
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -32,6 +33,7 @@ from bytewax_redis_state.dataflow.shards.snapshot_requests import SnapshotReques
 from bytewax_redis_state.dataflow.steps import StateStep, listed_partitions, state_steps
 from bytewax_redis_state.errors import ConfigError, StateError
 from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.recovery.child_processes import in_each_child
 from bytewax_redis_state.recovery.flow_status import FlowStatus, register
 from bytewax_redis_state.recovery.outbox.outbox import part_file, require_sqlite
 from bytewax_redis_state.recovery.outbox.scratch import Scratch, open_scratch
@@ -41,7 +43,7 @@ from bytewax_redis_state.recovery.replicator.backpressure import Backpressure, d
 from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
 from bytewax_redis_state.recovery.replicator.renewal import write_shard_count
 from bytewax_redis_state.recovery.replicator.status import Status
-from bytewax_redis_state.recovery.replicator.watchdog import Watchdog, spawn
+from bytewax_redis_state.recovery.replicator.watchdog import ReplicatorProcess, Watchdog, spawn
 from bytewax_redis_state.recovery.reporter import GuardedReporter, Reporter, Resumed
 from bytewax_redis_state.recovery.start.join_barrier import ClusterShape
 from bytewax_redis_state.recovery.start.process_start import FlowSteps, ProcessStart, SessionParts
@@ -89,7 +91,7 @@ class Session:
         self._keys = FlowKeys(settings.namespace, flow.flow_id)
         self._stack = ExitStack()
         self._watchdog: Watchdog | None = None
-        self._replicator_process: subprocess.Popen[bytes] | None = None
+        self._replicator_process: ReplicatorProcess | None = None
         self._gate = Gate()
         self._snapshot_requests = SnapshotRequests()
         self._handover = Handover()
@@ -100,6 +102,7 @@ class Session:
         self._stopping = Stopping(self._reporter, shape.process_count, settings.drain_timeout)
         self._codec = Codec.of_flow(settings, self._stopping.note_codec_error)
         self._is_entered = False
+        self._pid = os.getpid()
         self._flow = flow
         self._recovery_config: RecoveryConfig | None = None
         self.resumed = Resumed(epoch=1, keys={}, seconds=0.0, generation=0)
@@ -132,6 +135,7 @@ class Session:
         config = (self._config or start_embedded()).patient(_SCRIPT_TIMEOUT)
         client = connect(config, flow_connection_name(self._keys.namespace, self._keys.flow_id))
         self._stack.callback(client.close)
+        self._stack.callback(in_each_child(client.connection_pool.reset))
         parts = {name: list(p) for name, p in listed_partitions(self._user_flow).items()}
         process = ProcessStart(
             client,
@@ -170,6 +174,7 @@ class Session:
             # Within a bound: this runs in signal handlers, too.
             with suppress(subprocess.TimeoutExpired):
                 self._replicator_process.wait(_KILL_SECONDS)
+            self._replicator_process.end_input()
 
     def _make_lease_holder(
         self, client: redis.Redis, scripts: Scripts, lease: Lease
@@ -351,6 +356,9 @@ class Session:
         traceback: TracebackType | None,
     ) -> None:
         self._is_entered = False
+        if os.getpid() != self._pid:  # a child that the flow has forked: the run is its parent's
+            self._stack.pop_all()
+            return
         with self._stack:
             reason = self._stopping.end(error)
         if reason is not None and reason is not error:

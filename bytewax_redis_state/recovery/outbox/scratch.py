@@ -1,8 +1,9 @@
 """The private, locked folder of one execution on the scratch disk.
 
 Invariant: a folder belongs to one execution and is never continued by another; its lock is held by
-the dataflow's process and by its replicator, so whoever gets the lock knows that both are gone.
-Only the user who runs the flow, and root, can change what it holds, until the engine reads it.
+the dataflow's process and by its replicator, not by their children, so whoever gets the lock knows
+that both are gone. Only the user who runs the flow, and root, can change what it holds, until the
+engine reads it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from bytewax_redis_state.config.ownership import (
     foreign_owner,
 )
 from bytewax_redis_state.errors import ScratchError
+from bytewax_redis_state.recovery.child_processes import close_in_children
 
 __all__ = ["LEAST_FREE", "Scratch", "free_bytes", "open_scratch"]
 
@@ -53,10 +56,12 @@ class Scratch:
 
     :arg folder: Where the outbox file goes; mode 0700.
     :arg lock: File descriptor to hand to the replicator too.
+    :arg leave_to_children: Ends that children of this process close the lock.
     """
 
     folder: Path
     lock: int
+    leave_to_children: Callable[[], None]
 
     def require_room(self, size: int) -> None:
         """Refuse a disk that can't take so many bytes and our own reserve.
@@ -96,6 +101,7 @@ class Scratch:
     def remove(self) -> None:
         """Delete the folder and let go of the lock."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        self.leave_to_children()
         with suppress(OSError):  # closed already
             os.close(self.lock)
 
@@ -170,7 +176,7 @@ def open_scratch(scratch_folder: Path) -> Scratch:
         ) from error
     if descriptor is None:
         raise ScratchError(f"the scratch folder {scratch_folder} can't lock files", hint)
-    scratch = Scratch(folder, descriptor)
+    scratch = Scratch(folder, descriptor, close_in_children(descriptor))
     try:
         scratch.require_room(0)
     except ScratchError:

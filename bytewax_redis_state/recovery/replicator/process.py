@@ -4,9 +4,9 @@ It is a process of its own because Bytewax links its own SQLite: two SQLite libr
 share POSIX locks and can corrupt the file. It also leaves the dataflow its GIL, and outlives a
 SIGKILL of the dataflow long enough to drain.
 
-It runs this module with a ``ReplicatorConfig`` as one line of JSON on its standard input. The
-input then stays open for as long as the dataflow lives: its end (or another parent process) means
-drain and end. A dataflow starts the process as soon as it has claimed its lease, because a process
+It runs this module with a ``ReplicatorConfig`` as one line of JSON on its standard input. A second
+line there, the input's end, or the death of the dataflow's process means drain and end. A dataflow
+starts the process as soon as it has claimed its lease, because a process
 needs as long to come up as a hundred thousand keys need to be read; where the start fails, the
 input ends first.
 
@@ -48,10 +48,10 @@ def main() -> int:
     """
     _prepare()
     parent_process = ParentProcess()
-    line = sys.stdin.readline()
+    line = parent_process.read_line()
     if not line:
         return 1  # the start failed before there was anything to ship
-    config = ReplicatorConfig.from_json(line)
+    config = ReplicatorConfig.from_json(line.decode())
     # Behind our own places: a module of the dataflow must not stand in for one of ours.
     sys.path += [place for place in config.path if place not in sys.path]
     board = StatusBoard(Path(config.status))

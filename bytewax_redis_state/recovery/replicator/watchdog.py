@@ -7,6 +7,7 @@ fenced, or that can't be restarted, ends it.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -17,12 +18,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from bytewax_redis_state.errors import FencedError, ReplicatorError, StateError, StateLostError
+from bytewax_redis_state.recovery.child_processes import close_in_children
 from bytewax_redis_state.recovery.replicator.backoff import Backoff
 from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
+from bytewax_redis_state.recovery.replicator.parent_process import END
 from bytewax_redis_state.recovery.replicator.status import ReplicatorState, Status, StatusBoard
 from bytewax_redis_state.recovery.watched_thread import WatchedThread
 
-__all__ = ["Watchdog", "spawn"]
+__all__ = ["ReplicatorProcess", "Watchdog", "spawn"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,17 +52,52 @@ def _command() -> list[str]:
     return [sys.executable, "-c", _LIKE_P, _MODULE]
 
 
-def spawn(lock: int) -> subprocess.Popen[bytes]:
+class ReplicatorProcess(subprocess.Popen[bytes]):
+    """The process of a replicator, with its input.
+
+    :arg lock: Descriptor that keeps the scratch folder locked; the replicator gets it too.
+    """
+
+    def __init__(self, lock: int) -> None:
+        # Unbuffered, because what a child of this process has copied of a buffer it may write.
+        super().__init__(_command(), stdin=subprocess.PIPE, pass_fds=(lock,), bufsize=0)
+        self._input = self._input_descriptor()
+        self._leave_to_children = close_in_children(self._input)
+
+    def _input_descriptor(self) -> int:
+        assert self.stdin is not None
+        return self.stdin.fileno()
+
+    def tell(self, line: bytes) -> None:
+        """Write a line to its input; one that has died gets none, as whoever waits for it sees."""
+        rest = memoryview(line)
+        with suppress(BrokenPipeError):
+            while rest:
+                rest = rest[os.write(self._input, rest) :]
+
+    def end_input(self) -> None:
+        """Tell it that the dataflow has ended.
+
+        By a line, because children of this process may hold its input open, as by a fork that
+        Python does not see.
+        """
+        if self.stdin is not None and not self.stdin.closed:
+            self.tell(END)
+            self._leave_to_children()
+            self.stdin.close()
+
+
+def spawn(lock: int) -> ReplicatorProcess:
     """Start a replicator, which waits for its config.
 
     :arg lock: Descriptor that keeps the scratch folder locked; the replicator gets it too.
-    :returns: The process; it ends when its input does.
+    :returns: The process; it ends when it is told that its input does.
     :raises ReplicatorError: If the system starts no process.
     """
     # It ignores Ctrl-C as soon as it runs; until then the signals wait, inherited as blocked.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
-        return subprocess.Popen(_command(), stdin=subprocess.PIPE, pass_fds=(lock,))
+        return ReplicatorProcess(lock)
     except OSError as error:
         raise ReplicatorError(
             f"the replicator's process can't be started: {error}",
@@ -88,7 +126,7 @@ class Watchdog:
         lock: int,
         on_failure: Callable[[StateError], None],
         on_status: Callable[[Status], StateError | None],
-        process: subprocess.Popen[bytes] | None = None,
+        process: ReplicatorProcess | None = None,
     ) -> None:
         self._config = config
         self._lock_fd = lock
@@ -113,11 +151,8 @@ class Watchdog:
         """The status that the replicator shows."""
         return self._board.read()
 
-    def _configure(self, process: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
-        assert process.stdin is not None
-        with suppress(BrokenPipeError):  # it died at once: whoever waits for it will see
-            process.stdin.write(self._config.to_json().encode() + b"\n")
-            process.stdin.flush()
+    def _configure(self, process: ReplicatorProcess) -> ReplicatorProcess:
+        process.tell(self._config.to_json().encode() + b"\n")
         return process
 
     def start(self) -> None:
@@ -201,6 +236,7 @@ class Watchdog:
             logger.warning("replicator not restarted why=%s", error)
             self._spawn_at = time.monotonic() + self._backoff.next()
             return None
+        self._process.end_input()
         self.restarts += 1
         self._died_at = None
         self._backoff.reset()
@@ -220,9 +256,7 @@ class Watchdog:
         :returns: Why not everything was shipped, or ``None``.
         """
         self.disarm()
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it has died; its status says more
-            self._process.stdin.close()
+        self._process.end_input()
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -247,3 +281,4 @@ class Watchdog:
         # lock that an interrupted wait() holds.
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_JOIN_SECONDS)
+        self._process.end_input()

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,23 +36,16 @@ class _Starved:
         return True
 
 
-def _starve_forks(count: int) -> type:
+def _starve_forks(count: int) -> Callable[[], list[str]]:
+    """Give the replicator's command, or fail as a start of its process does."""
     starved = _Starved(count)
 
-    class Subprocess:
-        """``subprocess`` as the watchdog sees it."""
+    def command() -> list[str]:
+        if starved.fails():
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return [sys.executable, str(Path(__file__)), _REPLICATOR]
 
-        PIPE = subprocess.PIPE
-        TimeoutExpired = subprocess.TimeoutExpired
-
-        @staticmethod
-        def Popen(command: list[str], **settings: Any) -> subprocess.Popen[bytes]:  # noqa: N802
-            assert command[-1] == _REPLICATOR
-            if starved.fails():
-                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
-            return subprocess.Popen([command[0], str(Path(__file__)), _REPLICATOR], **settings)
-
-    return Subprocess
+    return command
 
 
 def _starve_threads(name: str, count: int) -> None:
@@ -83,7 +76,7 @@ def main() -> int:
             _starve_threads(rest[0], int(rest[1]))
         return process.main()
     if "STARVED" in os.environ:
-        watchdog.subprocess = _starve_forks(int(rest[0]) if kind == "fork" else 0)
+        watchdog._command = _starve_forks(int(rest[0]) if kind == "fork" else 0)
     if "SPAWN_SECONDS" in os.environ:
         watchdog._SPAWN_SECONDS = float(os.environ["SPAWN_SECONDS"])
     if "DRAIN_SECONDS" in os.environ:
