@@ -43,7 +43,11 @@ from bytewax_redis_state.codec.user_classes import UserClasses
 from bytewax_redis_state.config import RecoverySettings
 from bytewax_redis_state.errors import CodecError, ConfigError, DecodeError, EncodeError
 
-__all__ = ["Codec", "StateCodec"]
+__all__ = ["MOST_STATE_BYTES", "Codec", "StateCodec"]
+
+MOST_STATE_BYTES = 511 * 1024 * 1024
+"""Of one encoded state: a value in Redis, and an argument of a command, has 512 MiB at most, and a
+state travels with its key."""
 
 logger = logging.getLogger(__name__)
 
@@ -393,7 +397,7 @@ class StateCodec:
             envelope = open_envelope(state_key, data)
         except DecodeError as error:
             message = f"step {self.step!r}: {error.message}" if self.step else error.message
-            raise self._told(DecodeError(message, error.hint)) from None
+            raise self.told(DecodeError(message, error.hint)) from None
         try:
             return self._stages.open(self._associated, state_key, envelope, data)
         except DecodeError as error:
@@ -459,21 +463,37 @@ class StateCodec:
             "use built-in types, dataclasses, Enums and namedtuples, each mutable value once",
         )
 
+    def require_fit(self, state_key: str, data: bytes) -> None:
+        """Refuse a state that is larger than a value in Redis can be.
+
+        :arg data: The state, encoded.
+        :raises EncodeError: If it is; names the step and the key.
+        """
+        if len(data) > MOST_STATE_BYTES:
+            raise self.told(
+                EncodeError(
+                    f"{self._named(state_key)}: the state has {len(data):,} bytes when encoded, "
+                    f"and Redis takes {MOST_STATE_BYTES:,} at most",
+                    "keep less in one state, or split it over several keys",
+                )
+            )
+
     def _encode_error(
         self, state_key: str | bytes, path: str, part: Any, what: str, hint: str
     ) -> EncodeError:
         kind = f"{type(part).__module__}.{type(part).__qualname__}".removeprefix("builtins.")
         message = f"{self._named(state_key)}: {path} of type {kind} {what}"
-        return self._told(EncodeError(message, hint))
+        return self.told(EncodeError(message, hint))
 
     def _decode_error(self, state_key: str | bytes, what: str, hint: str) -> DecodeError:
-        return self._told(DecodeError(f"{self._named(state_key)}: {what}", hint))
+        return self.told(DecodeError(f"{self._named(state_key)}: {what}", hint))
 
     def _named(self, state_key: str | bytes) -> str:
         step = f"step {self.step!r}, " if self.step else ""
         return f"{step}key {state_key!r}"
 
-    def _told(self, error: _Error) -> _Error:
+    def told(self, error: _Error) -> _Error:
+        """Tell an error to the flow, which the engine would hide, and give it back."""
         if self.codec.on_error is not None:
             self.codec.on_error(error)
         return error

@@ -35,6 +35,7 @@ class _Progress(NamedTuple):
     epoch: int
     row: int
     trimmed: int
+    part: int = 0
 
 
 class JournalCheck:
@@ -83,7 +84,8 @@ class JournalCheck:
             self._say("error", f"the progress of {self._name} is {fault}", LOST_HINT)
             return None
         try:
-            return _Progress(*(int(fields[name.encode()]) for name in _Progress._fields))
+            numbers = {name: int(fields[name.encode()]) for name in ("epoch", "row", "trimmed")}
+            return _Progress(**numbers, part=int(fields.get(b"part", b"0")))
         except KeyError as missing:
             name = missing.args[0].decode()
             self._say("error", f"the progress of {self._name} lacks the field {name!r}", LOST_HINT)
@@ -104,7 +106,7 @@ class JournalCheck:
         return "" if token == self._flow.manifest.token else f"of {self._flow.difference(token)}"
 
     def _check_progress(self, progress: _Progress, last_row: int) -> None:
-        if last_row > progress.row:
+        if last_row > progress.row and not progress.part:  # else a row is under way in pieces
             self._say(
                 "error",
                 f"the journal of {self._name} ends at row {last_row}, but its progress says "
@@ -143,7 +145,7 @@ class JournalCheck:
         return last_row
 
     def _check_entry(self, entry: Entry, trimmed: int) -> None:
-        where = f"entry {entry.epoch}-{entry.row} of {self._name}"
+        where = f"entry {entry.epoch}-{entry.number} of {self._name}"
         if entry.epoch < trimmed:
             self._say(
                 "error",

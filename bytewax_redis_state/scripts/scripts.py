@@ -218,14 +218,18 @@ class Scripts:
         progress: bytes,
         incarnation: str,
         generation: str,
-        row_before: int,
-        row_after: int,
+        before: str,
+        after: str,
         epoch: int | None,
         rows: Iterable[Argument],
     ) -> list[bytes]:
-        """Append rows given flat as epoch, row, cell, delta; returns the script's verdict."""
+        """Append rows given flat as epoch, number, cell, delta; returns the script's verdict.
+
+        A place is the last whole row, and then ``+`` and the number of pieces of the next row,
+        where some of them are in the journal.
+        """
         progress_epoch: Argument = "" if epoch is None else epoch
-        args = (incarnation, generation, row_before, row_after, progress_epoch, *rows)
+        args = (incarnation, generation, before, after, progress_epoch, *rows)
         answer: list[bytes] = self._run("append", (journal, progress), args, None)
         return answer
 

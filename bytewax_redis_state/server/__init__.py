@@ -12,6 +12,7 @@ credentials.py         user and password from a function, for each connection
 translation.py         errors of redis-py as ours
 probe.py               what a server is, and whether it can keep state
 replicas.py            writes that all replicas have confirmed
+argument_limit.py      whether a server takes an argument of a size
 acl.py                 the least ACL rules for each role
 binary.py              the server program: on ``PATH`` or in a Python package
 embedded.py            an embedded server: find it or start it

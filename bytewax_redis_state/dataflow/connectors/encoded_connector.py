@@ -32,9 +32,11 @@ class EncodedPartition:
 
         :returns: The state, encoded. A state of ``None`` is encoded, too: the engine writes a row
             for it, and the user's ``build_part`` gets ``None`` again.
-        :raises EncodeError: If the state can't be encoded.
+        :raises EncodeError: If the state can't be encoded, or is too large for Redis.
         """
-        return self._codec.encode(self._part_key, self._part.snapshot())
+        data = self._codec.encode(self._part_key, self._part.snapshot())
+        self._codec.require_fit(self._part_key, data)
+        return data
 
 
 class EncodedConnector:

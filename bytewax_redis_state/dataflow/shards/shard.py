@@ -25,7 +25,7 @@ from bytewax_redis_state.codec.delta import mark_pickled, pack_delta, pack_full_
 from bytewax_redis_state.codec.envelope import deadline_of, keys_with_deadline
 from bytewax_redis_state.dataflow.shards.deadlines import NEVER, Deadlines, Lifetime
 from bytewax_redis_state.dataflow.shards.snapshot_requests import SnapshotRequest, SnapshotRequests
-from bytewax_redis_state.errors import CodecError
+from bytewax_redis_state.errors import CodecError, EncodeError
 
 __all__ = ["NOTHING", "Items", "Shard"]
 
@@ -39,6 +39,11 @@ _SPARSE = 4  # a dict is copied when it has shrunk to this fraction: it keeps it
 _SMALL = 64
 _GONE = object()
 _EMPTY = pack_delta({})
+_LARGE_BYTES = 256 * 1024 * 1024
+_MOST_BYTES = 950_000_000  # below SQLite's limit of a row, 1 GB
+_ANSWER_BYTES = 64 * 1024 * 1024
+_ANSWER_KEYS = 1000
+_ANSWER_PAUSE = timedelta(seconds=0.5)
 
 
 class Shard(StatefulBatchLogic[Any, Items, bytes]):
@@ -67,6 +72,8 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
         self._lifetime = lifetime
         self._request: SnapshotRequest | None = None
         self._answered = 0
+        self._unsent: list[str] | None = None
+        self._unsent_for = 0
         self._longest_sleep = None if requests is None else requests.interval
         self._deadlines = Deadlines()
         self._mistimed: list[str] = []
@@ -170,7 +177,7 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
             wait = min(left, _LONGEST_SLEEP) + 1 if left > 0 else 0
             times.append(now + timedelta(milliseconds=wait))
         if self._longest_sleep is not None:
-            times.append(now + self._longest_sleep)
+            times.append(now + (_ANSWER_PAUSE if self._unsent else self._longest_sleep))
         return min(times)
 
     def snapshot(self) -> bytes:
@@ -183,16 +190,49 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
         changes = self._changes()
         request = self._request
         if request is None or request.number <= self._answered:
-            data = pack_delta(changes)
+            data = self._packed(changes)
         else:
-            self._answered = request.number
-            delta = pack_delta(changes | self._unchanged())
-            data = pack_full_delta(request.number, delta, awaited=request.awaited)
+            data = self._answer(request, changes)
         if self._codec.has_pickled and data != _EMPTY:
             data = mark_pickled(data)
         self._dirty.clear()
         self._shrink()
         return data
+
+    def _packed(self, changes: Mapping[str, bytes | None]) -> bytes:
+        """Pack the changes of an epoch; the engine writes them as one row."""
+        data = pack_delta(changes)
+        if len(data) > _LARGE_BYTES:
+            for key, value in changes.items():
+                self._codec.require_fit(key, value or b"")
+        if len(data) > _MOST_BYTES:
+            raise self._codec.told(
+                EncodeError(
+                    f"step {self._step_id!r} changed {len(data):,} bytes of one shard in an epoch, "
+                    f"and a row of the engine's recovery file takes {_MOST_BYTES:,} at most",
+                    "close epochs more often (-s), or begin the flow anew with more --shards",
+                )
+            )
+        return data
+
+    def _answer(self, request: SnapshotRequest, changes: dict[str, bytes | None]) -> bytes:
+        """Answer a request: a large shard in several epochs, of which the last one counts.
+
+        What is sent early and changes later is in the delta of a later epoch.
+        """
+        if self._unsent is None or self._unsent_for != request.number:
+            self._unsent_for = request.number
+            self._unsent = sorted(self._held.keys() | self._asleep.keys())
+        size = 0
+        while self._unsent and size < _ANSWER_BYTES:
+            batch = {self._unsent.pop() for _ in range(min(len(self._unsent), _ANSWER_KEYS))}
+            states = self._unchanged(batch)
+            size += sum(len(value or b"") for value in states.values())
+            changes.update(states)
+        if self._unsent:
+            return self._packed(changes)
+        self._answered, self._unsent = request.number, None
+        return pack_full_delta(request.number, self._packed(changes), awaited=request.awaited)
 
     # -- called by the rest of the package ------------------------------------------------------
 
@@ -337,17 +377,17 @@ class Shard(StatefulBatchLogic[Any, Items, bytes]):
         self._asleep[key] = data = self._codec.reseal_until(key, data, until)
         return data
 
-    def _unchanged(self) -> dict[str, bytes | None]:
-        """Encode the keys that did not change; their deadlines stay."""
+    def _unchanged(self, keys: Set[str]) -> dict[str, bytes | None]:
+        """Encode those keys that did not change; their deadlines stay."""
         states: dict[str, bytes | None] = {
-            key: data for key, data in self._asleep.items() if key not in self._dirty
+            key: self._asleep[key] for key in (keys & self._asleep.keys()) - self._dirty
         }
         deadline_of_key = self._deadlines.of
         by_deadline: dict[int | None, list[str]] = {}
-        for key in self._held.keys() - self._dirty:
+        for key in (keys & self._held.keys()) - self._dirty:
             by_deadline.setdefault(deadline_of_key(key), []).append(key)
-        for until, keys in by_deadline.items():
-            states.update(self.encoded(keys, until))
+        for until, alike in by_deadline.items():
+            states.update(self.encoded(alike, until))
         return states
 
     def _shrink(self) -> None:

@@ -58,6 +58,11 @@ class _Chunk:
     number: int
     last: bool
 
+    @property
+    def size(self) -> int:
+        """Bytes of its values."""
+        return sum(map(len, self.values))
+
 
 class JournalFold:
     """Folds one partition's journal into all cells.
@@ -208,10 +213,24 @@ def _batches(row: Sequence[_Chunk | None]) -> Iterator[tuple[int, list[_Chunk]]]
     channels = [
         [chunk for chunk in row[n::_CHANNELS] if chunk is not None] for n in range(_CHANNELS)
     ]
-    for start in range(0, max(map(len, channels)), _PIPELINE_CHUNKS):
-        for channel, chunks in enumerate(channels):
-            if batch := chunks[start : start + _PIPELINE_CHUNKS]:
+    for trips in zip_longest(*map(_trips, channels)):
+        for channel, batch in enumerate(trips):
+            if batch:
                 yield channel, batch
+
+
+def _trips(chunks: Sequence[_Chunk]) -> Iterator[list[_Chunk]]:
+    """Bound what one trip carries; a chunk may be one large value."""
+    trip: list[_Chunk] = []
+    size = 0
+    for chunk in chunks:
+        if trip and (len(trip) == _PIPELINE_CHUNKS or size + chunk.size > _ROUND_BYTES):
+            yield trip
+            trip, size = [], 0
+        trip.append(chunk)
+        size += chunk.size
+    if trip:
+        yield trip
 
 
 class _Channels:

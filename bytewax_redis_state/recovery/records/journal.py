@@ -1,7 +1,9 @@
 """The journal: the durable log of deltas, one Redis Stream per outbox partition and generation.
 
-An entry's ID is ``<epoch>-<outbox row>``, its fields are ``c`` (the cell, as ``<shard>:<step>``)
-and ``d`` (the delta). Progress beside it says below which epoch everything is there.
+An entry's ID is ``<epoch>-<number>``, its fields are ``c`` (the cell, as ``<shard>:<step>``) and
+``d`` (the delta). Progress beside it says below which epoch everything is there. A row whose delta
+is large becomes several entries, its pieces: Redis takes no argument above ``proto-max-bulk-len``,
+512 MB, and should not be held up by a large one. The number is ``<outbox row> * 2**20 + <piece>``.
 
 Invariant: rows enter in outbox order and once, and only while the partition is not fenced.
 """
@@ -9,10 +11,10 @@ Invariant: rows enter in outbox order and once, and only while the partition is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import cast
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, cast
 
-from bytewax_redis_state.codec.delta import unpack_changes
+from bytewax_redis_state.codec.delta import pack_delta, unpack_changes
 from bytewax_redis_state.errors import (
     DecodeError,
     ServerUnavailableError,
@@ -23,11 +25,15 @@ from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 from bytewax_redis_state.recovery.records.token import Token
 from bytewax_redis_state.server.replicas import execute_confirmed
 
-__all__ = ["Entry", "Fence", "Journal", "JournalMovedError"]
+__all__ = ["Entry", "Fence", "Journal", "JournalMovedError", "Place"]
 
 _PAGE = 256  # entries per XRANGE, at most
 _RawEntry = tuple[bytes, dict[bytes, bytes]]
-_FIRST_PAGE = 16
+_FIRST_PAGE = 1  # until the size of an entry is known
+_GROWTH = 8
+_PIECE_BITS = 20
+# Any Redis takes that: proto-max-bulk-len is 1 MB at least. One value alone may be larger.
+_PIECE_BYTES = 512 * 1024
 _PAGE_BYTES = 4 * 1024 * 1024  # of a page, about: an entry may hold a whole cell
 
 
@@ -37,6 +43,7 @@ class Entry:
 
     :arg row: Of the outbox.
     :arg delta: As the journal holds it.
+    :arg part: Number of the piece, of a row whose delta is in pieces.
     :arg changes: The delta taken apart, in an entry that was read: state key as UTF-8 to envelope.
     """
 
@@ -44,7 +51,52 @@ class Entry:
     row: int
     cell: Cell
     delta: bytes
+    part: int = 0
     changes: Mapping[bytes, bytes | None] = field(default_factory=dict, compare=False)
+
+    @property
+    def number(self) -> int:
+        """Second half of the entry's ID."""
+        return self.row << _PIECE_BITS | self.part
+
+    def pieces(self) -> Iterator[Entry]:
+        """Cut a large entry by state keys, always at the same ones.
+
+        A replicator that was restarted in the midst of a row goes on with the piece after the last
+        one that Redis has.
+        """
+        if len(self.delta) <= _PIECE_BYTES:
+            yield self
+            return
+        part, size, piece = 0, 0, dict[str, bytes | None]()
+        for key, value in unpack_changes(self.delta).items():
+            more = len(key) + len(value or b"")
+            if piece and size + more > _PIECE_BYTES:
+                yield replace(self, delta=pack_delta(piece), part=part)
+                part, size, piece = part + 1, 0, {}
+            piece[key.decode()] = value
+            size += more
+        yield replace(self, delta=pack_delta(piece), part=part)
+
+
+class Place(NamedTuple):
+    """How far an outbox is in the journal.
+
+    :arg row: The last row that is there as a whole.
+    :arg part: How many pieces of the next row are there.
+    """
+
+    row: int
+    part: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.row}+{self.part}" if self.part else str(self.row)
+
+    @classmethod
+    def parse(cls, text: bytes) -> Place:
+        """Read what a script answers."""
+        row, _, part = text.partition(b"+")
+        return cls(int(row), int(part or 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +114,11 @@ class Fence:
 
 
 class JournalMovedError(Exception):
-    """Redis holds another last row than the replicator thought; go on from there."""
+    """Redis stands at another place than the replicator thought; go on from there."""
 
-    def __init__(self, row: int) -> None:
-        super().__init__(row)
-        self.row = row
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self.place = place
 
 
 class Journal:
@@ -100,28 +152,28 @@ class Journal:
         self._store.require_own([made], refusal=0)
 
     def append(
-        self, row_before: int, row_after: int, entries: Sequence[Entry], epoch: int | None
+        self, before: Place | int, after: Place | int, entries: Sequence[Entry], epoch: int | None
     ) -> None:
-        """Append entries and move the last row, and progress where an epoch is given.
+        """Append entries and move the place, and progress where an epoch is given.
 
-        :arg row_before: The last row that Redis should hold now.
-        :arg row_after: The last row that it holds then.
+        :arg before: The place, or the last row, at which Redis should stand now.
+        :arg after: Where it stands then.
         :arg entries: In outbox order.
         :arg epoch: Everything below it is in the journal then; ``None`` leaves progress.
-        :raises JournalMovedError: If Redis holds another last row; nothing was written.
+        :raises JournalMovedError: If Redis stands at another place; nothing was written.
         :raises FencedError: If another execution took over; nothing was written.
         :raises StateLostError: If the keys are gone or of another life; nothing was written.
         """
         flat: list[bytes | str | int] = []
         for entry in entries:
-            flat += (entry.epoch, entry.row, entry.cell.to_bytes(), entry.delta)
+            flat += (entry.epoch, entry.number, entry.cell.to_bytes(), entry.delta)
         verdict = self._scripts.append(
             self._journal,
             self._progress,
             self._incarnation,
             self._generation,
-            row_before,
-            row_after,
+            str(before),
+            str(after),
             epoch,
             flat,
         )
@@ -132,7 +184,7 @@ class Journal:
             case b"ok":
                 return
             case b"moved":
-                raise JournalMovedError(int(verdict[1]))
+                raise JournalMovedError(Place.parse(verdict[1]))
             case b"fenced":
                 raise self._store.overtaken(by=verdict[1])
             case _:
@@ -182,7 +234,8 @@ class Journal:
             if len(page) < count:
                 return
             start = f"({page[-1][0].decode()}"
-            count = max(1, min(_PAGE, len(page) * _PAGE_BYTES // size))
+            # Not too many at once: the next ones may be larger.
+            count = max(1, min(_PAGE, _GROWTH * count, len(page) * _PAGE_BYTES // size))
 
     def _require_committed(self, progress: bytes | None, to_epoch: int) -> None:
         if progress is None:
@@ -197,7 +250,8 @@ class Journal:
             )
 
     def _entry(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
-        epoch, _, row = entry_id.partition(b"-")
+        epoch, _, number = entry_id.partition(b"-")
+        row, part = divmod(int(number), 1 << _PIECE_BITS)
         try:
             cell, changes = Cell.from_bytes(fields[b"c"]), unpack_changes(fields[b"d"])
         except (DecodeError, KeyError, ValueError) as error:
@@ -207,7 +261,7 @@ class Journal:
                 f"{what}",
                 "restore Redis from a backup; another program may have written here",
             ) from error
-        return Entry(int(epoch), int(row), cell, fields[b"d"], changes)
+        return Entry(int(epoch), row, cell, fields[b"d"], part, changes)
 
     def trim(self, below: int, run_id: str = "") -> None:
         """Drop what every cell has applied.

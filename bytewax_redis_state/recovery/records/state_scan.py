@@ -21,6 +21,9 @@ from bytewax_redis_state.keys import FlowKeys
 __all__ = ["CellStates", "scan_keys", "scan_states", "scan_values"]
 
 _SCAN_COUNT = 20_000
+_FIRST_COUNT = 1_000  # until the size of a value is known
+_GROWTH = 20
+_PAGE_BYTES = 64 * 1024 * 1024  # of values, about
 _AFTER_COLON = b";"  # in the order of bytes
 
 _Page = list[tuple[bytes, list[bytes]]]  # prefix of a cell, and keys of it
@@ -57,10 +60,16 @@ def scan_states(
     # The prefix alone is compared in less time; but it finds the cells' own hashes, too.
     pattern = keys.state_pattern if cells is None else keys.shard_pattern
 
+    count = _FIRST_COUNT
+
     def read(cursor: int) -> tuple[int, list[CellStates]]:
-        cursor, page = _scan(client, keys, cursor, pattern)
+        nonlocal count
+        cursor, page = _scan(client, keys, cursor, pattern, count)
         wanted = page if cells is None else [group for group in page if group[0] in cells]
-        return cursor, _read(client, wanted, head)
+        found = _read(client, wanted, head)
+        size = sum(len(value or b"") for group in found for value in group.values)
+        count = max(1, min(_SCAN_COUNT, count * _GROWTH, count * _PAGE_BYTES // (size or 1)))
+        return cursor, found
 
     # One thread, one page ahead: with more, Redis would hold up others, and the pages memory.
     with ThreadPoolExecutor(1, "scan") as ahead:
@@ -105,10 +114,10 @@ def scan_keys(
             return
 
 
-def _scan(client: redis.Redis, keys: FlowKeys, cursor: int, pattern: bytes) -> tuple[int, _Page]:
-    cursor, found = cast(
-        "tuple[int, list[bytes]]", client.scan(cursor, match=pattern, count=_SCAN_COUNT)
-    )
+def _scan(
+    client: redis.Redis, keys: FlowKeys, cursor: int, pattern: bytes, count: int = _SCAN_COUNT
+) -> tuple[int, _Page]:
+    cursor, found = cast("tuple[int, list[bytes]]", client.scan(cursor, match=pattern, count=count))
     return cursor, list(_by_cell(keys, found))
 
 

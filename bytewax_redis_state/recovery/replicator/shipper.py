@@ -1,23 +1,26 @@
 """The shipper: appends the rows of the outbox to the journal.
 
-Invariant: it ships rows up to the commit mark only, in order and once. Redis says where it stands:
-an append is a compare-and-set on the last row, and on a mismatch shipping goes on from the row that
-Redis has, forwards or backwards.
+Invariant: it ships rows up to the commit mark only, in order and once, a large row in pieces. Redis
+says where it stands: an append is a compare-and-set on the place, and on a mismatch shipping goes
+on from the place that Redis has, forwards or backwards.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator, Sequence
 
-from bytewax_redis_state.errors import StateLostError
-from bytewax_redis_state.recovery.outbox.outbox import Outbox
-from bytewax_redis_state.recovery.records.journal import JournalMovedError
+from bytewax_redis_state.codec.delta import unpack_changes
+from bytewax_redis_state.errors import ReplicatorError, ServerUnavailableError, StateLostError
+from bytewax_redis_state.recovery.outbox.outbox import Outbox, OutboxRow
+from bytewax_redis_state.recovery.records.journal import Entry, JournalMovedError, Place
 from bytewax_redis_state.recovery.records.manifest import note_pickled
 from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
 from bytewax_redis_state.recovery.replicator.connection import ReplicatorConnection
 from bytewax_redis_state.recovery.replicator.renewal import Renewal
 from bytewax_redis_state.recovery.replicator.row_translator import RowTranslator
+from bytewax_redis_state.server.argument_limit import LEAST_LIMIT, takes_argument
 from bytewax_redis_state.server.translation import translated
 
 __all__ = ["Shipper"]
@@ -25,6 +28,7 @@ __all__ = ["Shipper"]
 logger = logging.getLogger(__name__)
 
 _BATCH_BYTES = 4 * 1024 * 1024
+_APPEND_BYTES = 2 * _BATCH_BYTES
 
 
 class Shipper:
@@ -52,7 +56,7 @@ class Shipper:
         self._journal = connection.journal()
         self._translator = RowTranslator(config, renewal)
         self._noted: set[str] = set()
-        self.row = self._row_in_redis()
+        self._place = self._place_in_redis()
         self.progress = config.resume_epoch
         self.shipped = 0
         self.has_committed = False
@@ -64,17 +68,22 @@ class Shipper:
     def _is_renewing(self) -> bool:
         return self._renewal is not None and not self._renewal.is_done
 
-    def _row_in_redis(self) -> int:
+    @property
+    def row(self) -> int:
+        """The last row that Redis has as a whole."""
+        return self._place.row
+
+    def _place_in_redis(self) -> Place:
         """Go on where Redis stands: that covers a replicator that was killed and restarted."""
         key = self._config.keys.progress(self._config.partition, self._config.generation)
         with translated(self._connection.address):
-            row = self._connection.client.hget(key, "row")
+            row, part = self._connection.client.hmget(key, "row", "part")
         if row is None:
             raise StateLostError(
                 f"the progress of partition {self._config.partition} is missing in Redis",
                 "Redis was emptied while the flow ran; start the flow again",
             )
-        return int(row)
+        return Place(int(row), int(part or 0))
 
     def _find_answers(self) -> None:
         """Find the cells that had answered before this replicator was started."""
@@ -119,18 +128,15 @@ class Shipper:
         marks = [row.epoch for row in rows if row.step_id is None]
         # Rows that were in the outbox before a renewal belong to the first epoch after it.
         progress = max(max(marks) + 1, self._config.resume_epoch) if marks else None
-        translate = self._translator.entry
         try:
-            with translated(self._connection.address):
-                entries = [entry for row in rows if (entry := translate(row)) is not None]
-                self._note_pickled()
-                self._journal.append(self.row, rows[-1].id, entries, progress)
+            for entries, after in self._appends(rows):
+                epoch = progress if after.row == rows[-1].id else None
+                self._append(after, entries, epoch)
         except JournalMovedError as moved:
-            logger.info("journal stands at row=%d expected=%d", moved.row, self.row)
-            self.row = moved.row
+            logger.info("journal stands at row=%s expected=%s", moved.place, self._place)
+            self._place = moved.place
             self._require_rows()
             return True
-        self.row = rows[-1].id
         self.progress = progress or self.progress
         self.shipped += len(rows)
         return True
@@ -143,6 +149,55 @@ class Shipper:
         steps = self._translator.pickled - self._noted
         if steps and note_pickled(self._connection.store, steps):
             self._noted |= steps
+
+    def _append(self, after: Place, entries: Sequence[Entry], epoch: int | None) -> None:
+        try:
+            with translated(self._connection.address):
+                self._note_pickled()
+                self._journal.append(self._place, after, entries, epoch)
+        except ServerUnavailableError:
+            self._require_taken(entries)
+            raise
+        self._place = after
+
+    def _require_taken(self, entries: Sequence[Entry]) -> None:
+        """Tell a Redis that refuses a large state from one that is away.
+
+        :raises ReplicatorError: If it refuses one; names the step and the key.
+        """
+        config, client = self._config, self._connection.client
+        journal = config.keys.journal(config.partition, config.generation)
+        large = max(entries, key=lambda entry: len(entry.delta), default=None)
+        if large is None or len(large.delta) < LEAST_LIMIT:
+            return
+        if not takes_argument(client, journal, len(large.delta)):
+            state_key = next(iter(unpack_changes(large.delta))).decode(errors="replace")
+            raise ReplicatorError(
+                f"Redis takes no argument of {len(large.delta):,} bytes, which the state of key "
+                f"{state_key!r} of step {large.cell.step!r} has: its proto-max-bulk-len is less",
+                "raise proto-max-bulk-len in Redis, or keep less in one state; then start the flow "
+                "again",
+            )
+
+    def _appends(self, rows: Sequence[OutboxRow]) -> Iterator[tuple[list[Entry], Place]]:
+        """Cut a batch where it is too large for one append; a row may be cut, too.
+
+        :returns: The entries of each append, and the place after it.
+        """
+        entries: list[Entry] = []
+        size, whole, done = 0, self._place.row, self._place.part
+        for row in rows:
+            entry = self._translator.entry(row)
+            for piece in entry.pieces() if entry is not None else ():
+                if piece.part < done:
+                    continue
+                if entries and size + len(piece.delta) > _APPEND_BYTES:
+                    yield entries, Place(whole, piece.part)
+                    entries, size = [], 0
+                entries.append(piece)
+                size += len(piece.delta)
+            whole, done = row.id, 0
+        yield entries, Place(whole)
 
     @property
     def backlog(self) -> int:

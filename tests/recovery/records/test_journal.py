@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from redis.client import Pipeline
 
-from bytewax_redis_state.codec.delta import pack_delta
+from bytewax_redis_state.codec.delta import pack_delta, unpack_changes
 from bytewax_redis_state.errors import FencedError, StateLostError
 from bytewax_redis_state.recovery.records import journal as module
 from bytewax_redis_state.recovery.records.cells import Cell
-from bytewax_redis_state.recovery.records.journal import Entry, Fence, JournalMovedError
+from bytewax_redis_state.recovery.records.journal import Entry, Fence, JournalMovedError, Place
 from bytewax_redis_state.recovery.records.token import Token
 
 CELL = Cell("a:b", 3)
@@ -63,8 +63,42 @@ def test_a_repeated_append_says_where_to_go_on(started):
     journal.append(0, 2, entries((1, 1)), 2)
     with pytest.raises(JournalMovedError) as moved:
         journal.append(0, 2, entries((1, 1)), 2)
-    assert moved.value.row == 2
+    assert moved.value.place.row == 2
     assert len(list(journal.entries(1, 9))) == 1
+
+
+def large(row: int) -> Entry:
+    changes = {f"k{n}": b"%d" % n * 100_000 for n in range(10, 25)}
+    return Entry(1, row, CELL, pack_delta(changes))
+
+
+def test_a_large_entry_goes_in_pieces_that_together_are_the_entry(started):
+    journal, pieces = started.journal(), list(large(7).pieces())
+    assert len(pieces) == 8
+    assert max(len(piece.delta) for piece in pieces) < 600_000
+    assert list(large(7).pieces()) == pieces
+    assert list(entries((1, 1))[0].pieces()) == entries((1, 1))
+    journal.append(0, 7, pieces, 2)
+    assert list(journal.entries(1, 1)) == pieces
+    changes = {}
+    for piece in journal.entries(1, 1):
+        changes |= piece.changes
+    assert changes == unpack_changes(large(7).delta)
+
+
+def test_a_row_whose_first_pieces_are_there_goes_on_after_them(started):
+    """Rule 4: kill a replicator between two appends of one row; nothing is there twice."""
+    journal, pieces = started.journal(), list(large(7).pieces())
+    journal.append(0, Place(6, 3), pieces[:3], None)
+    for before in (Place(0), Place(6), Place(6, 2), Place(6, 4), Place(7)):
+        with pytest.raises(JournalMovedError) as moved:
+            journal.append(before, 7, pieces, 2)
+        assert moved.value.place == Place(6, 3)
+    journal.append(Place(6, 3), Place(7), pieces[3:], 2)
+    assert list(journal.entries(1, 1)) == pieces
+    with pytest.raises(JournalMovedError) as moved:
+        journal.append(Place(6, 3), Place(7), pieces[3:], 2)
+    assert moved.value.place == Place(7)
 
 
 def test_a_lost_tail_says_where_to_go_back_to(started):
@@ -74,7 +108,7 @@ def test_a_lost_tail_says_where_to_go_back_to(started):
     started.client.hset(started.keys.progress(0, 1), "row", 0)
     with pytest.raises(JournalMovedError) as moved:
         journal.append(2, 3, entries((2, 3)), 3)
-    assert moved.value.row == 0
+    assert moved.value.place.row == 0
 
 
 def test_a_fenced_journal_takes_nothing_and_says_by_whom(started):

@@ -18,6 +18,7 @@ from bytewax.testing import cluster_main, run_main
 from bytewax_redis_state import RedisRecovery
 from bytewax_redis_state.chaos.waiting import BOUND_SECONDS
 from bytewax_redis_state.codec import Codec
+from bytewax_redis_state.dataflow.shards import shard
 from bytewax_redis_state.dataflow.shards.snapshot_requests import SnapshotRequests
 from bytewax_redis_state.errors import StateLostError
 from bytewax_redis_state.keys import FlowKeys
@@ -219,6 +220,12 @@ def test_what_was_restored_and_never_touched_is_there_again(recovery, client, ev
 
     again.run(act)
     require_exact(client, again.given)
+
+
+def test_a_large_shard_answers_in_several_epochs(recovery, client, eventually, monkeypatch):
+    monkeypatch.setattr(shard, "_ANSWER_BYTES", 1)
+    monkeypatch.setattr(shard, "_ANSWER_KEYS", 2)
+    test_what_was_restored_and_never_touched_is_there_again(recovery, client, eventually)
 
 
 def test_a_replicator_killed_in_mid_renewal_goes_on_with_it(
