@@ -25,8 +25,8 @@ __all__ = ["FORMAT", "Manifest", "StepEntry", "note_pickled", "read_manifest", "
 FORMAT = 5
 """Version of everything that a flow holds in Redis.
 
-1 knew no deadlines, 3 no start IDs, 4 neither which steps have pickled state nor pieces of rows in a
-journal; none was ever released.
+1 knew no deadlines, 3 no start IDs, 4 neither which steps have pickled state nor pieces of rows in
+a journal; none was ever released.
 """
 
 _MOST_PARTITIONS = 2**16
