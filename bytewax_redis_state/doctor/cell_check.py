@@ -10,7 +10,8 @@ from bytewax_redis_state.doctor.checked_flow import CheckedFlow, Writers
 from bytewax_redis_state.doctor.journal_check import JournalRange
 from bytewax_redis_state.errors import StateLostError
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.recovery.records.cells import LOST_HINT, Cell, CellMark, cells_of
+from bytewax_redis_state.recovery.records.cells import Cell, CellMark, cells_of
+from bytewax_redis_state.recovery.records.way_out import way_out
 
 __all__ = ["cell_fields", "check_cells"]
 
@@ -45,7 +46,7 @@ def check_cells(
     cells = cells_of(flow.manifest.steps, flow.manifest.shards)
     for cell, fields in cell_fields(flow.client, flow.keys, cells):
         try:
-            mark = CellMark.parse(cell, fields, flow.manifest.incarnation)
+            mark = CellMark.parse(flow.keys, cell, fields, flow.manifest.incarnation)
         except StateLostError as error:
             flow.findings.say("error", error.message, error.hint, kind="missing or damaged cells")
             continue
@@ -67,7 +68,7 @@ def _check_cell(
             flow.findings.say(
                 "error",
                 f"{name} is of {flow.difference(mark.token)}",
-                LOST_HINT,
+                way_out(flow.keys),
                 kind="cells of another start",
             )
             return
@@ -99,6 +100,6 @@ def _compare(
             "error",
             f"{name} has applied epoch {applied} of partition {partition}, whose journal begins at "
             f"epoch {journal.begin} and ends before epoch {journal.end}",
-            LOST_HINT,
+            way_out(flow.keys),
             kind="cells that do not fit their journals",
         )

@@ -15,8 +15,9 @@ from bytewax_redis_state.doctor.checked_flow import CheckedFlow
 from bytewax_redis_state.doctor.key_usage import KeyUsage
 from bytewax_redis_state.errors import StateLostError
 from bytewax_redis_state.keys import shard_of
-from bytewax_redis_state.recovery.records.cells import LOST_HINT, Cell, CellMark
+from bytewax_redis_state.recovery.records.cells import Cell, CellMark
 from bytewax_redis_state.recovery.records.state_scan import scan_states
+from bytewax_redis_state.recovery.records.way_out import way_out
 from bytewax_redis_state.server.client import server_time
 
 __all__ = ["Census"]
@@ -93,7 +94,7 @@ class Census:
 
     def _parse(self, cell: Cell, fields: dict[bytes, bytes], before: CellMark) -> CellMark:
         try:
-            return CellMark.parse(cell, fields, self._flow.manifest.incarnation)
+            return CellMark.parse(self._flow.keys, cell, fields, self._flow.manifest.incarnation)
         except StateLostError:
             # The cell was there a moment ago, so somebody deletes the flow right now. That the
             # counts differ is then the error to report.
@@ -106,7 +107,7 @@ class Census:
         self._say(
             "error",
             f"shard {cell.shard} of step {cell.step!r} {difference}",
-            LOST_HINT,
+            way_out(self._flow.keys),
             kind="shards whose counts differ",
         )
 
@@ -171,7 +172,7 @@ class Census:
             self._say(
                 "error",
                 f"the key {key.decode()!r} is in the wrong shard",
-                LOST_HINT,
+                way_out(self._flow.keys),
                 kind="keys in the wrong shard",
             )
         fault = self._usage.check(step, state_key, value)

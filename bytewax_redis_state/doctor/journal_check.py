@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from bytewax_redis_state.doctor.checked_flow import CheckedFlow
 from bytewax_redis_state.doctor.key_usage import KeyUsage
 from bytewax_redis_state.errors import StateLostError
-from bytewax_redis_state.recovery.records.cells import LOST_HINT
 from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 from bytewax_redis_state.recovery.records.journal import Entry, Journal
-from bytewax_redis_state.recovery.records.token import Token
+from bytewax_redis_state.recovery.records.progress import Progress
+from bytewax_redis_state.recovery.records.way_out import way_out
 from bytewax_redis_state.scripts import Scripts
 
 __all__ = ["JournalCheck", "JournalRange"]
@@ -27,15 +27,6 @@ class JournalRange(NamedTuple):
 
     begin: int
     end: int
-
-
-class _Progress(NamedTuple):
-    """The fields of a partition's progress, as Redis names them."""
-
-    epoch: int
-    row: int
-    trimmed: int
-    part: int = 0
 
 
 class JournalCheck:
@@ -61,14 +52,9 @@ class JournalCheck:
         :returns: Which epochs the journal holds; ``None`` where that can't be told.
         """
         before = self._progress()
+        last_row = self._check_entries(before.trimmed if before else 0)
         if before is None:
             return None
-        journal = self._flow.keys.journal(self._partition, self._flow.manifest.generation)
-        if not self._flow.client.exists(journal):
-            self._say("error", f"the journal of {self._name} is missing", LOST_HINT)
-            return None
-        last_row = self._check_entries(before.trimmed)
-        self._require_nothing_deleted(journal, before.trimmed)
         # Read again: a running flow has appended and trimmed while the entries were read.
         after = self._progress()
         if after is None:
@@ -76,42 +62,29 @@ class JournalCheck:
         self._check_progress(after, last_row)
         return JournalRange(after.trimmed, after.epoch)
 
-    def _progress(self) -> _Progress | None:
-        key = self._flow.keys.progress(self._partition, self._flow.manifest.generation)
-        fields = cast("dict[bytes, bytes]", self._flow.client.hgetall(key))
-        fault = self._fault_of(fields)
-        if fault:
-            self._say("error", f"the progress of {self._name} is {fault}", LOST_HINT)
+    @property
+    def _journal(self) -> Journal:
+        manifest, client = self._flow.manifest, self._flow.client
+        store = FencedStore(
+            client, Scripts(client), self._flow.keys, manifest.incarnation, manifest.token
+        )
+        return Journal(store, self._partition)
+
+    def _progress(self) -> Progress | None:
+        """Read progress, and compare the journal with it, as a start does."""
+        try:
+            return self._journal.look()
+        except StateLostError as error:
+            self._say("error", error.message, error.hint)
             return None
-        try:
-            numbers = {name: int(fields[name.encode()]) for name in ("epoch", "row", "trimmed")}
-            return _Progress(**numbers, part=int(fields.get(b"part", b"0")))
-        except KeyError as missing:
-            name = missing.args[0].decode()
-            self._say("error", f"the progress of {self._name} lacks the field {name!r}", LOST_HINT)
-        except ValueError as error:
-            self._say("error", f"the progress of {self._name} is damaged: {error}", LOST_HINT)
-        return None
 
-    def _fault_of(self, fields: dict[bytes, bytes]) -> str:
-        """Tell why progress is not that of the manifest's start; empty where it is."""
-        if not fields:
-            return "missing"
-        if fields.get(b"incarnation") != self._flow.manifest.incarnation.encode():
-            return "of another incarnation of the flow"
-        try:
-            token = Token.parse(fields.get(b"generation", b""))
-        except ValueError as error:
-            return f"damaged: {error}"
-        return "" if token == self._flow.manifest.token else f"of {self._flow.difference(token)}"
-
-    def _check_progress(self, progress: _Progress, last_row: int) -> None:
+    def _check_progress(self, progress: Progress, last_row: int) -> None:
         if last_row > progress.row and not progress.part:  # else a row is under way in pieces
             self._say(
                 "error",
                 f"the journal of {self._name} ends at row {last_row}, but its progress says "
                 f"{progress.row}",
-                LOST_HINT,
+                way_out(self._flow.keys),
             )
         first = self._flow.manifest.resume_epoch
         if not first <= progress.trimmed <= progress.epoch:
@@ -119,7 +92,7 @@ class JournalCheck:
                 "error",
                 f"the progress of {self._name} stands at epoch {progress.epoch}, and its journal "
                 f"is trimmed below {progress.trimmed}, but the generation began at {first}",
-                LOST_HINT,
+                way_out(self._flow.keys),
             )
 
     # -- entries ------------------------------------------------------------------------------
@@ -129,14 +102,9 @@ class JournalCheck:
 
         :returns: The outbox row of the last entry.
         """
-        manifest, client = self._flow.manifest, self._flow.client
-        store = FencedStore(
-            client, Scripts(client), self._flow.keys, manifest.incarnation, manifest.token
-        )
-        journal = Journal(store, self._partition)
         last_row = 0
         try:
-            for entry in journal.entries(0, _LAST_EPOCH):
+            for entry in self._journal.entries(0, _LAST_EPOCH):
                 self.entries += 1
                 last_row = entry.row
                 self._check_entry(entry, trimmed)
@@ -150,7 +118,7 @@ class JournalCheck:
             self._say(
                 "error",
                 f"{where} is still in the journal, which is trimmed below epoch {trimmed}",
-                LOST_HINT,
+                way_out(self._flow.keys),
                 kind=f"trimmed entries in the journal of {self._name}",
             )
         step, shard = entry.cell.step, entry.cell.shard
@@ -158,7 +126,7 @@ class JournalCheck:
             self._say(
                 "error",
                 f"{where} is of shard {shard} of step {step!r}, which the manifest does not list",
-                LOST_HINT,
+                way_out(self._flow.keys),
                 kind=f"foreign entries in the journal of {self._name}",
             )
             return
@@ -167,15 +135,3 @@ class JournalCheck:
             fault = value and self._usage.check(step, state_key, value)
             if fault:
                 self._flow.findings.say_damaged(f"the value of {state_key!r} in {where}", fault)
-
-    def _require_nothing_deleted(self, journal: bytes, trimmed: int) -> None:
-        """Find out whether somebody deleted entries: a stream remembers its last entry's ID."""
-        about = cast("dict[str, object]", self._flow.client.xinfo_stream(journal))
-        newest = cast(bytes, about["last-generated-id"])
-        last = cast("tuple[bytes, object] | None", about["last-entry"])
-        # What a trim removed is not counted here, only what XDEL did. Redis 7 or newer tells.
-        deleted = cast("bytes | None", about.get("max-deleted-entry-id"))
-        epoch = int(newest.partition(b"-")[0])
-        lost_tail = epoch >= trimmed and epoch > 0 and (last is None or last[0] != newest)
-        if lost_tail or (deleted is not None and int(deleted.partition(b"-")[0]) > 0):
-            self._say("error", f"entries of the journal of {self._name} were deleted", LOST_HINT)

@@ -7,9 +7,9 @@ from typing import cast
 from bytewax_redis_state.doctor.checked_flow import CheckedFlow, Writers
 from bytewax_redis_state.doctor.other_keys import OtherKeys
 from bytewax_redis_state.errors import StateLostError
-from bytewax_redis_state.recovery.records.cells import LOST_HINT
 from bytewax_redis_state.recovery.records.lease import Lease
 from bytewax_redis_state.recovery.records.token import Token
+from bytewax_redis_state.recovery.records.way_out import way_out
 
 __all__ = ["check_counter", "check_leases"]
 
@@ -72,7 +72,7 @@ def check_counter(flow: CheckedFlow) -> Writers:
         counter = Token.parse(text or b"")
     except ValueError:
         held = "missing" if text is None else f"{text!r}, which is not a generation"
-        flow.findings.say("error", f"the generation counter is {held}", LOST_HINT)
+        flow.findings.say("error", f"the generation counter is {held}", way_out(flow.keys))
         return Writers()
     newest = flow.manifest.generation
     if counter.generation > newest:
@@ -87,10 +87,10 @@ def check_counter(flow: CheckedFlow) -> Writers:
             "error",
             f"the generation counter stands at {counter.generation}, but the manifest is of "
             f"{newest}",
-            LOST_HINT,
+            way_out(flow.keys),
         )
     elif counter != flow.manifest.token:
         flow.findings.say(
-            "error", f"the generation counter is of {flow.difference(counter)}", LOST_HINT
+            "error", f"the generation counter is of {flow.difference(counter)}", way_out(flow.keys)
         )
     return Writers()

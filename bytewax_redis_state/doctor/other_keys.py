@@ -9,7 +9,7 @@ import redis
 
 from bytewax_redis_state.doctor.checked_flow import CheckedFlow, Writers
 from bytewax_redis_state.keys import FlowKeys, ParsedKey
-from bytewax_redis_state.recovery.records.cells import LOST_HINT
+from bytewax_redis_state.recovery.records.way_out import way_out
 
 __all__ = ["OtherKeys", "check_other_keys", "find_other_keys"]
 
@@ -73,7 +73,7 @@ def _check_partition(flow: CheckedFlow, name: str, place: ParsedKey, writers: Wr
             "error",
             f"{name!r} is of generation {place.generation}, partition {place.number}, which the "
             "manifest does not list",
-            LOST_HINT,
+            way_out(flow.keys),
             kind="keys of newer generations",
         )
 

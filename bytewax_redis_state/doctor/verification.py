@@ -22,8 +22,8 @@ from bytewax_redis_state.doctor.lease_check import check_counter, check_leases
 from bytewax_redis_state.doctor.manifest_check import check_manifest
 from bytewax_redis_state.doctor.other_keys import OtherKeys, check_other_keys, find_other_keys
 from bytewax_redis_state.keys import FlowKeys
-from bytewax_redis_state.recovery.records.cells import LOST_HINT
 from bytewax_redis_state.recovery.records.manifest import Manifest
+from bytewax_redis_state.recovery.records.way_out import way_out
 
 __all__ = ["Verification", "verify"]
 
@@ -81,7 +81,7 @@ def verify(
         flow = CheckedFlow(client, keys, found.manifest, findings)
         _check_flow(flow, others, KeyUsage(keys, codec), progress, found)
     elif not findings and _has_state(others):
-        findings.say("error", "the flow has keys but no manifest", LOST_HINT)
+        findings.say("error", "the flow has keys but no manifest", way_out(keys))
     found.findings = findings.listed()
     return found
 

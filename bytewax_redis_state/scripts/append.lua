@@ -5,8 +5,9 @@
 -- ARGV[5] epoch of progress afterwards, or '' if it stays  ARGV[6..] epoch, number, cell, delta, …
 -- Returns {'ok'}, {'moved', place}, {'fenced', generation}, {'foreign', incarnation} or {'missing'}.
 -- Invariant: each piece of a row enters once and in order, by compare-and-set on the place. No key is made
--- here: a missing key means that Redis lost it.
-local have = redis.call('HMGET', KEYS[2], 'incarnation', 'generation', 'row', 'fenced', 'part')
+-- here: a missing key means that Redis lost it. Progress counts the entries of the journal, and has
+-- the ID of the newest one: a start compares both with the journal, and so finds what was deleted.
+local have = redis.call('HMGET', KEYS[2], 'incarnation', 'generation', 'row', 'fenced', 'part', 'entries')
 if not have[1] or redis.call('EXISTS', KEYS[1]) == 0 then
   return {'missing'}
 elseif have[1] ~= ARGV[1] then
@@ -23,8 +24,15 @@ end
 if place ~= ARGV[3] then
   return {'moved', place}
 end
+local entries = whole(KEYS[2], 'entries', have[6])
+local last
 for i = 6, #ARGV, 4 do
-  redis.call('XADD', KEYS[1], ARGV[i] .. '-' .. ARGV[i + 1], 'c', ARGV[i + 2], 'd', ARGV[i + 3])
+  last = ARGV[i] .. '-' .. ARGV[i + 1]
+  redis.call('XADD', KEYS[1], last, 'c', ARGV[i + 2], 'd', ARGV[i + 3])
+  entries = entries + 1
+end
+if last then
+  redis.call('HSET', KEYS[2], 'entries', string.format('%.0f', entries), 'last', last)
 end
 local row, part = string.match(ARGV[4], '^(%d+)%+?(%d*)$')
 if part ~= '' then

@@ -5,10 +5,9 @@
 -- Invariant: numbers only grow. The ID tells two starts apart if Redis loses a number and gives it
 -- again.
 local held = redis.call('GET', KEYS[1]) or '0'
-local number = string.match(held, '^%d+')
-if not number then
-  return redis.error_reply('LOST the generation counter is no number')
+local next = string.format('%.0f', number_of(KEYS[1], 'value', held) + 1)
+if #next > 15 then
+  damaged(KEYS[1], 'value', held)
 end
-local next = string.format('%.0f', number + 1)
 redis.call('SET', KEYS[1], next .. '-' .. ARGV[1])
 return tonumber(next)

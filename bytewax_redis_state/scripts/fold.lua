@@ -13,7 +13,8 @@
 -- deadline of every key is read and subtracted from the counts.
 local KEYS, ARGV, redis = KEYS, ARGV, redis  -- locals are faster than globals, and fold is hot
 local partition, mark, chunk = 'p' .. ARGV[3], 'mark' .. ARGV[3], 'chunk' .. ARGV[3]
-local have = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', partition, 'slack', mark, chunk)
+local have = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', partition, 'slack', mark, chunk,
+  'count')
 if not have[1] then
   return {'missing'}
 elseif have[1] ~= ARGV[1] then
@@ -21,9 +22,12 @@ elseif have[1] ~= ARGV[1] then
 elseif have[2] ~= ARGV[2] then
   return {'fenced', have[2]}
 end
-local applied = math.max(tonumber(have[3]), tonumber(have[4] or '0'))
+local key = KEYS[1]
+local applied = math.max(whole(key, 'epoch', have[3]), whole(key, partition, have[4] or '0'))
 local from, to, sets = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[8])
-local number, under_way, done = math.abs(ARGV[6]), tonumber(have[6] or '0'), tonumber(have[7] or '0')
+local number = math.abs(ARGV[6])
+local under_way, done = whole(key, mark, have[6] or '0'), whole(key, chunk, have[7] or '0')
+local count = whole(key, 'count', have[8])
 if applied >= to then
   return {'skip', tostring(applied)}
 elseif applied < from then

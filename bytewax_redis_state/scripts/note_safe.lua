@@ -7,7 +7,7 @@ local have = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'fenced',
 if have[1] ~= ARGV[1] or have[2] ~= ARGV[2] or have[3] then
   return 0
 end
-if tonumber(have[4] or '0') < tonumber(ARGV[3]) then
+if whole(KEYS[1], 'safe', have[4] or '0') < tonumber(ARGV[3]) then
   redis.call('HSET', KEYS[1], 'safe', ARGV[3])
 end
 return 1

@@ -15,7 +15,7 @@ from typing import Any
 import redis
 from redis.commands.core import Script
 
-__all__ = ["SCRIPT_NAMES", "Scripts", "script_source"]
+__all__ = ["NUMBER_CHECKS", "SCRIPT_NAMES", "Scripts", "script_source"]
 
 Argument = bytes | str | int
 Executor = Any  # redis.Redis or a pipeline: redis-py gives them no common type
@@ -50,12 +50,22 @@ SCRIPT_NAMES = (
 )
 """The Lua files of this package, without their ending."""
 
+NUMBER_CHECKS = "number_checks"
+"""The Lua text that goes before each script that calculates with what a record holds."""
+
 
 # Cached: many clients are made in one process, and each registers every script.
 @cache
 def script_source(name: str) -> str:
     """Read the Lua source of a script."""
     return resources.files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+
+
+def _runnable(name: str) -> str:
+    """Give a script as Redis runs it: with the checks of the numbers that it reads."""
+    source = script_source(name)
+    needs_checks = "whole(" in source or "number_of(" in source
+    return script_source(NUMBER_CHECKS) + source if needs_checks else source
 
 
 class Scripts:
@@ -68,7 +78,7 @@ class Scripts:
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         self._scripts: dict[str, Script] = {
-            name: client.register_script(script_source(name)) for name in SCRIPT_NAMES
+            name: client.register_script(_runnable(name)) for name in SCRIPT_NAMES
         }
 
     def _run(
@@ -190,9 +200,10 @@ class Scripts:
         by: str,
         on: Executor,
     ) -> None:
-        """Fence a partition; the pipeline's answer is [epoch, trimmed, commit time in ms] or None.
+        """Fence a partition and read it.
 
-        It is None if the partition is missing.
+        The pipeline's answer is [flat fields of progress, whether the journal exists, number of its
+        entries, ID of the newest].
         """
         args = (incarnation, generation, by)
         self._run("fence_partition", (journal, progress), args, on)
@@ -359,7 +370,7 @@ class Scripts:
         self._run("settle_cell", (applied,), (incarnation, generation, epoch, *folded), on)
 
     def claim_lease(
-        self, lease: bytes, owner: str, value: str, milliseconds: int, replace: str = ""
+        self, lease: bytes, owner: str, value: str, milliseconds: int, replace: str | bytes = ""
     ) -> bytes | None:
         """Take a lease; returns None if it was taken, else the holder's value."""
         args = (owner, value, milliseconds, replace)

@@ -5,12 +5,15 @@
 -- the partitions is not applied up to the epoch, because a failover lost its fold.
 -- Invariant: the applied epoch of a cell never goes back, and every partition is applied up to it.
 local have = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'epoch', 'count')
-if have[1] ~= ARGV[1] or have[2] ~= ARGV[2] or tonumber(have[3]) > tonumber(ARGV[3]) then
+if have[1] ~= ARGV[1] or have[2] ~= ARGV[2]
+  or whole(KEYS[1], 'epoch', have[3]) > tonumber(ARGV[3]) then
   return nil
 end
+local count = whole(KEYS[1], 'count', have[4])
 for i = 4, #ARGV do
-  local applied = redis.call('HGET', KEYS[1], 'p' .. ARGV[i])
-  if math.max(tonumber(have[3]), tonumber(applied or '0')) < tonumber(ARGV[3]) then
+  local partition = 'p' .. ARGV[i]
+  local applied = whole(KEYS[1], partition, redis.call('HGET', KEYS[1], partition) or '0')
+  if math.max(tonumber(have[3]), applied) < tonumber(ARGV[3]) then
     return -1
   end
 end
@@ -21,4 +24,4 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
   end
 end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[3])
-return tonumber(have[4])
+return count

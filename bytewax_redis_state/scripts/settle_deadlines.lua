@@ -5,10 +5,11 @@
 -- ARGV[4..] deadline, number of keys that have expired, …
 -- Returns the live count; nil if the cell is not the writer's.
 -- Invariant: the live count and the counts of deadlines change together.
-local have = redis.call('HMGET', KEYS[1], 'incarnation', 'generation')
+local have = redis.call('HMGET', KEYS[1], 'incarnation', 'generation', 'count')
 if have[1] ~= ARGV[1] or have[2] ~= ARGV[2] then
   return nil
 end
+local count = whole(KEYS[1], 'count', have[3])
 if ARGV[3] ~= '' then
   redis.call('HSET', KEYS[1], 'slack', ARGV[3])
 end
@@ -22,4 +23,4 @@ end
 if gone > 0 then
   redis.call('HINCRBY', KEYS[1], 'count', -gone)
 end
-return tonumber(redis.call('HGET', KEYS[1], 'count'))
+return count - gone

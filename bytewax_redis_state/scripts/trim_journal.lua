@@ -5,7 +5,9 @@
 -- Returns the epoch below which the journal is trimmed, nil if the partition is not the writer's,
 -- or -1 if its keys are missing.
 -- Invariant: the epoch of 'trimmed' only grows, and is never above the epoch that the writer gives.
-local have = redis.call('HMGET', KEYS[2], 'incarnation', 'generation', 'trimmed', 'fenced')
+-- Progress counts the entries that leave the journal here. Those that left it otherwise it goes on
+-- counting, so that a start finds out.
+local have = redis.call('HMGET', KEYS[2], 'incarnation', 'generation', 'trimmed', 'fenced', 'entries')
 if not have[1] then
   return '-1'
 elseif have[1] ~= ARGV[1] or have[2] ~= ARGV[2] or have[4] then
@@ -14,9 +16,10 @@ end
 if ARGV[4] ~= '' and not string.find(redis.call('INFO', 'server'), ARGV[4], 1, true) then
   return have[3]
 end
-if tonumber(have[3]) < tonumber(ARGV[3]) then
-  redis.call('XTRIM', KEYS[1], 'MINID', ARGV[3] .. '-0')
-  redis.call('HSET', KEYS[2], 'trimmed', ARGV[3])
+if whole(KEYS[2], 'trimmed', have[3]) < tonumber(ARGV[3]) then
+  local entries = whole(KEYS[2], 'entries', have[5])
+  entries = entries - redis.call('XTRIM', KEYS[1], 'MINID', ARGV[3] .. '-0')
+  redis.call('HSET', KEYS[2], 'trimmed', ARGV[3], 'entries', string.format('%.0f', entries))
   return ARGV[3]
 end
 return have[3]

@@ -21,6 +21,7 @@ from bytewax_redis_state.errors import (
     ServerUnavailableError,
     ServerUnfitError,
     StateError,
+    StateLostError,
 )
 
 __all__ = ["BY_CLASS", "BY_CODE", "BY_TEXT", "Rule", "translate_error", "translated"]
@@ -67,6 +68,11 @@ _LATER = Rule(ServerUnavailableError, "try again in a moment")
 _BUSY = Rule(
     ServerUnavailableError,
     "all connections of the pool are in use: raise pool_max, or use fewer threads",
+)
+_DAMAGED = Rule(
+    StateLostError,
+    "another program may have written here: restore Redis from a backup, or start the flow with "
+    "another --namespace, where it begins again without state",
 )
 _FULL = Rule(ServerUnavailableError, "give Redis more memory: CONFIG SET maxmemory <bytes>")
 _DISK = Rule(ServerUnavailableError, "read the server's log: it can't write to its disk")
@@ -194,6 +200,8 @@ _DRIVER_ERRORS = tuple(
     for kind in vars(redis.exceptions).values()
     if isinstance(kind, type) and issubclass(kind, Exception)
 )
+# What scripts/number_checks.lua says, with what Redis puts around it.
+_DAMAGE = re.compile(r"DAMAGED (the field .*?this package writes)", re.DOTALL)
 # redis-py quotes the whole command of a pipeline, Redis the arguments of an unknown one.
 _COMMAND = re.compile(r"Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
 _ARGUMENTS = re.compile(r",? with args beginning with:.*", re.DOTALL)
@@ -227,6 +235,9 @@ def translate_error(error: Exception, address: str) -> StateError:
     :returns: Our error, not yet raised.
     """
     text = _cleaned(str(error)).rstrip(".")  # a hint follows
+    damage = _DAMAGE.search(text)
+    if damage is not None:
+        return _DAMAGED.error(damage[1], _DAMAGED.hint)
     rule = _rule_of_class(type(error))
     if rule in (_REFUSED, _AWAY):
         rule = _rule_of_text(text) or rule

@@ -56,6 +56,11 @@ class Job:
     def out(self) -> Path:
         return self._folder / "out"
 
+    def enter_namespace(self, namespace: str) -> None:
+        """Let the next starts be in another namespace."""
+        self.namespace = namespace
+        self.keys = FlowKeys(namespace, self.reference.flow_id)
+
     def close(self) -> None:
         """End every process that is left."""
         for execution in self._executions:

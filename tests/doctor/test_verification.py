@@ -119,7 +119,7 @@ def change_a_deadline(client):
     _, shard, _ = KEYS.parse_state(a_state(client, "visit"))
     key = KEYS.applied("visit", shard)
     client.hset(key, "d9999999999999", 3)
-    client.hsetnx(key, "slack", 10**15)
+    client.hsetnx(key, "slack", 10**14)
     return "has keys with other deadlines than it has counted"
 
 
@@ -130,7 +130,7 @@ def lose_the_manifest(client):
 
 def lose_a_manifest_field(client):
     client.hdel(KEYS.manifest, "steps")
-    return "the manifest of the flow is damaged"
+    return f"the field 'steps' of {KEYS.manifest.decode()!r} is missing"
 
 
 def set_the_counter_back(client):
@@ -145,7 +145,7 @@ def give_the_number_again(client):
 
 def take_the_partition(client):
     client.hset(KEYS.progress(0, 1), "generation", "1-another")
-    return "the progress of partition 0 is of start another of generation 1"
+    return "is of generation 1-another, not 1-"
 
 
 def take_a_cell(client):
@@ -160,19 +160,19 @@ def set_a_cell_back(client):
 
 def lose_the_progress(client):
     client.delete(KEYS.progress(0, 1))
-    return "the progress of partition 0 is missing"
+    return f"the progress {KEYS.progress(0, 1).decode()!r} is missing"
 
 
 def lose_the_journal(client):
     client.delete(KEYS.journal(0, 1))
-    return "the journal of partition 0 is missing"
+    return f"the journal {KEYS.journal(0, 1).decode()!r} is missing"
 
 
 def lose_the_last_entry(client):
     journal = KEYS.journal(0, 1)
-    client.xadd(journal, {"c": b"3:seen", "d": b"\x80"}, id="99999-1")
-    client.xdel(journal, "99999-1")
-    return "entries of the journal of partition 0 were deleted"
+    ((newest, _),) = client.xrevrange(journal, count=1)
+    client.xdel(journal, newest)
+    return f"the journal {journal.decode()!r} holds {client.xlen(journal)} entries and must hold"
 
 
 def damage_an_entry(client):

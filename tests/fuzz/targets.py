@@ -180,12 +180,12 @@ def manifest(data: bytes) -> None:
     """Read the hash of a manifest, and use what came out as a start does."""
     for fields in _fields(data, MANIFEST):
         with suppress(StateError):
-            read = Manifest.from_fields(fields)
+            read = Manifest.from_fields(KEYS, fields)
             if read is not None:
-                read.require_whole()
+                read.require_whole(KEYS)
                 assert all(type(name) is str for name in (*read.names, *read.processes))
                 assert read.offset + read.generation + read.shards is not None
-                assert Manifest.from_fields({**_with_names(read)}) is not None
+                assert Manifest.from_fields(KEYS, {**_with_names(read)}) is not None
 
 
 def _with_names(read: Manifest) -> dict[bytes, bytes]:
@@ -199,7 +199,7 @@ def cell(data: bytes) -> None:
         Cell.from_bytes(data)
     for fields in _fields(data, CELL):
         with suppress(StateError):
-            mark = CellMark.parse(Cell("sum", 3), fields, "one")
+            mark = CellMark.parse(KEYS, Cell("sum", 3), fields, "one")
             assert mark.highest >= mark.applied(0) - 1
             mark.expired(1_800_000_000_000)
 

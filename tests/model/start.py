@@ -132,6 +132,8 @@ class Start(NamedTuple):
     def _checked(self, store: Store, broken: Broken) -> Start:
         """The cell is the writer's, so it does not matter that it is read once more here."""
         assert self.old is not None
+        if None in self.fences and "absence is a loss" not in broken:
+            return self._lost(store, broken)  # a manifest follows its partitions
         epochs = [self.old.resume_epoch if f is None else f.epoch for f in self.fences]
         epoch = max(epochs) if "the least progress is the resume epoch" in broken else min(epochs)
         cell = store.cell

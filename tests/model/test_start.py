@@ -71,7 +71,7 @@ BROKEN = [
     ("a fold looks at progress with the journal", JOURNAL),
     ("a start looks at the cell that it restores", TWO),
     ("a start is on the replicas", TAILS),
-    ("a journal goes with one's own fence on it", FORGOTTEN_AND_OLD),
+    ("a journal goes with one's own fence on it and absence is a loss", FORGOTTEN_AND_OLD),
     ("starts have IDs", FORGOTTEN),
     ("the counter has a start ID", FORGOTTEN),
     ("a cell has a start ID", FORGOTTEN),

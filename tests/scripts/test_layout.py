@@ -10,6 +10,7 @@ from itertools import takewhile
 import pytest
 
 from bytewax_redis_state.scripts import (
+    NUMBER_CHECKS,
     SCRIPT_NAMES,
     STATE_SCRIPT_NAMES,
     Scripts,
@@ -29,7 +30,7 @@ def header(name: str) -> list[str]:
 
 def test_the_files_are_the_listed_ones():
     files = {file.name.removesuffix(".lua") for file in FOLDER.iterdir() if ".lua" in file.name}
-    assert sorted(files) == sorted(ALL_NAMES)
+    assert sorted(files) == sorted([*ALL_NAMES, NUMBER_CHECKS])
 
 
 @pytest.mark.parametrize("names", CLASSES.values())

@@ -81,10 +81,11 @@ def test_a_start_gets_the_next_number_and_leaves_its_id(db, scripts):
     assert db.get(GENERATION) == b"3-b"
     db.delete(GENERATION)
     assert scripts.bump_generation(GENERATION, "c") == 1
-    db.set(GENERATION, "damaged")
-    with pytest.raises(redis.ResponseError, match="LOST"):
-        scripts.bump_generation(GENERATION, "d")
-    assert db.get(GENERATION) == b"damaged"
+    for held in ("damaged", "", "-1", "1e3", "9" * 16, "1x", "x" * 100 + "\n"):
+        db.set(GENERATION, held)
+        with pytest.raises(redis.ResponseError, match="DAMAGED the field 'value' of"):
+            scripts.bump_generation(GENERATION, "d")
+        assert db.get(GENERATION) == held.encode()
 
 
 def test_of_two_starts_with_one_number_the_counter_knows_the_last(db, scripts):
@@ -148,6 +149,8 @@ def test_a_partition_is_made_once(db, scripts):
         b"epoch": b"8",
         b"row": b"0",
         b"trimmed": b"8",
+        b"entries": b"0",
+        b"last": b"0-1",
     }
     assert (db.type(JOURNAL), entries(db)) == (b"stream", [])
     before = dumped(db)
@@ -172,7 +175,7 @@ def test_an_append_moves_rows_and_progress(db, scripts):
         (b"8-1", {b"c": b"5:sum", b"d": b"delta"}),
         (b"8-2", {b"c": b"6:sum", b"d": b"delta2"}),
     ]
-    assert db.hmget(PROGRESS, "row", "epoch") == [b"2", b"9"]
+    assert db.hmget(PROGRESS, "row", "epoch", "entries", "last") == [b"2", b"9", b"2", b"8-2"]
 
 
 @pytest.mark.usefixtures("partition")
@@ -181,7 +184,7 @@ def test_a_part_of_an_epoch_leaves_progress(db, scripts):
     assert append(scripts, epoch=None) == [b"ok"]
     assert db.hmget(PROGRESS, "row", "epoch") == [b"2", b"8"]
     assert scripts.append(JOURNAL, PROGRESS, "one", 3, 2, 3, 9, ()) == [b"ok"]
-    assert db.hmget(PROGRESS, "row", "epoch") == [b"3", b"9"]
+    assert db.hmget(PROGRESS, "row", "epoch", "entries", "last") == [b"3", b"9", b"2", b"8-2"]
 
 
 @pytest.mark.usefixtures("partition")
@@ -215,14 +218,16 @@ def test_a_fence_and_its_reading_shut_the_partition(db, scripts):
     """Rule 5d: fence and read are one step."""
     append(scripts)
     fence = piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "one", 3, 5)
-    assert fence[:2] == [b"9", b"8"]
-    assert int(fence[2]) > 1_600_000_000
+    fields = dict(zip(fence[0][::2], fence[0][1::2], strict=True))
+    assert (fields[b"epoch"], fields[b"trimmed"], fields[b"fenced"]) == (b"9", b"8", b"5")
+    assert int(fields[b"time"]) > 1_600_000_000
+    assert fence[1:] == [1, 2, b"8-2"]
     before = dumped(db)
     assert append(scripts, before=2, after=4) == [b"fenced", b"5"]
     assert dumped(db) == before
     # A later start reads the same again; an earlier one does not take the fence down.
-    assert piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "one", 3, 7) == fence
-    assert piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "one", 3, 6) == fence
+    for by in (7, 6):
+        assert piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "one", 3, by)[1:] == fence[1:]
     assert db.hget(PROGRESS, "fenced") == b"7"
 
 
@@ -245,7 +250,7 @@ def test_a_partition_is_its_starts_also_where_another_has_the_same_number(db, sc
     before, other = dumped(db), "3-other"
     assert append(scripts, before=2, after=4, generation=other) == [b"fenced", b"3-mine"]
     assert scripts.trim_journal(JOURNAL, PROGRESS, "one", other, 9) is None
-    assert piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "one", other, "4-new") is None
+    assert piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "one", other, "4-new")
     assert piped(db, scripts.note_confirming, PROGRESS, "one", other, 2) == 0
     assert not scripts.note_safe(PROGRESS, "one", other, 9)
     assert not scripts.post_answers(PROGRESS, "one", other, 1, 1, 1)
@@ -299,15 +304,20 @@ def test_without_both_keys_there_is_neither_append_nor_progress(db, scripts, gon
     db.delete(gone)
     before = dumped(db)
     assert append(scripts) == [b"missing"]
-    assert piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "one", 3, 5) is None
     assert dumped(db) == before
+    fields, exists, held, newest = piped(
+        db, scripts.fence_partition, JOURNAL, PROGRESS, "one", 3, 5
+    )
+    assert (bool(fields), exists) == (gone == JOURNAL, int(gone == PROGRESS))
+    assert (held, newest) == (0, b"")
+    assert db.exists(gone) == 0
 
 
 @pytest.mark.usefixtures("partition")
-def test_a_fence_of_another_life_or_generation_reads_nothing(db, scripts):
+def test_a_fence_of_another_life_or_generation_shuts_nothing(db, scripts):
     before = dumped(db)
-    assert piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "two", 3, 5) is None
-    assert piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "one", 2, 5) is None
+    assert piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "two", 3, 5)
+    assert piped(db, scripts.fence_partition, JOURNAL, PROGRESS, "one", 2, 5)
     assert dumped(db) == before
 
 
@@ -326,7 +336,36 @@ def test_a_trim_drops_below_and_never_goes_back(db, scripts):
     assert scripts.trim_journal(JOURNAL, PROGRESS, "one", 3, 10) == 10
     assert [entry_id for entry_id, _ in entries(db)] == [b"10-3"]
     assert scripts.trim_journal(JOURNAL, PROGRESS, "one", 3, 9) == 10
-    assert db.hget(PROGRESS, "trimmed") == b"10"
+    assert db.hmget(PROGRESS, "trimmed", "entries", "last") == [b"10", b"1", b"10-3"]
+
+
+@pytest.mark.usefixtures("partition")
+def test_a_trim_does_not_count_entries_that_were_deleted(db, scripts):
+    """Rule 10: else nobody would notice that they were never folded."""
+    append(scripts)
+    db.xdel(JOURNAL, "8-1")
+    assert scripts.trim_journal(JOURNAL, PROGRESS, "one", 3, 10) == 10
+    assert db.hget(PROGRESS, "entries") == b"1"
+
+
+@pytest.mark.parametrize("value", ["", "text", "1.5", "-1", "9" * 16])
+@pytest.mark.usefixtures("partition")
+def test_a_number_that_is_none_stops_a_script_and_is_named(db, scripts, value):
+    append(scripts)
+    for field, call in (
+        ("entries", lambda: append(scripts, before=2, after=4)),
+        ("entries", lambda: scripts.trim_journal(JOURNAL, PROGRESS, "one", 3, 9)),
+        ("trimmed", lambda: scripts.trim_journal(JOURNAL, PROGRESS, "one", 3, 9)),
+        ("epoch", lambda: piped(db, scripts.note_confirming, PROGRESS, "one", 3, 2)),
+        ("safe", lambda: scripts.note_safe(PROGRESS, "one", 3, 9)),
+    ):
+        held = db.hget(PROGRESS, field)
+        db.hset(PROGRESS, field, value)
+        before = dumped(db)
+        with pytest.raises(redis.ResponseError, match=f"DAMAGED the field '{field}' of 't:.flow/p"):
+            call()
+        assert dumped(db)[JOURNAL] == before[JOURNAL]
+        db.hset(PROGRESS, field, held) if held else db.hdel(PROGRESS, field)
 
 
 @pytest.mark.usefixtures("partition")

@@ -23,12 +23,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from bytewax_redis_state.errors import StateLostError
+from bytewax_redis_state.keys import FlowKeys
+from bytewax_redis_state.recovery.records.fields import Fields, whole_number
 from bytewax_redis_state.recovery.records.token import Token
+from bytewax_redis_state.recovery.records.way_out import way_out
 
-__all__ = ["LOST_HINT", "Cell", "CellMark", "cells_of"]
-
-LOST_HINT = "Redis lost acknowledged writes; restore it from a backup"
-"""What to do where something that was written is not there."""
+__all__ = ["Cell", "CellMark", "cells_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Cell:
     def from_bytes(cls, data: bytes) -> Cell:
         """Read the form that the journal holds."""
         shard, _, step = data.partition(b":")
-        return cls(step.decode(), int(shard))
+        return cls(step.decode(), whole_number(shard))
 
 
 @dataclass(frozen=True)
@@ -72,35 +72,31 @@ class CellMark:
     slack: int | None = None
 
     @classmethod
-    def parse(cls, cell: Cell, fields: Mapping[bytes, bytes], incarnation: str) -> CellMark:
+    def parse(
+        cls, keys: FlowKeys, cell: Cell, found: Mapping[bytes, bytes], incarnation: str
+    ) -> CellMark:
         """Read the fields of a cell.
 
+        :arg keys: Of the flow.
+        :arg found: As HGETALL gives them.
+        :arg incarnation: The flow's life.
         :raises StateLostError: If it is missing, damaged or of another life of the flow.
         """
-        if fields.get(b"incarnation") != incarnation.encode():
-            state = "of another life of the flow" if fields else "missing"
-            raise StateLostError(f"shard {cell.shard} of step {cell.step!r} is {state}", LOST_HINT)
-        try:
-            numbered = {k.decode(): int(v) for k, v in fields.items() if k[-1:].isdigit()}
-            return cls(
-                token=Token.parse(fields[b"generation"]),
-                epoch=int(fields[b"epoch"]),
-                ahead={int(k[1:]): v for k, v in numbered.items() if k.startswith("p")},
-                marks={int(k[4:]): v for k, v in numbered.items() if k.startswith("mark")},
-                count=int(fields[b"count"]),
-                dated={int(k[1:]): v for k, v in numbered.items() if k.startswith("d")},
-                slack=int(fields[b"slack"]) if b"slack" in fields else None,
+        if found.get(b"incarnation") != incarnation.encode():
+            state = "of another life of the flow" if found else "missing"
+            raise StateLostError(
+                f"shard {cell.shard} of step {cell.step!r} is {state}", way_out(keys)
             )
-        except KeyError as missing:
-            raise StateLostError(
-                f"shard {cell.shard} of step {cell.step!r} lacks the field "
-                f"{missing.args[0].decode()!r}",
-                LOST_HINT,
-            ) from None
-        except ValueError as error:
-            raise StateLostError(
-                f"shard {cell.shard} of step {cell.step!r} is damaged: {error}", LOST_HINT
-            ) from None
+        fields = Fields(keys, keys.applied(cell.step, cell.shard), found)
+        return cls(
+            token=fields.token("generation"),
+            epoch=fields.number("epoch"),
+            ahead=_numbered(fields, "p"),
+            marks=_numbered(fields, "mark"),
+            count=fields.number("count"),
+            dated=_numbered(fields, "d"),
+            slack=fields.number("slack", signed=True) if b"slack" in found else None,
+        )
 
     def applied(self, partition: int) -> int:
         """Give the epoch up to which a partition is applied."""
@@ -119,6 +115,20 @@ class CellMark:
         if self.slack is None:
             return {}
         return {d: n for d, n in self.dated.items() if d + self.slack <= now}
+
+
+def _numbered(fields: Fields, stem: str) -> dict[int, int]:
+    """Read the fields whose names are a stem and a number."""
+    names = [name.decode(errors="replace") for name in fields.found]
+    return {
+        int(name[len(stem) :]): fields.number(name)
+        for name in names
+        if name.startswith(stem) and _is_number(name[len(stem) :])
+    }
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def cells_of(steps: Iterable[str], shards: int) -> list[Cell]:

@@ -22,9 +22,10 @@ from typing import Any
 from typing_extensions import Self
 
 from bytewax_redis_state.errors import ServerUnavailableError, StateLostError
-from bytewax_redis_state.recovery.records.cells import LOST_HINT, Cell
+from bytewax_redis_state.recovery.records.cells import Cell
 from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 from bytewax_redis_state.recovery.records.journal import Journal
+from bytewax_redis_state.recovery.records.way_out import way_out
 
 __all__ = ["CellBehindError", "JournalFold"]
 
@@ -177,13 +178,15 @@ class JournalFold:
                 raise CellBehindError(
                     f"shard {cell.shard} of step {cell.step!r} has applied epoch "
                     f"{verdict[1].decode()}, not {from_epoch}",
-                    LOST_HINT,
+                    way_out(self._keys),
                 )
             case b"foreign":
                 found = f"is of another life of the flow ({verdict[1].decode()})"
             case _:
                 found = "is missing"
-        raise StateLostError(f"shard {cell.shard} of step {cell.step!r} {found}", LOST_HINT)
+        raise StateLostError(
+            f"shard {cell.shard} of step {cell.step!r} {found}", way_out(self._keys)
+        )
 
 
 def _chunks(cell: Cell, changes: dict[bytes, bytes | None]) -> Iterator[_Chunk]:

@@ -22,11 +22,16 @@ from bytewax_redis_state.errors import (
 )
 from bytewax_redis_state.recovery.records.cells import Cell
 from bytewax_redis_state.recovery.records.fenced_store import FencedStore
+from bytewax_redis_state.recovery.records.fields import Fields, damaged, whole_number
+from bytewax_redis_state.recovery.records.progress import Partition, Progress
 from bytewax_redis_state.recovery.records.token import Token
+from bytewax_redis_state.recovery.records.way_out import way_out
 from bytewax_redis_state.server.replicas import execute_confirmed
 
-__all__ = ["Entry", "Fence", "Journal", "JournalMovedError", "Place"]
+__all__ = ["Entry", "Journal", "JournalMovedError", "Place"]
 
+_FOUND = {b"missing": "missing", b"foreign": "of another life of the flow"}
+_LOOKS = 100
 _PAGE = 256  # entries per XRANGE, at most
 _RawEntry = tuple[bytes, dict[bytes, bytes]]
 _FIRST_PAGE = 1  # until the size of an entry is known
@@ -94,23 +99,12 @@ class Place(NamedTuple):
 
     @classmethod
     def parse(cls, text: bytes) -> Place:
-        """Read what a script answers."""
+        """Read what a script answers.
+
+        :raises ValueError: If it is no place.
+        """
         row, _, part = text.partition(b"+")
-        return cls(int(row), int(part or 0))
-
-
-@dataclass(frozen=True, slots=True)
-class Fence:
-    """How far a partition had come when it was fenced.
-
-    :arg epoch: Everything below it is in the journal.
-    :arg trimmed: The journal holds nothing below it.
-    :arg time: Redis's time of the last commit, milliseconds since 1970.
-    """
-
-    epoch: int
-    trimmed: int
-    time: int
+        return cls(whole_number(row), whole_number(part or b"0"))
 
 
 class JournalMovedError(Exception):
@@ -130,6 +124,7 @@ class Journal:
 
     def __init__(self, store: FencedStore, partition: int) -> None:
         self._store = store
+        self._keys = store.keys
         self._client = store.client
         self._scripts = store.scripts
         self._journal = store.keys.journal(partition, store.token.generation)
@@ -184,20 +179,28 @@ class Journal:
             case b"ok":
                 return
             case b"moved":
-                raise JournalMovedError(Place.parse(verdict[1]))
+                raise JournalMovedError(self._place(verdict[1]))
             case b"fenced":
                 raise self._store.overtaken(by=verdict[1])
             case _:
                 raise StateLostError(
-                    f"the journal {self._journal.decode()} is {verdict[0].decode()} in Redis",
-                    "Redis was emptied or restored while the flow ran; start the flow again",
+                    f"the journal {self._journal.decode()!r} is {_FOUND[verdict[0]]} in Redis",
+                    way_out(self._keys),
                 )
 
-    def fence(self, by: Token) -> Fence | None:
+    def _place(self, value: bytes) -> Place:
+        try:
+            return Place.parse(value)
+        except ValueError:
+            raise damaged(self._keys, self._progress, "row", value, "a whole number") from None
+
+    def fence(self, by: Token) -> Progress:
         """Shut the partition for its writer and read how far it came, in one step.
 
         :arg by: The start that fences.
-        :returns: How far it came, ``None`` where its keys are gone or of another life.
+        :returns: How far it came.
+        :raises StateLostError: If its keys are gone, damaged or of another writer, or if entries
+            are missing that were appended.
         """
         (answer,) = execute_confirmed(
             self._client,
@@ -205,7 +208,41 @@ class Journal:
                 self._journal, self._progress, self._incarnation, self._generation, str(by), pipe
             ),
         )
-        return None if answer is None else Fence(*map(int, answer))
+        flat, *found = answer
+        return self._require_whole(dict(zip(flat[::2], flat[1::2], strict=True)), *found)
+
+    def look(self) -> Progress:
+        """Read how far the partition is; needs no right but to read.
+
+        :raises StateLostError: As :meth:`fence`.
+        """
+        for _ in range(_LOOKS):
+            with self._client.pipeline(transaction=False) as pipe:
+                pipe.hgetall(self._progress)
+                pipe.exists(self._journal)
+                pipe.xlen(self._journal)
+                pipe.xrevrange(self._journal, count=1)
+                pipe.hgetall(self._progress)
+                before, exists, held, newest, after = pipe.execute()
+            if before == after:  # else an append or a trim has come in between
+                break
+        return self._require_whole(after, exists, held, newest[0][0] if newest else b"")
+
+    def _require_whole(
+        self, fields: Mapping[bytes, bytes], exists: int, held: int, newest: bytes
+    ) -> Progress:
+        number, generation = self._partition, self._store.token.generation
+        found = Partition(
+            self._keys, number, generation, fields, bool(exists), held, newest.decode()
+        )
+        progress = found.require_whole(self._incarnation)
+        if progress.token != self._store.token:
+            raise StateLostError(
+                f"the progress {self._progress.decode()!r} is of generation {progress.token}, "
+                f"not {self._generation}",
+                way_out(self._keys),
+            )
+        return progress
 
     def entries(
         self, from_epoch: int, to_epoch: int, *, committed: bool = False
@@ -237,15 +274,12 @@ class Journal:
             # Not too many at once: the next ones may be larger.
             count = max(1, min(_PAGE, _GROWTH * count, len(page) * _PAGE_BYTES // size))
 
-    def _require_committed(self, progress: bytes | None, to_epoch: int) -> None:
-        if progress is None:
-            raise StateLostError(
-                f"the progress of partition {self._partition} is missing in Redis",
-                "Redis was emptied while the flow ran; start the flow again",
-            )
-        if int(progress) <= to_epoch:
+    def _require_committed(self, epoch: bytes | None, to_epoch: int) -> None:
+        found = {} if epoch is None else {b"epoch": epoch}
+        progress = Fields(self._keys, self._progress, found).number("epoch")
+        if progress <= to_epoch:
             raise ServerUnavailableError(
-                f"the journal {self._journal.decode()} ends before epoch {int(progress)}, "
+                f"the journal {self._journal.decode()!r} ends before epoch {progress}, "
                 f"not after {to_epoch}: Redis has lost its last writes"
             )
 
@@ -257,9 +291,9 @@ class Journal:
         except (DecodeError, KeyError, ValueError) as error:
             what = f"field {error}" if isinstance(error, KeyError) else str(error)
             raise StateLostError(
-                f"entry {entry_id.decode()} of the journal {self._journal.decode()} is damaged: "
-                f"{what}",
-                "restore Redis from a backup; another program may have written here",
+                f"entry {entry_id.decode()} of the journal {self._journal.decode()!r} is damaged: "
+                f"{what}; another program may have written here",
+                way_out(self._keys),
             ) from error
         return Entry(int(epoch), row, cell, fields[b"d"], part, changes)
 
@@ -279,8 +313,7 @@ class Journal:
             self._raise_refusal(self._ask_refusal())
         elif trimmed < 0:  # not fenced: emptied, and perhaps to be filled again
             raise StateLostError(
-                f"the progress of partition {self._partition} is missing in Redis",
-                "Redis was emptied while the flow ran; start the flow again",
+                f"the progress {self._progress.decode()!r} is missing in Redis", way_out(self._keys)
             )
 
     def _ask_refusal(self) -> list[bytes]:

@@ -10,6 +10,7 @@ back, or its owner's process is seen to be dead on this host.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -39,12 +40,15 @@ from bytewax_redis_state.server.translation import translated
 
 __all__ = ["LEASE_SECONDS", "Lease", "LeaseHolder", "claim", "read_leases", "this_owner"]
 
+logger = logging.getLogger(__name__)
+
 LEASE_SECONDS = 5.0
 """How long a lease lives unless it is renewed."""
 
 _RENEW_SECONDS = 1.0
 _BEATS_OF_LIFE = 1  # a process that is just dying may renew once more
 _DRAIN_SECONDS = 30.0
+_NO_TEXT = "?"  # what claim_lease.lua replaces then, in place of an owner
 
 
 @dataclass(frozen=True)
@@ -88,10 +92,19 @@ class Lease:
             lease._check()
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise StateLostError(
-                f"a lease of the flow can't be read: {value[:80]!r}",
-                "delete it if another program wrote it",
+                f"a lease of the flow can't be read: {value[:80]!r}; another program may have "
+                "written it",
+                "nothing to do: a process that runs writes it again, and a start replaces it",
             ) from error
         return lease
+
+    @classmethod
+    def or_none(cls, value: bytes) -> Lease | None:
+        """Read the value that Redis holds, ``None`` where it is no lease."""
+        try:
+            return cls.from_json(value)
+        except StateLostError:
+            return None
 
     def _check(self) -> None:
         numbers = (self.process, self.pid, self.beat)
@@ -163,14 +176,14 @@ def read_leases(client: redis.Redis, keys: FlowKeys, processes: range) -> dict[i
     """Read the leases of some processes of a flow.
 
     :arg processes: Their numbers.
-    :returns: Number of a process to its lease; a process without one is left out.
-    :raises StateLostError: If a lease can't be read.
+    :returns: Number of a process to its lease; a process without one is left out. So is one whose
+        lease can't be read: while it lives it writes its lease again.
     """
     values = cast("list[bytes | None]", client.mget([keys.lease(i) for i in processes]))
     return {
-        i: Lease.from_json(value)
+        i: lease
         for i, value in zip(processes, values, strict=True)
-        if value is not None
+        if value is not None and (lease := Lease.or_none(value)) is not None
     }
 
 
@@ -184,14 +197,17 @@ def claim(
 ) -> None:
     """Take the lease of a process, waiting for one that is about to end.
 
+    What can't be read as a lease is replaced, unless its owner writes it again meanwhile.
+
     :arg lease: What to put there.
     :arg take_over: Replace a live owner too.
     :arg say: Gets a line when there is something to wait for.
     :raises FlowRunningError: If the owner is alive: it renewed the lease while we watched.
     """
     key = keys.lease(lease.process)
-    replace_owner = "*" if take_over else ""
+    replace_owner: str | bytes = "*" if take_over else ""
     first: Lease | None = None
+    unreadable_since: float | None = None
     started = time.monotonic()
     while True:
         held = scripts.claim_lease(
@@ -199,7 +215,18 @@ def claim(
         )
         if held is None:
             return
-        holder = Lease.from_json(held)
+        holder = Lease.or_none(held)
+        if holder is None:
+            if unreadable_since is None:
+                unreadable_since = time.monotonic()
+                say(
+                    f"waiting for the owner of {key.decode()!r}, which holds no lease: {_cut(held)}"
+                )
+            elif time.monotonic() > unreadable_since + LEASE_SECONDS:
+                replace_owner = held or _NO_TEXT
+            time.sleep(0.1)
+            continue
+        unreadable_since = None
         if _has_ended(holder, time.monotonic() - started):
             replace_owner = holder.id
             continue
@@ -212,6 +239,10 @@ def claim(
                 "stop it first, or take it over with --take-over",
             )
         time.sleep(0.1)
+
+
+def _cut(value: bytes) -> str:
+    return repr(value[:80]) if value else "it is no text"
 
 
 def _has_ended(holder: Lease, waited: float) -> bool:
@@ -264,14 +295,21 @@ class LeaseHolder:
         with self._lock:
             self._lease = replace(self._lease, beat=self._lease.beat + 1)
             lease = self._lease
-        with translated(self._address):
-            held = self._scripts.claim_lease(
-                self._key, lease.id, lease.to_json(), int(LEASE_SECONDS * 1000)
-            )
-        if held is not None:
+        held = self._claim(lease)
+        if held is not None and Lease.or_none(held) is None:
+            # Nobody's: another program has written here. What replaces it is ours, as it was.
+            logger.warning("lease written again key=%s held=%s", self._key.decode(), _cut(held))
+            held = self._claim(lease, replace=held or _NO_TEXT)
+        holder = None if held is None else Lease.or_none(held)
+        if holder is not None:
             self._thread.ask_to_stop()
-            holder = Lease.from_json(held)
             self._on_failure(FencedError(f"the flow was taken over by {holder.whereabouts}"))
+
+    def _claim(self, lease: Lease, replace: str | bytes = "") -> bytes | None:
+        with translated(self._address):
+            return self._scripts.claim_lease(
+                self._key, lease.id, lease.to_json(), int(LEASE_SECONDS * 1000), replace
+            )
 
     def _run(self) -> None:
         while not self._thread.wait(_RENEW_SECONDS):

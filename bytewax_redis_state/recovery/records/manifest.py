@@ -7,9 +7,10 @@ everything that it names exists.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from functools import partial
+from typing import TypeVar, cast
 
 import redis
 
@@ -17,7 +18,9 @@ from bytewax_redis_state.config.recovery_settings import MOST_SHARDS
 from bytewax_redis_state.errors import StateLostError
 from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.records.fenced_store import FencedStore
+from bytewax_redis_state.recovery.records.fields import Fields, damaged
 from bytewax_redis_state.recovery.records.token import Token
+from bytewax_redis_state.recovery.records.way_out import way_out
 from bytewax_redis_state.server.replicas import execute_confirmed
 
 __all__ = ["FORMAT", "Manifest", "StepEntry", "note_pickled", "read_manifest", "read_pickled"]
@@ -25,12 +28,13 @@ __all__ = ["FORMAT", "Manifest", "StepEntry", "note_pickled", "read_manifest", "
 FORMAT = 5
 """Version of everything that a flow holds in Redis.
 
-1 knew no deadlines, 3 no start IDs, 4 neither which steps have pickled state nor pieces of rows in
-a journal; none was ever released.
+1 knew no deadlines, 3 no start IDs, 4 neither which steps have pickled state, nor pieces of rows in
+a journal, nor how many entries it must hold; none was ever released.
 """
 
 _MOST_PARTITIONS = 2**16
 _PICKLED = b"pickled:"
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -98,16 +102,16 @@ class Manifest:
         """Full step ID to short name."""
         return {entry.step_id: name for name, entry in self.steps.items()}
 
-    def require_whole(self) -> None:
+    def require_whole(self, keys: FlowKeys) -> None:
         """Refuse to start from a state that is being rebuilt, or was when its flow stopped.
 
+        :arg keys: Of the flow.
         :raises StateLostError: If it is so.
         """
         if self.renewing:
             raise StateLostError(
                 "Redis was emptied while the flow ran, and its state is not whole again",
-                "if the flow runs, leave it alone; if it has ended, delete its keys and start "
-                "from the beginning",
+                f"if the flow runs, leave it alone; if it has ended: {way_out(keys)}",
             )
 
     def to_fields(self) -> dict[str, str]:
@@ -129,56 +133,62 @@ class Manifest:
         }
 
     @classmethod
-    def from_fields(cls, fields: Mapping[bytes, bytes]) -> Manifest | None:
+    def from_fields(cls, keys: FlowKeys, found: Mapping[bytes, bytes]) -> Manifest | None:
         """Read the hash that Redis holds.
 
-        :arg fields: As HGETALL gives them.
+        :arg keys: Of the flow.
+        :arg found: As HGETALL gives it.
         :returns: The manifest, or ``None`` where there is none.
         :raises StateLostError: If a field is missing or can't be read.
         """
-        if not fields:
+        if not found:
             return None
-        try:
-            return cls._parsed({key.decode(): value.decode() for key, value in fields.items()})
-        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise StateLostError(
-                f"the manifest of the flow is damaged: {error!r}", "restore Redis from a backup"
-            ) from error
-
-    @classmethod
-    def _parsed(cls, text: Mapping[str, str]) -> Manifest:
+        field = _FieldReader(keys, found)
+        incarnation = field("incarnation", _text)
         # A newer format may have changed the rest: its number must be readable all the same.
-        if int(text["format"]) != FORMAT:
-            return cls(incarnation=text["incarnation"], format=int(text["format"]))
-        retention = json.loads(text["retention"])
-        token = Token.parse(text["generation"])
+        if (written := field("format", _number)) != FORMAT:
+            return cls(incarnation=incarnation, format=written)
+        token = field("generation", Token.parse)
         return cls(
-            incarnation=text["incarnation"],
-            generation=_number(str(token.generation)),
-            start=_text(token.start),
-            partitions=_number(text["partitions"], _MOST_PARTITIONS),
-            resume_epoch=_number(text["resume_epoch"]),
-            processes=_texts(json.loads(text["processes"])),
-            shards=_number(text["shards"], MOST_SHARDS, least=1),
-            steps={
-                _text(name): StepEntry(*_texts(entry))
-                for name, entry in json.loads(text["steps"]).items()
-            },
-            parts={_text(n): _texts(parts) for n, parts in json.loads(text["parts"]).items()},
-            versions=dict(json.loads(text["versions"])),
-            retention={_text(name): _number(str(kept)) for name, kept in retention.items()},
+            incarnation=incarnation,
+            generation=token.generation,
+            start=token.start,
+            partitions=field("partitions", partial(_number, most=_MOST_PARTITIONS)),
+            resume_epoch=field("resume_epoch", _number),
+            processes=field("processes", lambda text: _texts(json.loads(text))),
+            shards=field("shards", partial(_number, most=MOST_SHARDS, least=1)),
+            steps=field("steps", _steps),
+            parts=field("parts", lambda text: _table(text, _texts)),
+            versions=field("versions", lambda text: dict(json.loads(text))),
+            retention=field("retention", lambda text: _table(text, lambda n: _number(str(n)))),
             # Any whole number: only its difference to Redis's clock counts.
-            downtime=_number(text["downtime"], least=-(2**63)),
-            allowance=_number(text["allowance"]),
-            renewing=bool(text["renewing"]),
-            time=_number(text["time"]),
+            downtime=field("downtime", partial(_number, least=-(2**63))),
+            allowance=field("allowance", _number),
+            renewing=bool(field("renewing", _text)),
+            time=field("time", _number),
         )
+
+
+class _FieldReader:
+    """Reads fields of a manifest; what can't be read is named."""
+
+    def __init__(self, keys: FlowKeys, found: Mapping[bytes, bytes]) -> None:
+        self._keys = keys
+        self._fields = Fields(keys, keys.manifest, found)
+
+    def __call__(self, name: str, parse: Callable[[str], _Value]) -> _Value:
+        value = self._fields.raw(name)
+        try:
+            return parse(value.decode())
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            expected = "what a start writes"
+            raise damaged(self._keys, self._keys.manifest, name, value, expected) from error
 
 
 def read_manifest(client: redis.Redis, keys: FlowKeys) -> Manifest | None:
     """Read the manifest of a flow, ``None`` where there is none."""
     fields = cast("dict[bytes, bytes]", client.hgetall(keys.manifest))
-    return Manifest.from_fields(fields)
+    return Manifest.from_fields(keys, fields)
 
 
 def note_pickled(store: FencedStore, steps: Iterable[str]) -> bool:
@@ -210,10 +220,20 @@ def read_pickled(client: redis.Redis, keys: FlowKeys) -> list[str]:
 
 def _number(text: str, most: int = 2**63, *, least: int = 0) -> int:
     # Cells and partitions are counted off by some: a damaged number must not take the memory.
+    if not text.removeprefix("-").isdecimal() or not text.isascii():
+        raise ValueError(f"{text[:80]!r} is no whole number")
     number = int(text)
     if not least <= number <= most:
         raise ValueError(f"{number} is not from {least} to {most}")
     return number
+
+
+def _steps(text: str) -> dict[str, StepEntry]:
+    return _table(text, lambda entry: StepEntry(*_texts(entry)))
+
+
+def _table(text: str, parse: Callable[[object], _Value]) -> dict[str, _Value]:
+    return {_text(name): parse(entry) for name, entry in json.loads(text).items()}
 
 
 def _text(value: str) -> str:

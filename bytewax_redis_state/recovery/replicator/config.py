@@ -100,7 +100,7 @@ class ReplicatorConfig:
         fields = {"incarnation": self.incarnation, "generation": str(self.token), "time": "0"}
         fields.update(self.manifest)
         read = {key.encode(): text.encode() for key, text in fields.items()}
-        manifest = Manifest.from_fields(read)
+        manifest = Manifest.from_fields(self.keys, read)
         assert manifest is not None
         return manifest
 

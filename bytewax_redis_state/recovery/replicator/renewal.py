@@ -22,12 +22,13 @@ from pathlib import Path
 from bytewax_redis_state.codec.delta import FullDelta
 from bytewax_redis_state.errors import ServerUnavailableError, StateLostError
 from bytewax_redis_state.recovery.outbox.outbox import Outbox, RenewalRecord
-from bytewax_redis_state.recovery.records.cells import LOST_HINT, Cell, cells_of
+from bytewax_redis_state.recovery.records.cells import Cell, cells_of
 from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 from bytewax_redis_state.recovery.records.journal import Journal
 from bytewax_redis_state.recovery.records.manifest import Manifest, read_manifest
 from bytewax_redis_state.recovery.records.remains import foreign_remains
 from bytewax_redis_state.recovery.records.token import Token
+from bytewax_redis_state.recovery.records.way_out import way_out
 from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
 from bytewax_redis_state.recovery.replicator.connection import ReplicatorConnection
 from bytewax_redis_state.server.translation import translated
@@ -254,7 +255,7 @@ class Renewal:
             if not self._connection.scripts.post_answers(key, config.incarnation, token, *news):
                 raise StateLostError(
                     f"Redis was emptied again while the flow {config.flow_id!r} was renewed",
-                    LOST_HINT,
+                    way_out(config.keys),
                 )
         self._posted = news
 

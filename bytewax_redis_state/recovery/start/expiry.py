@@ -58,7 +58,7 @@ def read_marks(
             pipe.hgetall(keys.applied(cell.step, cell.shard))
         answers: list[dict[bytes, bytes]] = pipe.execute()
     return {
-        cell: CellMark.parse(cell, fields, manifest.incarnation)
+        cell: CellMark.parse(keys, cell, fields, manifest.incarnation)
         for cell, fields in zip(cells, answers, strict=True)
     }
 

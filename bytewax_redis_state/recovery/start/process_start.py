@@ -162,7 +162,7 @@ class ProcessStart:
         manifest = read_manifest(self._client, self._keys)
         if manifest is None:
             return
-        manifest.require_whole()
+        manifest.require_whole(self._keys)
         plan = self._planned(manifest, self._flow.parts)
         if self._settings.on_expired == "fail" and self.coordinates:
             refuse_expired(expired_keys(self._client, self._keys, manifest))

@@ -6,9 +6,10 @@ writes nothing to a cell or a partition that it has not fenced or made itself.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import redis
 
@@ -18,14 +19,17 @@ from bytewax_redis_state.errors import (
     StateLostError,
 )
 from bytewax_redis_state.keys import FlowKeys, shard_of
-from bytewax_redis_state.recovery.records.cells import LOST_HINT, Cell, CellMark, cells_of
+from bytewax_redis_state.recovery.records.cells import Cell, CellMark, cells_of
 from bytewax_redis_state.recovery.records.fenced_store import FencedStore
+from bytewax_redis_state.recovery.records.fields import MOST
 from bytewax_redis_state.recovery.records.fold import JournalFold
-from bytewax_redis_state.recovery.records.journal import Fence, Journal
+from bytewax_redis_state.recovery.records.journal import Journal
 from bytewax_redis_state.recovery.records.manifest import FORMAT, Manifest, read_manifest
+from bytewax_redis_state.recovery.records.progress import Progress
 from bytewax_redis_state.recovery.records.remains import remains
 from bytewax_redis_state.recovery.records.state_scan import scan_keys
 from bytewax_redis_state.recovery.records.token import Token, start_id
+from bytewax_redis_state.recovery.records.way_out import way_out
 from bytewax_redis_state.recovery.start.plan import StartPlan
 from bytewax_redis_state.scripts import Scripts
 from bytewax_redis_state.server.client import server_time
@@ -49,12 +53,14 @@ def known_or_founded(
         return manifest
     for key in remains(client, keys):
         left = key.decode(errors="replace")
-        raise StateLostError(f"the flow has no manifest in Redis, but a key {left!r}", LOST_HINT)
+        raise StateLostError(
+            f"the flow has no manifest in Redis, but a key {left!r}", way_out(keys)
+        )
     scripts.found_flow(keys.generation, keys.manifest, incarnation, shards, FORMAT)
     # Another start may have founded the flow first: then its manifest counts.
     founded = read_manifest(client, keys)
     if founded is None:
-        raise StateLostError("the manifest vanished as soon as it was written", LOST_HINT)
+        raise StateLostError("the manifest vanished as soon as it was written", way_out(keys))
     return founded
 
 
@@ -93,12 +99,33 @@ def begin_takeover(
     :returns: The steps that follow.
     :raises FencedError: If another start has taken a generation at the same moment.
     """
+    _require_counter(client, keys, known)
     own_id = start_id()
     token = Token(scripts.bump_generation(keys.generation, own_id), own_id)
     store = FencedStore(client, scripts, keys, known.incarnation, token)
     takeover = Takeover(store, known, plan, process_ids, versions)
     takeover.hold_generation()
     return takeover
+
+
+def _require_counter(client: redis.Redis, keys: FlowKeys, known: Manifest) -> None:
+    """Refuse a counter that the manifest shows to be wrong, before it is moved.
+
+    :raises StateLostError: Says what to set it to, which loses nothing.
+    """
+    held = cast("bytes | None", client.get(keys.generation))
+    try:
+        right = held is not None and known.generation <= Token.parse(held).generation < MOST
+    except ValueError:
+        right = False
+    if not right:
+        name = keys.generation.decode()
+        found = "missing" if held is None else repr(held[:80].decode(errors="backslashreplace"))
+        raise StateLostError(
+            f"the generation counter {name!r} is {found}, and the manifest is of generation "
+            f"{known.token}",
+            f"set it to that: redis-cli SET {shlex.quote(name)} {known.token}; then start again",
+        )
 
 
 class Takeover:
@@ -162,15 +189,26 @@ class Takeover:
             raise StateLostError(
                 f"the generation counter stands at {self._store.token.generation}, "
                 f"the manifest at {self._old.generation}",
-                LOST_HINT,
+                way_out(self._keys),
             )
 
-    def fence_partitions(self) -> dict[int, Fence | None]:
-        """Shut each old partition for its replicator and read how far it came, in one script."""
-        return {
-            partition: self._journal(self._old.token, partition).fence(self._store.token)
-            for partition in range(self._old.partitions)
-        }
+    def fence_partitions(self) -> dict[int, Progress]:
+        """Shut each old partition for its replicator and read how far it came, in one script.
+
+        A manifest is written after its partitions were made, and they are deleted after the next
+        one is written: a partition that is missing is a loss, whatever has become of the starts.
+
+        :raises FencedError: If a newer start has taken the flow over.
+        :raises StateLostError: If a partition lacks its progress, its journal or entries of it.
+        """
+        try:
+            return {
+                partition: self._journal(self._old.token, partition).fence(self._store.token)
+                for partition in range(self._old.partitions)
+            }
+        except StateLostError:
+            self.hold_generation()  # a newer start may have deleted them
+            raise
 
     def fence_cells(self) -> dict[Cell, CellMark]:
         """Shut each cell for the old replicators, and read its fields in the same script.
@@ -189,7 +227,10 @@ class Takeover:
         answers: list[list[bytes]] = execute_confirmed(self._client, fence)
         marks = {
             cell: CellMark.parse(
-                cell, dict(zip(flat[::2], flat[1::2], strict=True)), self._store.incarnation
+                self._keys,
+                cell,
+                dict(zip(flat[::2], flat[1::2], strict=True)),
+                self._store.incarnation,
             )
             for cell, flat in zip(self._cells, answers, strict=True)
         }
@@ -197,21 +238,21 @@ class Takeover:
             raise self._store.overtaken()
         return marks
 
-    def resume_epoch(self, fences: Mapping[int, Fence | None]) -> int:
+    def resume_epoch(self, fences: Mapping[int, Progress]) -> int:
         """Find the resume epoch, and for how long the flow has stood still.
 
-        A partition without valid progress counts as where its generation began.
+        :arg fences: Progress of every old partition; none where the flow was only founded.
         """
-        committed = max([self._old.time, *(fence.time for fence in fences.values() if fence)])
+        committed = max([self._old.time, *(fence.time for fence in fences.values())])
         if committed:
             self._downtime += max(0, server_time(self._client) - committed)
         return min(
-            (self._old.resume_epoch if fence is None else fence.epoch for fence in fences.values()),
+            (fence.epoch for fence in fences.values()),
             default=self._old.resume_epoch,
         )
 
     def check(
-        self, marks: Mapping[Cell, CellMark], fences: Mapping[int, Fence | None], epoch: int
+        self, marks: Mapping[Cell, CellMark], fences: Mapping[int, Progress], epoch: int
     ) -> None:
         """Check both sides of each cell: what it has applied, and where its journals begin.
 
@@ -222,23 +263,21 @@ class Takeover:
             if mark.highest >= epoch:
                 raise StateLostError(
                     f"{where} has applied epoch {mark.highest}, the journal ends before {epoch}",
-                    LOST_HINT,
+                    way_out(self._keys),
                 )
             for partition, fence in fences.items():
-                if fence is not None and fence.trimmed > mark.applied(partition) + 1:
+                if fence.trimmed > mark.applied(partition) + 1:
                     raise StateLostError(
                         f"{where} has applied epoch {mark.applied(partition)}, "
                         f"the journal begins at {fence.trimmed}",
-                        LOST_HINT,
+                        way_out(self._keys),
                     )
 
-    def fold(self, fences: Mapping[int, Fence | None], epoch: int) -> None:
+    def fold(self, fences: Mapping[int, Progress], epoch: int) -> None:
         """Fold what is committed into the keyed state; the rest stays behind in the journals."""
         # The journal may hold deadlines of a step whose retention ends with this start.
         timed = self._old.retention.keys() | self._plan.retention.keys()
         for partition, fence in fences.items():
-            if fence is None:
-                continue
             fold = JournalFold(
                 self._store,
                 partition,
@@ -249,14 +288,14 @@ class Takeover:
             journal = self._journal(self._old.token, partition)
             fold.fold(journal, fence.trimmed - 1, epoch - 1)
 
-    def make_generation(self, fences: Mapping[int, Fence | None], epoch: int) -> None:
+    def make_generation(self, fences: Mapping[int, Progress], epoch: int) -> None:
         """Make what the manifest will name, and delete the state that it will not.
 
         :raises PartitionMissingError: If a source or sink partition with state is not listed.
         """
         # Once more: a partition's state may have been in the journal alone until the fold.
         require_partitions(self._client, self._keys, self._plan, self._old.shards)
-        self._settle_cells(epoch, [p for p, fence in fences.items() if fence is not None])
+        self._settle_cells(epoch, list(fences))
         for name in self._plan.dropped:
             self._drop_step(name)
         for step, part in self._plan.drop_partitions:
@@ -307,7 +346,7 @@ class Takeover:
                 raise StateLostError(
                     f"step {cell.step!r} is new to the manifest, but shard {cell.shard} has "
                     f"{count} keys",
-                    LOST_HINT,
+                    way_out(self._keys),
                 )
 
     def _drop_step(self, name: str) -> None:

@@ -10,12 +10,14 @@ from dataclasses import replace
 
 import pytest
 
-from bytewax_redis_state.errors import FlowRunningError, StateLostError
+from bytewax_redis_state.errors import FlowRunningError
+from bytewax_redis_state.recovery.records import lease as module
 from bytewax_redis_state.recovery.records.lease import (
     LEASE_SECONDS,
     Lease,
     LeaseHolder,
     claim,
+    read_leases,
     this_owner,
 )
 from tests.recovery.conftest import FlowInRedis
@@ -167,8 +169,69 @@ def test_processes_have_leases_of_their_own(flow):
     assert take(flow, owner(1)) == []
 
 
-@pytest.mark.parametrize("value", [b'{"id": "x"}', b'{"id": "x", "new": 1}'])
-def test_a_lease_that_can_not_be_read_is_named(flow, value):
+NO_LEASES = [
+    b"",
+    b"text",
+    b"[]",
+    b"7",
+    b'{"id": 7}',
+    b'{"id": "x"}',
+    b"\xff",
+    b'{"id": "x", "new": 1}',
+]
+
+
+@pytest.mark.parametrize("value", NO_LEASES)
+def test_what_is_no_lease_is_named_and_waited_for_no_longer_than_a_lease_lives(
+    flow, value, monkeypatch
+):
+    monkeypatch.setattr(module, "LEASE_SECONDS", 0.5)
     flow.client.set(flow.keys.lease(0), value)
-    with pytest.raises(StateLostError, match="can't be read"):
+    said = take(flow, me := owner())
+    assert f"waiting for the owner of {flow.keys.lease(0).decode()!r}" in said[0]
+    assert len(said) == 1
+    assert stored(flow) == me
+
+
+def test_a_key_of_another_type_in_a_leases_place_is_replaced(flow, monkeypatch):
+    monkeypatch.setattr(module, "LEASE_SECONDS", 0.5)
+    flow.client.rpush(flow.keys.lease(0), "x")
+    take(flow, me := owner())
+    assert stored(flow) == me
+
+
+@pytest.mark.parametrize("value", NO_LEASES)
+def test_an_owner_writes_its_lease_again_and_gives_it_back(flow, held, eventually, value):
+    holder = held(me := owner())
+    flow.client.set(flow.keys.lease(0), value)
+    eventually(lambda: flow.client.get(flow.keys.lease(0)) != value)
+    assert stored(flow).id == me.id
+    flow.client.set(flow.keys.lease(0), value)
+    holder.say("draining")
+    assert stored(flow).phase == "draining"
+    flow.client.set(flow.keys.lease(0), value)
+    holder.stop(release=True)
+    assert not held.lost
+
+
+def test_a_start_that_meets_what_is_no_lease_finds_the_owner_that_lives(flow, held):
+    held(elsewhere())
+    flow.client.set(flow.keys.lease(0), "text")
+    with pytest.raises(FlowRunningError, match="process 0 on host far"):
         take(flow, owner())
+
+
+def test_a_lease_without_an_expiry_ends_by_itself(flow):
+    """No owner writes one; a start would wait for ever."""
+    take(flow, far := elsewhere())
+    flow.client.persist(flow.keys.lease(0))
+    said = take(flow, me := owner())
+    assert far.whereabouts in said[0]
+    assert stored(flow) == me
+
+
+def test_leases_that_can_not_be_read_are_left_out(flow):
+    flow.client.set(flow.keys.lease(0), "text")
+    flow.client.rpush(flow.keys.lease(2), "x")
+    take(flow, me := owner(1))
+    assert read_leases(flow.client, flow.keys, range(3)) == {1: me}

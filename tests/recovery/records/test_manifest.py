@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bytewax_redis_state.errors import StateLostError
+from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.records.manifest import FORMAT, Manifest, StepEntry
 
+KEYS = FlowKeys("t", "flow")
 names = st.text(max_size=8)
 numbers = st.integers(0, 2**53)
 manifests = st.builds(
@@ -41,11 +43,11 @@ def fields(manifest: Manifest) -> dict[bytes, bytes]:
 
 @given(manifests)
 def test_a_manifest_comes_back_whole(manifest):
-    assert Manifest.from_fields(fields(manifest)) == manifest
+    assert Manifest.from_fields(KEYS, fields(manifest)) == manifest
 
 
 def test_nothing_is_no_manifest():
-    assert Manifest.from_fields({}) is None
+    assert Manifest.from_fields(KEYS, {}) is None
 
 
 @pytest.mark.parametrize("name", sorted(fields(Manifest("life"))))
@@ -53,21 +55,23 @@ def test_a_missing_field_is_damage(name):
     """Rule 10: absence is an error."""
     left = fields(Manifest("life"))
     del left[name]
-    with pytest.raises(StateLostError, match="damaged") as caught:
-        Manifest.from_fields(left)
+    said = f"the field {name.decode()!r} of 't:.flow.:manifest' is missing"
+    with pytest.raises(StateLostError, match=said) as caught:
+        Manifest.from_fields(KEYS, left)
     assert "backup" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["generation", "shards", "steps", "parts", "processes", "format"])
 def test_a_field_that_can_not_be_read_is_damage(name):
     broken = fields(Manifest("life")) | {name.encode(): b"\xff{"}
-    with pytest.raises(StateLostError, match="damaged"):
-        Manifest.from_fields(broken)
+    with pytest.raises(StateLostError, match=f"the field '{name}' of 't:.flow.:manifest' is"):
+        Manifest.from_fields(KEYS, broken)
 
 
 def test_a_newer_format_may_have_changed_everything_else():
     newer = Manifest.from_fields(
-        {b"format": str(FORMAT + 1).encode(), b"incarnation": b"life", b"strange": b"\xc3\xa9"}
+        KEYS,
+        {b"format": str(FORMAT + 1).encode(), b"incarnation": b"life", b"strange": b"\xc3\xa9"},
     )
     assert newer.format == FORMAT + 1
 
@@ -90,5 +94,5 @@ def test_a_newer_format_may_have_changed_everything_else():
     ],
 )
 def test_a_field_of_something_else_is_named_and_takes_no_memory(field, value):
-    with pytest.raises(StateLostError, match="the manifest of the flow is damaged"):
-        Manifest.from_fields({**fields(Manifest("one")), field: value})
+    with pytest.raises(StateLostError, match=f"the field '{field.decode()}' of 't:.flow.:manif"):
+        Manifest.from_fields(KEYS, {**fields(Manifest("one")), field: value})

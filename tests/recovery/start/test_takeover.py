@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -16,6 +18,7 @@ from bytewax_redis_state.recovery.records.manifest import read_manifest
 from bytewax_redis_state.recovery.records.sweep import sweep
 from bytewax_redis_state.recovery.start import steps as module
 from bytewax_redis_state.recovery.start.takeover import require_partitions
+from bytewax_redis_state.server.client import Client
 from tests.recovery.conftest import KEYED, SHARDS, SOURCE, FlowInRedis
 
 MAX = StateStep("max", "flow.max.core", "flow.max.core.shards", "keyed")
@@ -108,20 +111,6 @@ def test_a_part_of_an_epoch_is_dropped(started):
     started.journal().append(2, 3, [Entry(2, 3, cell, pack_delta({"a": b"half"}))], None)
     started.start()
     assert (started.manifest.resume_epoch, started.state()) == (2, {"a": b"1"})
-
-
-def test_a_partition_without_progress_counts_as_where_its_generation_began(flow):
-    """Rule 5f: lose the progress of one partition; nothing of that generation is applied."""
-    flow.start(processes=2)
-    for partition in range(2):
-        flow.commit(1, {f"k{partition}": b"1"}, partition=partition)
-    flow.start(processes=2)
-    for partition in range(2):
-        flow.commit(2, {f"k{partition}": b"2"}, partition=partition)
-    flow.client.delete(flow.keys.progress(1, 2))
-    flow.start()
-    assert flow.manifest.resume_epoch == 2
-    assert flow.state() == {"k0": b"1", "k1": b"1"}
 
 
 def test_an_old_replicator_can_neither_append_nor_fold_nor_trim(started):
@@ -231,12 +220,33 @@ def test_a_cell_of_another_life_is_refused(started):
 def test_a_counter_behind_the_manifest_is_refused(started):
     started.start()
     started.client.set(started.keys.generation, 0)
-    refused(started, "the generation counter stands at 1, the manifest at 2")
+    error = refused(
+        started, "the generation counter '.*' is '0', and the manifest is of generation"
+    )
+    follow(started, error.hint)
 
 
 def test_a_counter_that_vanished_is_refused(started):
     started.client.delete(started.keys.generation)
-    refused(started, "the generation counter stands at 1, the manifest at 1")
+    error = refused(started, "the generation counter '.*' is missing, and the manifest is of gen")
+    follow(started, error.hint)
+
+
+@pytest.mark.parametrize("value", ["", "text", "-1", "1.5", "9" * 15, "9" * 16, "1e3"])
+def test_a_counter_that_is_none_is_named_and_set_right_as_the_hint_says(started, value):
+    started.client.set(started.keys.generation, value)
+    error = refused(started, f"the generation counter '.*' is '{re.escape(value)}'")
+    follow(started, error.hint)
+
+
+def follow(flow: FlowInRedis, hint: str) -> None:
+    """Do what the hint about a counter says, and start again."""
+    found = re.search(r"redis-cli (SET) (.*) (.*);", hint)
+    assert found is not None, hint
+    command, key, value = found.groups()
+    flow.client.execute_command(command, *shlex.split(key), value)
+    before = flow.manifest.generation
+    assert flow.start().generation == before + 1
 
 
 def test_applied_beyond_the_journal_is_refused(started):
@@ -253,12 +263,72 @@ def test_an_unfinished_fold_beyond_the_journal_is_refused(started):
     refused(started, "shard 1 of step 'sum' has applied epoch 5")
 
 
-def test_a_lost_progress_after_a_fold_is_refused(started):
-    """Rules 5f and 5g together: nothing says that the folded epochs are whole."""
-    started.commit(1, {"a": b"1"})
-    started.journal_fold().fold(started.journal(), 0, 1)
-    started.client.delete(started.keys.progress(0, 1))
-    refused(started, "has applied epoch 1, the journal ends before 1")
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        (("progress",), "the progress 'NAME/p1}:progress:2' is missing"),
+        (("journal",), "the journal 'NAME/p1}:journal:2' is missing, which must hold 1 entries"),
+        (
+            ("journal", "progress"),
+            "the journal 'NAME/p1}:journal:2' and the progress 'NAME/p1}:progress:2' are missing",
+        ),
+    ],
+)
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_partition_that_is_gone_is_refused_and_named(flow, gone, said, committed):
+    """Rule 5d: a manifest follows its partitions, so one without progress or journal is a loss."""
+    flow.start(processes=2)
+    for partition in range(2):
+        flow.commit(1, {f"k{partition}": b"1"}, partition=partition)
+    flow.start(processes=2)
+    if committed:
+        for partition in range(2):
+            flow.commit(2, {f"k{partition}": b"2"}, partition=partition)
+    for kind in gone:
+        flow.client.delete(getattr(flow.keys, kind)(1, 2))
+    if not committed:
+        said = said.replace("hold 1", "hold 0")
+    stem = flow.keys.manifest.decode().removesuffix("}:manifest")
+    for _ in range(2):  # a start that was refused leaves nothing that lets the next one in
+        refused(flow, re.escape(said.replace("NAME", stem)))
+
+
+def lose(db: Client, journal: bytes, number: int) -> None:
+    db.xdel(journal, db.xrange(journal)[number][0])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda db, journal: lose(db, journal, 1), "holds 2 entries and must hold 3"),
+        (lambda db, journal: lose(db, journal, 2), "holds 2 entries and must hold 3"),
+        (lambda db, journal: lose(db, journal, 0), "holds 2 entries and must hold 3"),
+        (lambda db, journal: db.xtrim(journal, maxlen=0), "holds 0 entries and must hold 3"),
+        (lambda db, journal: db.xadd(journal, {"c": "x"}), "holds 4 entries and must hold 3"),
+        (
+            lambda db, journal: (lose(db, journal, 0), db.xadd(journal, {"c": "x"}, id="9-1")),
+            "the newest entry of .* is 9-1, and must be 3-5242880",
+        ),
+    ],
+)
+def test_an_entry_that_is_gone_is_refused_and_the_journal_named(started, damage, said):
+    """Rule 10: progress counts the entries of the journal, and knows the newest one."""
+    for epoch in (1, 2, 3):
+        started.commit(epoch, {"a": b"%d" % epoch})
+    damage(started.client, started.keys.journal(0, 1))
+    for _ in range(2):
+        error = refused(started, said)
+        assert started.keys.journal(0, 1).decode() in error.message
+
+
+def test_entries_that_a_trim_has_found_missing_are_missed_by_the_next_start(started):
+    """Rule 10: a fold that had lost an entry is not forgotten when its epoch is trimmed."""
+    for epoch in (1, 2, 3):
+        started.commit(epoch, {"a": b"%d" % epoch})
+    lose(started.client, started.keys.journal(0, 1), 1)
+    started.journal_fold().fold(started.journal(), 0, 2)
+    started.journal().trim(3)
+    refused(started, "holds 1 entries and must hold 2")
 
 
 def test_a_journal_trimmed_beyond_what_is_applied_is_refused(started):
