@@ -102,7 +102,7 @@ INSIDE = {
         {"child_processes", "reporter", "watched_thread"},
         {"interrupts", "outbox", "records"},
         {"start", "replicator"},
-        {"flow_status", "stopping"},
+        {"flow_status", "sightings", "stopping"},
         {"session"},
         {"redis_recovery"},
     ),

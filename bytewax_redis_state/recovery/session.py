@@ -45,6 +45,7 @@ from bytewax_redis_state.recovery.replicator.renewal import write_shard_count
 from bytewax_redis_state.recovery.replicator.status import Status
 from bytewax_redis_state.recovery.replicator.watchdog import ReplicatorProcess, Watchdog, spawn
 from bytewax_redis_state.recovery.reporter import GuardedReporter, Reporter, Resumed
+from bytewax_redis_state.recovery.sightings import Sighting, Sightings, sighting_of
 from bytewax_redis_state.recovery.start.join_barrier import ClusterShape
 from bytewax_redis_state.recovery.start.process_start import FlowSteps, ProcessStart, SessionParts
 from bytewax_redis_state.recovery.start.steps import start_flow
@@ -97,6 +98,7 @@ class Session:
         self._handover = Handover()
         self._backpressure: Backpressure | None = None
         self._folder = settings.scratch
+        self._sightings = Sightings(settings.scratch if config else DIRECTORY.absolute())
         self._lease_holder: LeaseHolder | None = None
         self._scratch: Scratch | None = None
         self._stopping = Stopping(self._reporter, shape.process_count, settings.drain_timeout)
@@ -129,10 +131,13 @@ class Session:
 
     def _enter(self, steps: Sequence[StateStep], kept: Mapping[str, timedelta]) -> None:
         require_sqlite()
-        scratch = open_scratch(self._settings.scratch)
-        self._stack.callback(scratch.remove)
+        left: list[Sighting | None] = []
+        scratch = open_scratch(self._settings.scratch, lambda at: left.append(sighting_of(at)))
+        self._stack.callback(self._leave, scratch)
         self._scratch = scratch
         config = (self._config or start_embedded()).patient(_SCRIPT_TIMEOUT)
+        for sighting in left:
+            self._sightings.note(sighting)
         client = connect(config, flow_connection_name(self._keys.namespace, self._keys.flow_id))
         self._stack.callback(client.close)
         self._stack.callback(in_each_child(client.connection_pool.reset))
@@ -191,6 +196,7 @@ class Session:
         self, config: RedisConfig, scratch: Scratch, process: ProcessStart, manifest: Manifest
     ) -> None:
         """Shard the flow, and start the replicator of its outbox."""
+        self._warn_of_older_redis(manifest)
         self._shard(manifest, FlowClock(process.flow_time(manifest)))
         self._start_replicator(
             config,
@@ -199,6 +205,20 @@ class Session:
             process.engine_steps(manifest),
             failover_possible=process.failover_possible(),
         )
+
+    def _leave(self, scratch: Scratch) -> None:
+        """Remove the scratch folder, and keep how far Redis has said that the flow is."""
+        self._sightings.note(sighting_of(scratch.folder))
+        scratch.remove()
+
+    def _warn_of_older_redis(self, manifest: Manifest) -> None:
+        seen, epoch = self._sightings.epoch(manifest.incarnation), manifest.resume_epoch
+        if epoch < seen:
+            self._reporter.warn(
+                f"Redis has gone back: it had committed the flow up to epoch {seen - 1}, and "
+                f"resumes it at epoch {epoch}; what came since is read and put out again"
+            )
+            self._sightings.note(Sighting(manifest.incarnation, epoch), went_back=True)
 
     def _release_lease(self) -> None:
         # A second Ctrl-C must not wait for a Redis that hangs: the next start on this host sees

@@ -138,26 +138,30 @@ def _lock(folder: Path, flags: int = 0) -> int | None:
     return descriptor
 
 
-def _remove_leftovers(scratch_folder: Path) -> None:
+def _remove_leftovers(scratch_folder: Path, last_look: Callable[[Path], object]) -> None:
     for folder in scratch_folder.glob(f"{_PREFIX}*"):
         # Another user's folders are not ours to judge, and links lead elsewhere.
         with suppress(OSError):
             about = folder.lstat()
             if stat.S_ISDIR(about.st_mode) and about.st_uid == os.geteuid():
-                _remove_if_unlocked(folder)
+                _remove_if_unlocked(folder, last_look)
 
 
-def _remove_if_unlocked(folder: Path) -> None:
+def _remove_if_unlocked(folder: Path, last_look: Callable[[Path], object]) -> None:
     descriptor = _lock(folder)
     if descriptor is not None:
+        last_look(folder)
         shutil.rmtree(folder, ignore_errors=True)
         os.close(descriptor)
 
 
-def open_scratch(scratch_folder: Path) -> Scratch:
+def open_scratch(
+    scratch_folder: Path, last_look: Callable[[Path], object] = lambda _folder: None
+) -> Scratch:
     """Make a private folder in the scratch folder, and remove leftovers that nobody locks.
 
     :arg scratch_folder: The folder of ``--scratch``; made where it is missing.
+    :arg last_look: Gets the folder of each leftover before it is removed.
     :returns: The new folder, locked.
     :raises ScratchError: If it can't be made or has no room.
     """
@@ -165,7 +169,7 @@ def open_scratch(scratch_folder: Path) -> Scratch:
     try:
         scratch_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _require_own(scratch_folder)
-        _remove_leftovers(scratch_folder)
+        _remove_leftovers(scratch_folder, last_look)
         # Locked before it gets the name that leftovers are found by.
         hidden = Path(tempfile.mkdtemp(prefix=".new-", dir=scratch_folder))
         descriptor = _lock(hidden, os.O_CREAT)

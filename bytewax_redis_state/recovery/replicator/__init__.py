@@ -8,6 +8,7 @@ file                  noun
 watchdog.py           starts a replicator, restarts it, stops the flow when a restart is of no use
 backpressure.py       holds the sources while Redis accepts no writes, or the disk is nearly full
 status.py             the status board: memory that both processes map
+life_file.py          of which life of a flow the status board speaks
 config.py             all that a replicator is told, as one line of JSON
 process.py            the replicator's process: signals, the lives of a flow, its ending
 replicator.py         one life of a flow: the main loop, the drain, the threads

@@ -29,6 +29,7 @@ from bytewax_redis_state.recovery.replicator.backoff import LEAST_SECONDS, Backo
 from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
 from bytewax_redis_state.recovery.replicator.embedded_watch import EmbeddedWatch
 from bytewax_redis_state.recovery.replicator.heartbeat import Heartbeat
+from bytewax_redis_state.recovery.replicator.life_file import Life, write_life
 from bytewax_redis_state.recovery.replicator.parent_process import ParentProcess
 from bytewax_redis_state.recovery.replicator.renewal import renewed
 from bytewax_redis_state.recovery.replicator.replicator import Replicator, ending_of
@@ -106,6 +107,7 @@ def _run_lives(
 def _run_life(
     config: ReplicatorConfig, outbox: Outbox, board: StatusBoard, parent_process: ParentProcess
 ) -> ReplicatorState:
+    write_life(Path(config.status).parent, Life(config.incarnation, config.partitions))
     before = board.read()
     status = Status(
         state=before.state if before.state is ReplicatorState.AWAY else ReplicatorState.STARTING,
