@@ -1,4 +1,4 @@
-"""Redis is set back to an older copy while the flow is down: the next start says so; it is exact."""
+"""Redis is set back to an older copy while the flow is down: the next start says so."""
 
 from __future__ import annotations
 
