@@ -501,7 +501,6 @@ _ALL: Mapping[str, Fault] = {
 }
 
 _NOT_YET: Mapping[str, str] = {
-    "kill-keeper": "a running flow does not start its embedded server again",
     "alter-cell": "a damaged field of a cell ends in the error of a script, which names no key",
     "alter-counter": "a counter at the end of its range is taken for an older one, for ever",
     "alter-lease": "a lease of another host that never expires is waited for, for ever",

@@ -22,14 +22,14 @@ _CELLS = 16  # shards whose cells are looked at, to find another node than the m
 
 
 def restore_dump(system: SystemUnderTest, planned: PlannedFault) -> Damage:
-    """Restore an older dump of Redis, while the flow is down or under it."""
+    """Restore an older dump of Redis, under the flow or while it is down."""
     dump = system.server.dump()
     time.sleep(planned.seconds)
-    down = planned.size < 0.7
+    down = planned.size < 0.5
     if down:
         system.execution.kill_groups()
-    if planned.offset < 0.5:  # else the next start finds scratch files of a newer time
-        shutil.rmtree(system.scratch / "0", ignore_errors=True)
+        if planned.offset < 0.5:  # else the next start finds scratch files of a newer time
+            shutil.rmtree(system.scratch / "0", ignore_errors=True)
     system.server.restore_dump(dump)
     when = "while the flow was down" if down else "while the flow ran"
     done = f"restored a dump that was {planned.seconds:.1f} s old, {when}"
