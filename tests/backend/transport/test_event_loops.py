@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import threading
 import time
+from collections.abc import Callable
+from datetime import timedelta
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -109,3 +114,40 @@ def test_exceptions_of_a_signal_handler_lose_no_place_in_the_pool(redis_url, pre
             assert len(taken) == 2
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+def test_an_interrupt_at_any_line_of_the_pool_loses_no_place(redis_url, prefix):
+    config = RedisConfig(
+        url=redis_url, key_prefix=prefix, pool_min=1, pool_max=2, retry_attempts=0,
+        connect_timeout=timedelta(seconds=1),
+    )  # fmt: skip
+    lines = 0
+
+    def strike_at(number: int) -> Callable[..., Any]:
+        def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+            nonlocal lines
+            if not frame.f_code.co_filename.endswith("connection_pool.py"):
+                return None
+            lines += event == "line"
+            if lines == number and event == "line":
+                raise _StruckError
+            return trace
+
+        return trace
+
+    with RedisStateBackend(config) as backend:
+        for opens in (True, False):  # a connection that has to be made, and one that is there
+            number = 0
+            while lines >= number:
+                number, lines = number + 1, 0
+                if opens:
+                    backend.close()
+                sys.settrace(strike_at(number))
+                try:
+                    backend.put("k", number)
+                except _StruckError:
+                    pass
+                finally:
+                    sys.settrace(None)
+            assert number > 5
+        assert len([backend._pool._take() for _ in range(2)]) == 2
