@@ -39,12 +39,17 @@ class StateStep:
     :arg step_id: Full ID of the core step in the user's flow.
     :arg engine_id: ID under which the engine writes its recovery rows after the rewrite.
     :arg kind: ``keyed``, ``source`` or ``sink``.
+    :arg operator: Name of Bytewax's operator that the user called, such as ``count_final``.
+    :arg operator_id: Full ID of that operator. What lies between it and the core step is Bytewax's
+        own, and may be another in the next version.
     """
 
     name: str
     step_id: str
     engine_id: str
     kind: str
+    operator: str = ""
+    operator_id: str = ""
 
 
 def kind_of(step: Operator) -> str | None:
@@ -71,13 +76,26 @@ def engine_id_of(step_id: str, kind: str) -> str:
     return f"{step_id}.shards" if kind == "keyed" else step_id
 
 
-def _bearers(substeps: Iterable[Operator]) -> Iterator[tuple[Operator, str]]:
+def _bearers(
+    substeps: Iterable[Operator], called: Operator | None = None
+) -> Iterator[tuple[Operator, str, Operator]]:
+    """Give the core steps with state, their kinds, and the operators of Bytewax's around them.
+
+    :arg substeps: Of an operator.
+    :arg called: The outermost operator of Bytewax's around them, below any operator of the user's.
+    """
     for step in substeps:
         kind = kind_of(step)
+        outermost = (called or step) if _is_own(step) else None
         if kind is not None:
-            yield step, kind
+            yield step, kind, outermost or step
         elif not isinstance(step, _CoreOperator):
-            yield from _bearers(step.substeps)
+            yield from _bearers(step.substeps, outermost)
+
+
+def _is_own(step: Operator) -> bool:
+    """Tell whether an operator is one of Bytewax's."""
+    return type(step).__module__.partition(".")[0] == "bytewax"
 
 
 def _prefixes(step_id: str) -> list[str]:
@@ -106,16 +124,18 @@ def state_steps(flow: Dataflow) -> tuple[StateStep, ...]:
     :arg flow: Not yet rewritten.
     :returns: In the order of the step tree.
     """
-    found = [(step.step_id, kind) for step, kind in _bearers(flow.substeps)]
-    names = short_names(step_id for step_id, _kind in found)
+    found = [*_bearers(flow.substeps)]
+    names = short_names(step.step_id for step, _kind, _called in found)
     return tuple(
         StateStep(
-            name=names[step_id],
-            step_id=step_id,
-            engine_id=engine_id_of(step_id, kind),
+            name=names[step.step_id],
+            step_id=step.step_id,
+            engine_id=engine_id_of(step.step_id, kind),
             kind=kind,
+            operator=type(called).__qualname__,
+            operator_id=called.step_id,
         )
-        for step_id, kind in found
+        for step, kind, called in found
     )
 
 
@@ -157,7 +177,9 @@ def listed_partitions(flow: Dataflow) -> dict[str, list[str]]:
     :returns: Short step name to the partitions that ``list_parts`` returned in this process.
     :raises ConfigError: If the name of a partition is no string.
     """
-    connectors = {step.step_id: _connector(step, kind) for step, kind in _bearers(flow.substeps)}
+    connectors = {
+        step.step_id: _connector(step, kind) for step, kind, _called in _bearers(flow.substeps)
+    }
     listed = {
         step: list(connectors[step.step_id].list_parts())
         for step in state_steps(flow)

@@ -12,7 +12,6 @@ from bytewax.inputs import DynamicSource, StatelessSourcePartition
 from bytewax.testing import TestingSink, TestingSource
 
 from bytewax_redis_state.dataflow.steps import (
-    StateStep,
     is_stateless,
     listed_partitions,
     resolve_step,
@@ -38,24 +37,35 @@ def orders() -> Dataflow:
 def test_a_step_has_the_shortest_name_that_holds_no_other() -> None:
     steps = state_steps(orders())
     core = "stateful_flat_map.stateful.stateful_batch"
-    assert steps == (
-        StateStep("items", "orders.items", "orders.items", "source"),
-        StateStep("sum", f"orders.sum.{core}", f"orders.sum.{core}.shards", "keyed"),
-        StateStep("twice.totals", "orders.twice.totals", "orders.twice.totals.shards", "keyed"),
-        StateStep(
+    assert [(step.name, step.step_id, step.engine_id, step.kind) for step in steps] == [
+        ("items", "orders.items", "orders.items", "source"),
+        ("sum", f"orders.sum.{core}", f"orders.sum.{core}.shards", "keyed"),
+        ("twice.totals", "orders.twice.totals", "orders.twice.totals.shards", "keyed"),
+        (
             "twice.inner",
             f"orders.twice.inner.count.{core}",
             f"orders.twice.inner.count.{core}.shards",
             "keyed",
         ),
-        StateStep(
+        (
             "both",
             "orders.both.window.stateful_batch",
             "orders.both.window.stateful_batch.shards",
             "keyed",
         ),
-        StateStep("kept", "orders.kept", "orders.kept", "sink"),
-    )
+        ("kept", "orders.kept", "orders.kept", "sink"),
+    ]
+
+
+def test_a_step_has_the_operator_that_the_user_called_in_whatever_operator_of_the_users() -> None:
+    assert [(step.operator, step.operator_id) for step in state_steps(orders())] == [
+        ("input", "orders.items"),
+        ("stateful_map", "orders.sum"),
+        ("stateful_batch", "orders.twice.totals"),
+        ("stateful_map", "orders.twice.inner.count"),
+        ("join_window", "orders.both"),
+        ("output", "orders.kept"),
+    ]
 
 
 @pytest.mark.parametrize(

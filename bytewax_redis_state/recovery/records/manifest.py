@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import partial
 from typing import TypeVar, cast
 
@@ -28,8 +28,9 @@ __all__ = ["FORMAT", "Manifest", "StepEntry", "note_pickled", "read_manifest", "
 FORMAT = 5
 """Version of everything that a flow holds in Redis.
 
-1 knew no deadlines, 3 no start IDs, 4 neither which steps have pickled state, nor pieces of rows in
-a journal, nor how many entries it must hold; none was ever released.
+1 knew no deadlines, 3 no start IDs, 4 neither which steps have pickled state, nor the operators
+of steps, nor pieces of rows in a journal, nor how many entries it must hold; none was ever
+released.
 """
 
 _MOST_PARTITIONS = 2**16
@@ -39,10 +40,18 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class StepEntry:
-    """A step that bears state: its full ID in the flow, and what kind it is."""
+    """A step that bears state: what the state in Redis was written by.
+
+    :arg step_id: Full ID of the core step in the flow.
+    :arg kind: ``keyed``, ``source`` or ``sink``.
+    :arg operator: Name of Bytewax's operator that the user called.
+    :arg operator_id: Full ID of that operator.
+    """
 
     step_id: str
     kind: str
+    operator: str = ""
+    operator_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,7 @@ class Manifest:
 
     def to_fields(self) -> dict[str, str]:
         """Give the hash fields that Redis holds, without incarnation, generation and time."""
-        steps = {name: [entry.step_id, entry.kind] for name, entry in self.steps.items()}
+        steps = {name: [*astuple(entry)] for name, entry in self.steps.items()}
         return {
             "partitions": str(self.partitions),
             "resume_epoch": str(self.resume_epoch),

@@ -35,6 +35,14 @@ class FlowStep(Protocol):
     def kind(self) -> str:
         """``keyed``, ``source`` or ``sink``."""
 
+    @property
+    def operator(self) -> str:
+        """Name of Bytewax's operator that the user called."""
+
+    @property
+    def operator_id(self) -> str:
+        """Full ID of that operator."""
+
 
 @dataclass(frozen=True)
 class StartPlan:
@@ -103,7 +111,10 @@ def plan_start(
         if part not in listed[name]
     )
     return StartPlan(
-        steps={name: StepEntry(step.step_id, step.kind) for name, step in taken.items()},
+        steps={
+            name: StepEntry(step.step_id, step.kind, step.operator, step.operator_id)
+            for name, step in taken.items()
+        },
         new=tuple(new),
         dropped=dropped,
         parts=listed,
@@ -168,6 +179,12 @@ def _renames(
                 f"--rename-step {old}={new}: Redis holds no state of a step {old!r}",
                 f"steps with state in Redis: {have}",
             )
+        if known[short].kind != target.kind:
+            raise ConfigError(
+                f"--rename-step {old}={new}: {old!r} is the state of a {_kind_text(known[short])}, "
+                f"and {new!r} is a {_kind_text(target)}",
+                f"delete the old state with --drop-step {short}",
+            )
         renames[target.step_id] = short
     return renames
 
@@ -175,25 +192,49 @@ def _renames(
 def _name_steps(
     known: Mapping[str, StepEntry], steps: Sequence[FlowStep], renames: Mapping[str, str]
 ) -> tuple[dict[str, FlowStep], list[str]]:
-    by_id = {entry.step_id: name for name, entry in known.items()}
-    taken: dict[str, FlowStep] = {}
-    new: list[str] = []
+    """Find the state of each step.
+
+    :arg known: Short names in Redis.
+    :arg steps: Of the flow.
+    :arg renames: Full ID of a step to the short name whose state the user gives to it.
+    :returns: Short name to step, and the names that Redis does not know yet.
+    """
+    taken = {renames[step.step_id]: step for step in steps if step.step_id in renames}
     unnamed: list[FlowStep] = []
     for step in steps:
-        name = renames.get(step.step_id) or by_id.get(step.step_id)
-        if name is not None and name not in taken and known[name].kind == step.kind:
-            taken[name] = step
-        else:
-            unnamed.append(step)
-    for step in unnamed:
-        # Bytewax may change what an operator is made of; the name that users gave stays.
-        if step.name in known and step.name not in taken and known[step.name].kind == step.kind:
-            taken[step.name] = step
+        if step.step_id in renames:
             continue
+        name = _name_of(step, known, steps)
+        if name is None or name in taken:
+            unnamed.append(step)
+        else:
+            taken[name] = step
+    new: list[str] = []
+    for step in unnamed:
         name = _free_name(step.name, known, taken)
         taken[name] = step
         new.append(name)
     return taken, new
+
+
+def _name_of(
+    step: FlowStep, known: Mapping[str, StepEntry], steps: Sequence[FlowStep]
+) -> str | None:
+    """Find the short name in Redis whose state is a step's own: of the same operator in its place.
+
+    Bytewax may change what an operator is made of, and so the full ID of the core step inside: then
+    the operator's own ID counts, where it holds one such step.
+    """
+    alike = {name: entry for name, entry in known.items() if _called(entry) == _called(step)}
+    for name, entry in alike.items():
+        if entry.step_id == step.step_id:
+            return name
+    rivals = sum(_called(other) == _called(step) for other in steps)
+    return next(iter(alike)) if len(alike) == rivals == 1 and step.operator_id else None
+
+
+def _called(step: StepEntry | FlowStep) -> tuple[str, str, str]:
+    return step.kind, step.operator, step.operator_id
 
 
 def _free_name(name: str, *used: Mapping[str, object]) -> str:
@@ -217,16 +258,38 @@ def _drops(
             f"--drop-step {present[0]}: the flow still has this step",
             "remove the step from the flow, or leave the option out",
         )
-    unwanted = [name for name in gone if name not in wanted.values()]
-    if unwanted:
-        free = ", ".join(sorted(s.name for s in steps)) or "none"
-        name = unwanted[0]
-        raise StepMissingError(
-            f"Redis holds state of step {name!r}, which the flow no longer has (it has {free})",
-            f"delete it with --drop-step {name}, or give it to another step with "
-            f"--rename-step {name}=NEW",
-        )
+    for name in gone:
+        if name not in wanted.values():
+            raise _missing(name, known[name], steps)
     return tuple(gone)
+
+
+def _missing(name: str, entry: StepEntry, steps: Sequence[FlowStep]) -> StepMissingError:
+    """Make the error for state of a step that the flow does not have."""
+    other = next((step for step in steps if step.name == name and step.kind == entry.kind), None)
+    if other is not None:
+        return StepMissingError(
+            f"Redis holds state of step {name!r}, which was {_described(entry)}, and the flow's "
+            f"step of that name is now {_described(other)}",
+            f"let it start without state, and delete the old one, with --drop-step {name}; or give "
+            f"it that state with --rename-step {name}={name}",
+        )
+    have = ", ".join(sorted(step.name for step in steps)) or "none"
+    return StepMissingError(
+        f"Redis holds state of step {name!r}, which the flow no longer has (it has {have})",
+        f"delete it with --drop-step {name}, or give it to another step with "
+        f"--rename-step {name}=NEW",
+    )
+
+
+def _kind_text(step: StepEntry | FlowStep) -> str:
+    return "keyed step" if step.kind == "keyed" else step.kind
+
+
+def _described(step: StepEntry | FlowStep) -> str:
+    if step.kind != "keyed":
+        return f"a {step.kind} ({step.step_id})"
+    return f"the operator {step.operator} ({step.operator_id})"
 
 
 def _partition_drops(

@@ -18,7 +18,10 @@ SOURCE = StateStep("in", "flow.in", "flow.in", "source")
 
 
 def known(*steps: StateStep, parts=None, **changes) -> Manifest:
-    entries = {step.name: StepEntry(step.step_id, step.kind) for step in steps}
+    entries = {
+        step.name: StepEntry(step.step_id, step.kind, step.operator, step.operator_id)
+        for step in steps
+    }
     return Manifest("life", steps=entries, parts=parts or {}, **changes)
 
 
@@ -96,10 +99,46 @@ def test_two_steps_swap_their_names():
     assert made.names == {"flow.sum.core": "max", "flow.max.core": "sum"}
 
 
-def test_a_step_whose_inner_id_changed_is_known_by_its_short_name():
-    other = StateStep("sum", "flow.sum.other_core", "flow.sum.other_core.shards", "keyed")
-    made = plan(known(SUM), [other])
+def count(core: str, operator: str = "count_final", place: str = "flow.sum") -> StateStep:
+    step_id = f"{place}.{core}"
+    return StateStep("sum", step_id, f"{step_id}.shards", "keyed", operator, place)
+
+
+def test_a_step_whose_inner_id_changed_is_known_by_its_operator():
+    """Bytewax may change what an operator is made of."""
+    made = plan(known(count("fold.core")), [count("other_core")])
     assert (made.names, made.new) == ({"flow.sum.other_core": "sum"}, ())
+    assert made.steps["sum"] == StepEntry("flow.sum.other_core", "keyed", "count_final", "flow.sum")
+
+
+@pytest.mark.parametrize(
+    "other", [count("core", "fold_final"), count("core", place="flow.sum.visits")]
+)
+def test_another_operator_of_that_name_is_refused_with_options_that_work(other):
+    was = known(count("core"))
+    with pytest.raises(StepMissingError) as caught:
+        plan(was, [other])
+    assert "the operator count_final (flow.sum)" in caught.value.message
+    assert f"the operator {other.operator} ({other.operator_id})" in caught.value.message
+    assert "--drop-step sum" in caught.value.hint
+    assert "--rename-step sum=sum" in caught.value.hint
+    dropped = plan(was, [other], drop_steps=frozenset({"sum"}))
+    assert (dropped.dropped, dropped.new) == (("sum",), ("sum~2",))
+    renamed = plan(was, [other], rename_steps={"sum": "sum"})
+    assert (renamed.names, renamed.new) == ({other.step_id: "sum"}, ())
+    assert plan(Manifest("life", steps=renamed.steps), [other]).new == ()
+
+
+def test_a_renamed_steps_state_is_not_taken_back_by_the_one_that_had_it():
+    made = plan(known(SUM), [SUM, MAX], rename_steps={"sum": "max"})
+    assert made.names == {"flow.max.core": "sum", "flow.sum.core": "sum~2"}
+
+
+def test_a_rename_to_another_kind_of_step_is_refused():
+    with pytest.raises(
+        ConfigError, match="'sum' is the state of a keyed step, and 'in' is a source"
+    ):
+        plan(known(SUM), [SOURCE], rename_steps={"sum": "in"})
 
 
 def test_a_step_that_changed_its_kind_is_another_step():
