@@ -30,7 +30,7 @@ __all__ = ["Classes", "Packing"]
 
 _LEVELS = 64
 """Levels of extension types inside each other that a value may have, on writing and on reading."""
-_QUICK_LEVELS = 3
+_QUICK_LEVELS = 8
 """Levels that are read by ``unpackb``, which takes 43 kB of the C stack for each; a worker of the
 engine has 2 MiB. Deeper ones are read by an ``Unpacker``, which keeps the same on the heap."""
 _DEEP, _DEEP_BYTES = 8, 1024 * 1024

@@ -58,7 +58,7 @@ from bytewax_redis_state.codec.type_format import (
     TypeFormat,
     Unpack,
     read_list,
-    read_map,
+    wrong_type,
 )
 from bytewax_redis_state.errors import DecodeError
 
@@ -301,11 +301,17 @@ class UserClasses:
 
     def _read_namedtuple(self, data: bytes, unpack: Unpack) -> Any:
         rebuild, rest = self._split(NAMEDTUPLE, data)
-        return rebuild(read_list(rest, unpack, "a namedtuple"))
+        values = unpack(rest)
+        if type(values) is not list:
+            raise wrong_type("a namedtuple", "a list", values)
+        return rebuild(values)
 
     def _read_dataclass(self, code: int, data: bytes, unpack: Unpack) -> Any:
         rebuild, rest = self._split(code, data)
-        return rebuild(read_map(rest, unpack, "a dataclass"))
+        fields = unpack(rest)
+        if type(fields) is not dict:
+            raise wrong_type("a dataclass", "a dict", fields)
+        return rebuild(fields)
 
     def _split(self, code: int, data: bytes) -> tuple[_Rebuild, bytes]:
         end = 1 + data[0]
@@ -344,7 +350,7 @@ class UserClasses:
         if code == ENUM:
             return partial(find_member, cls, ask_class=self._allow_pickle)
         if code == NAMEDTUPLE:
-            return partial(_rebuild_namedtuple, cls, ask_class=self._allow_pickle)
+            return _namedtuple_maker(cls, ask_class=self._allow_pickle)
         slots = _slots_of(cls)
         return _slot_setter(cls, slots) if slots else _attribute_setter(cls)
 
@@ -404,6 +410,17 @@ def _slot_setter(cls: type, slots: Mapping[str, Any]) -> _Rebuild:
                 )
             setters[name](instance, value)
         return instance
+
+    return rebuild
+
+
+def _namedtuple_maker(cls: Any, *, ask_class: bool) -> _Rebuild:
+    new, count = tuple.__new__, len(cls._fields)
+
+    def rebuild(values: list[Any]) -> Any:
+        if len(values) == count:
+            return new(cls, values)
+        return _rebuild_namedtuple(cls, values, ask_class=ask_class)
 
     return rebuild
 

@@ -49,7 +49,8 @@ class PartitionFile:
     def _as_store_error(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        # sqlite3 fails to decode its own message where that quotes damaged bytes.
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise StockStoreError(
                 f"{self._name} can't be read as a recovery partition: {error}",
                 "give the directory that the flow ran with -r",

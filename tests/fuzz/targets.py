@@ -12,7 +12,7 @@ import pickle
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,12 @@ from bytewax_redis_state.backend.dump.checkpoint_file import (
 )
 from bytewax_redis_state.codec import Codec
 from bytewax_redis_state.codec.delta import (
+    mark_pickled,
     pack_delta,
     pack_full_delta,
     unpack_changes,
     unpack_full_delta,
+    unpack_mark,
 )
 from bytewax_redis_state.codec.envelope import (
     close_envelope,
@@ -55,6 +57,8 @@ from bytewax_redis_state.recovery.records.journal import Journal
 from bytewax_redis_state.recovery.records.lease import Lease, this_owner
 from bytewax_redis_state.recovery.records.manifest import Manifest, StepEntry
 from bytewax_redis_state.recovery.records.token import Token
+from bytewax_redis_state.stock.inert_pickle import is_idle_window
+from bytewax_redis_state.stock.partition import open_partition
 
 __all__ = ["SEEDS", "TARGETS"]
 
@@ -92,6 +96,8 @@ def envelope(data: bytes) -> None:
     for codec in (SAFE, LENIENT):
         with suppress(StateError):
             codec.decode(KEY, data)
+        with suppress(StateError):
+            codec.require_sound(KEY, data)
 
 
 def sealed(data: bytes) -> None:
@@ -111,6 +117,10 @@ def delta(data: bytes) -> None:
         for key, value in unpack_changes(data).items():
             assert key.decode().encode() == key
             assert value is None or type(value) is bytes
+    with suppress(StateError):
+        inner, is_marked = unpack_mark(data)
+        assert type(inner) is bytes
+        assert is_marked or inner is data
     with suppress(StateError):
         full = unpack_full_delta(data)
         if full is not None:
@@ -313,11 +323,60 @@ def _outbox_file() -> bytes:
     return path.read_bytes()
 
 
+def idle(data: bytes) -> None:
+    """Look into the pickle of a window state in a row of a stock store."""
+    assert is_idle_window(data) in (True, False)
+    assert is_idle_window(_IDLE_START + data) in (True, False)
+
+
+def stock(data: bytes) -> None:
+    """Read a partition of a stock store some of whose bytes are others, as :func:`outbox` does."""
+    made = bytearray(_stock_file())
+    for at in range(0, len(data) - 3, 3):
+        made[int.from_bytes(data[at : at + 2], "big") % len(made)] = data[at + 2]
+    path = _FOLDER / "stock.sqlite3"
+    path.write_bytes(made)
+    with suppress(StateError), ExitStack() as stack:
+        for read in open_partition(path, stack).snaps():
+            assert type(read.size) is int
+            is_idle_window(read.change or b"")
+
+
+def _stock_file() -> bytes:
+    made = _FOLDER / "stock"
+    if not made.exists():
+        from bytewax.recovery import init_db_dir
+
+        made.mkdir(parents=True)
+        init_db_dir(made, 1)
+        import sqlite3
+
+        with closing(sqlite3.connect(made / "part-0.sqlite3")) as db:
+            for key, change in (("k", _IDLE), ("l", None)):
+                db.execute(
+                    "INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change) "
+                    "VALUES ('f.a', ?, 2, ?)",
+                    (key, change),
+                )
+            db.commit()
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return (made / "part-0.sqlite3").read_bytes()
+
+
+def _idle_window() -> bytes:
+    from bytewax.operators import windowing as win
+
+    return pickle.dumps(win._WindowSnapshot(None, win._SlidingWindowerState(), {}, []))
+
+
+_IDLE = _idle_window()
+_IDLE_START = _IDLE[: _IDLE.index(b"_WindowSnapshot") + len(b"_WindowSnapshot")]
+
 TARGETS: Mapping[str, Callable[[bytes], None]] = {
     target.__name__: target
     for target in (
         *(envelope, sealed, signed, delta, entry, manifest, cell, lease, key),
-        *(checkpoint, framed, row, outbox),
+        *(checkpoint, framed, row, outbox, idle, stock),
     )
 }
 
@@ -349,6 +408,7 @@ def _deltas() -> list[bytes]:
         pack_delta(changes),
         pack_delta({}),
         pack_full_delta(3, pack_delta(changes), awaited=True),
+        mark_pickled(pack_delta(changes)),
     ]
 
 
@@ -372,5 +432,7 @@ SEEDS: Mapping[str, list[bytes]] = {
     ],
     "row": [pickle.dumps(b"y"), pickle.dumps({"a": [1]}), pickle.dumps(Path("x"))],
     "outbox": [b"\0\1\2", bytes(range(60)), b"\x10\0\xff\x10\1\xff"],
+    "idle": [_IDLE, _IDLE[len(_IDLE_START) :]],
+    "stock": [b"\0\1\2", bytes(range(60)), b"\x10\0\xff\x10\1\xff"],
 }
 """Target to what is right for it, or nearly: where a search begins."""
