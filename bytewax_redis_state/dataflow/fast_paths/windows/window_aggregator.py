@@ -95,10 +95,8 @@ class WindowAggregator(ABC, Generic[_H]):
         due: Queue = []
         for value in values:
             timestamp = timestamp_of(value)
-            zone = timestamp.tzinfo
-            if zone is not _UTC and not isinstance(zone, timezone):
-                held.mark_unpredictable()
             try:
+                # First of all, so that Bytewax's words refuse what is no time.
                 base = timestamp - wait
                 if base > watermark:
                     assert base >= held.base
@@ -107,6 +105,9 @@ class WindowAggregator(ABC, Generic[_H]):
                     held.since = now
             except OverflowError:
                 pass  # as in Bytewax: the watermark goes on with the system's time
+            zone = timestamp.tzinfo
+            if zone is not _UTC and not isinstance(zone, timezone):
+                held.mark_unpredictable()
             if timestamp < watermark:
                 for window_id in self.late_for(timestamp):
                     items.append((key, (window_id, "L", value)))

@@ -19,6 +19,7 @@ import bytewax.operators as op
 import bytewax.operators.windowing as win
 import pytest
 from bytewax.dataflow import Dataflow, Operator
+from bytewax.errors import BytewaxRuntimeError
 from bytewax.testing import TestingSink, TestingSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -405,3 +406,16 @@ def test_windows_are_as_in_stock_second_by_second(operator: str) -> None:
 
     compare()
     assert found > 0
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("windower", ["tumbling", "sliding", "sessions"])
+def test_a_timestamp_that_is_no_time_is_refused_in_bytewaxs_words(
+    windower: str, fast: bool
+) -> None:
+    clock = win.EventClock(lambda _value: 7, seconds(1))  # type: ignore[arg-type, return-value]
+    ours = Ours(step_of("fold_window", WINDOWERS[windower], clock), fast=fast)
+    with pytest.raises(BytewaxRuntimeError) as caught:
+        ours.on_batch({"a": [(NOON, 1)]})
+    assert type(caught.value.__cause__) is TypeError
+    assert "unsupported operand type(s) for -: 'int' and" in str(caught.value.__cause__)
