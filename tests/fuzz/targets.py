@@ -56,6 +56,7 @@ from bytewax_redis_state.recovery.records.fenced_store import FencedStore
 from bytewax_redis_state.recovery.records.journal import Journal
 from bytewax_redis_state.recovery.records.lease import Lease, this_owner
 from bytewax_redis_state.recovery.records.manifest import Manifest, StepEntry
+from bytewax_redis_state.recovery.records.progress import Progress
 from bytewax_redis_state.recovery.records.token import Token
 from bytewax_redis_state.stock.inert_pickle import is_idle_window
 from bytewax_redis_state.stock.partition import open_partition
@@ -212,6 +213,29 @@ def cell(data: bytes) -> None:
             mark = CellMark.parse(KEYS, Cell("sum", 3), fields, "one")
             assert mark.highest >= mark.applied(0) - 1
             mark.expired(1_800_000_000_000)
+
+
+PROGRESS = {
+    b"incarnation": b"one",
+    b"generation": b"3-9c41d0e7",
+    b"epoch": b"9",
+    b"row": b"40",
+    b"trimmed": b"2",
+    b"time": b"1700000000000",
+    b"entries": b"3",
+    b"last": b"8-40",
+    b"safe": b"7",
+    b"part": b"1",
+}
+
+
+def progress(data: bytes) -> None:
+    """Read the hash of a partition's progress, and use what came out as a start does."""
+    for fields in _fields(data, PROGRESS):
+        with suppress(StateError):
+            read = Progress.parse(KEYS, KEYS.progress(0, 3), fields, "one")
+            assert read.epoch - read.trimmed >= 0
+            assert read.entries + read.row + read.time + (read.safe or 0) + read.part >= 0
 
 
 def lease(data: bytes) -> None:
@@ -375,7 +399,7 @@ _IDLE_START = _IDLE[: _IDLE.index(b"_WindowSnapshot") + len(b"_WindowSnapshot")]
 TARGETS: Mapping[str, Callable[[bytes], None]] = {
     target.__name__: target
     for target in (
-        *(envelope, sealed, signed, delta, entry, manifest, cell, lease, key),
+        *(envelope, sealed, signed, delta, entry, manifest, cell, progress, lease, key),
         *(checkpoint, framed, row, outbox, idle, stock),
     )
 }
@@ -421,6 +445,7 @@ SEEDS: Mapping[str, list[bytes]] = {
     "entry": [b"\x06" + b"3:sum" + seed for seed in _deltas()],
     "manifest": [*_JSONS, b"7", b"steps\n{}\nshards\n8"],
     "cell": [b"3:sum", b"7", b"p1\n5\nmark1\n6"],
+    "progress": [b"7", b"-1", b"1e9", b"safe\n5\npart\n6", b"8-40"],
     "lease": [this_owner(0, "c", {"in": ["a"]}).to_json().encode()],
     "key": [b"}:manifest", b"/p0}:journal:3", b"/s3}:state:sum:k", b"}:lease:0"],
     "checkpoint": list(_checkpoint_seeds()),
