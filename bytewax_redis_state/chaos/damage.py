@@ -42,7 +42,10 @@ RECORDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 """Each kind of record: its word in a key, and the words of which an error that names it has one."""
 
-WENT_BACK = ("emptied", "went back", "older", "lost", "missing", "gone", "foreign")
+WENT_BACK = (
+    *("emptied", "went back", "older", "lost", "missing", "gone", "foreign"),
+    *(word for _, words in RECORDS.values() for word in words),
+)
 """Words of which an error has one that notices that a server has lost many records."""
 
 _DOWN = 0.5  # share of the damage that is done while the flow runs

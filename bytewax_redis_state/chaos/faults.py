@@ -500,19 +500,7 @@ _ALL: Mapping[str, Fault] = {
     **_DAMAGES,
 }
 
-_NOT_YET: Mapping[str, str] = {
-    "alter-cell": "a damaged field of a cell ends in the error of a script, which names no key",
-    "alter-counter": "a counter at the end of its range is taken for an older one, for ever",
-    "alter-lease": "a lease of another host that never expires is waited for, for ever",
-    "alter-manifest": "a damaged field of the manifest may be found late, and not be named",
-    "alter-progress": "a damaged field of progress ends in a traceback, or in the name of a cell",
-    "delete-journal": "a start does not notice that a journal is missing",
-    "delete-progress": "a start does not notice that progress is missing",
-    "lose-entries": "a start does not notice that a journal lacks entries",
-    "lose-kinds": "a flow of which some keys are left is taken for one that was emptied",
-    "empty-node": "one emptied node is taken for an emptied Redis",
-    "node-back": "a node that goes back is not looked for in itself",
-}
+_NOT_YET: Mapping[str, str] = {}
 """Kinds that find a defect which is known and not mended yet, and the defect."""
 
 FAULTS: Mapping[str, Fault] = {

@@ -78,7 +78,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         choices=FAULTS,
         metavar="KIND",
         help="inject only this kind of fault; may be repeated (default: all kinds but those "
-        "that docs/faults.md lists as not in the default list)",
+        "that docs/faults.md has under 'Only when chosen')",
     )
     made.add_argument(
         "--fast-paths",
