@@ -185,7 +185,10 @@ def test_in_ci_no_kind_of_fault_is_left_out():
     ("options", "words"),
     [
         (("--faults", "0"), "--faults is 0"),
-        (("--faults", "12", "--run", "2"), "--run is 2, and the schedule has 2 runs"),
+        (
+            ("--faults", "12", "--run", "2", "--fault", "cut"),
+            "--run is 2, and the schedule has 2 runs",
+        ),
     ],
 )
 def test_options_without_sense_are_refused(options, words):
