@@ -34,6 +34,7 @@ SCRIPT_NAMES = (
     "fence_partition",
     "fold",
     "found_flow",
+    "hold_flow",
     "hold_generation",
     "note_confirming",
     "note_pickled",
@@ -123,6 +124,20 @@ class Scripts:
     def hold_generation(self, generation_key: bytes, generation: str, on: Executor) -> None:
         """Write the counter once more; the pipeline's answer is 1 if it still stood there."""
         self._run("hold_generation", (generation_key,), (generation,), on)
+
+    def hold_flow(
+        self,
+        generation_key: bytes,
+        manifest_key: bytes,
+        incarnation: str,
+        generation: str,
+        fields: Mapping[bytes, bytes],
+    ) -> str:
+        """Write a manifest or a counter that is gone again; returns the script's verdict."""
+        flat = [part for field in fields.items() for part in field]
+        args: tuple[Argument, ...] = (incarnation, generation, *flat)
+        answer: bytes = self._run("hold_flow", (generation_key, manifest_key), args, None)
+        return answer.decode()
 
     def renew_flow(
         self,

@@ -15,7 +15,7 @@ import logging
 import time
 from collections import deque
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from bytewax_redis_state.errors import (
     ServerError,
@@ -24,7 +24,9 @@ from bytewax_redis_state.errors import (
 )
 from bytewax_redis_state.recovery.records.cells import cells_of
 from bytewax_redis_state.recovery.records.fold import CellBehindError, JournalFold
+from bytewax_redis_state.recovery.records.progress import Progress
 from bytewax_redis_state.recovery.records.sweep import sweep
+from bytewax_redis_state.recovery.records.way_out import way_out
 from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
 from bytewax_redis_state.recovery.replicator.connection import ReplicatorConnection
 from bytewax_redis_state.recovery.replicator.failover_guard import FailoverGuard
@@ -70,6 +72,7 @@ class Checkpointer:
             timed=config.timed,
             offset=config.offset,
         )
+        self._manifest: dict[bytes, bytes] = {}
         self._folds: deque[tuple[float, int]] = deque()
         self.thread = WatchedThread("checkpointer", self._run)
         with translated(self._connection.address):
@@ -77,14 +80,39 @@ class Checkpointer:
 
     def _progress(self, partition: int) -> _Progress:
         key = self._config.keys.progress(partition, self._config.generation)
-        epoch, trimmed, safe = self._connection.client.hmget(key, "epoch", "trimmed", "safe")
-        if epoch is None or trimmed is None:
+        fields = cast("dict[bytes, bytes]", self._connection.client.hgetall(key))
+        found = Progress.parse(self._config.keys, key, fields, self._config.incarnation)
+        return self._foldable(found)
+
+    def _foldable(self, found: Progress) -> _Progress:
+        foldable = (found.safe or found.trimmed) if self._guard.is_on else found.epoch
+        return _Progress(found.epoch, found.trimmed, foldable)
+
+    def _hold_flow(self) -> None:
+        """Write the manifest or the counter again, where somebody has deleted one of them.
+
+        The next start would be refused for good, and the flow knows what they hold.
+
+        :raises StateLostError: If both are gone.
+        """
+        client, keys = self._connection.client, self._config.keys
+        own = str(self._config.token)
+        manifest = cast("dict[bytes, bytes]", client.hgetall(keys.manifest))
+        counter = client.exists(keys.generation)
+        if manifest.get(b"generation") == own.encode():
+            self._manifest = manifest
+        if (manifest and counter) or not self._manifest:
+            return
+        verdict = self._connection.scripts.hold_flow(
+            keys.generation, keys.manifest, self._config.incarnation, own, self._manifest
+        )
+        if verdict == "gone":
             raise StateLostError(
-                f"the progress of partition {partition} is missing in Redis",
-                "Redis was emptied while the flow ran; start the flow again",
+                f"the manifest {keys.manifest.decode()!r} and the generation counter are missing",
+                way_out(keys),
             )
-        foldable = (safe or trimmed) if self._guard.is_on else epoch
-        return _Progress(int(epoch), int(trimmed), int(foldable))
+        if verdict != "held":
+            logger.warning("%s was gone from Redis, written again", verdict)
 
     def _run_id(self) -> str:
         """Ask which run of the server this is; of more than one, trims come a margin later."""
@@ -98,8 +126,12 @@ class Checkpointer:
         with translated(self._connection.address):
             self._guard.look(self._connection.client)
             run_id = self._run_id()
+            if self._config.partition == 0:
+                self._hold_flow()
             found = [self._progress(partition) for partition in range(self._config.partitions)]
-            own, target = found[self._config.partition], min(part.foldable for part in found)
+            # What was deleted from the journal is missed before the fold, not by the next start.
+            own = found[self._config.partition] = self._foldable(self._journal.look())
+            target = min(part.foldable for part in found)
             # Asked each time: a server that has lost its last writes has lost folds, too.
             folded = own.trimmed - 1
             self.applied = max(self.applied, folded) if self._guard.is_on else folded

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 from bytewax_redis_state.errors import ServerUnavailableError, StateLostError
+from bytewax_redis_state.recovery.records.way_out import way_out
 from bytewax_redis_state.recovery.replicator.checkpointer import Checkpointer
 from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
 from bytewax_redis_state.recovery.replicator.confirmer import Confirmer
@@ -69,7 +70,7 @@ class LastSteps:
                 raise StateLostError(
                     f"Redis was emptied while the flow {self._config.flow_id!r} ran, and the flow "
                     "ended before its state was whole again",
-                    "delete the flow's keys to begin again from nothing",
+                    way_out(self._config.keys),
                 )
             time.sleep(_POLL_SECONDS)
 

@@ -71,8 +71,7 @@ def _require_empty(connection: ReplicatorConnection, config: ReplicatorConfig) -
         raise EmptiedInPartError(
             f"Redis has lost the manifest of the flow {config.flow_id!r} while it ran, but still "
             f"holds other keys of it, such as {key.decode(errors='replace')!r}",
-            "nothing was written over them: restore Redis from a backup, or delete the flow's "
-            "keys and start from the beginning",
+            f"nothing was written over them; {way_out(config.keys)}",
         )
 
 

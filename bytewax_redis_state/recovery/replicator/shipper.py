@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 from bytewax_redis_state.codec.delta import unpack_changes
 from bytewax_redis_state.errors import ReplicatorError, ServerUnavailableError, StateLostError
 from bytewax_redis_state.recovery.outbox.outbox import Outbox, OutboxRow
 from bytewax_redis_state.recovery.records.journal import Entry, JournalMovedError, Place
 from bytewax_redis_state.recovery.records.manifest import note_pickled
+from bytewax_redis_state.recovery.records.progress import Progress
 from bytewax_redis_state.recovery.replicator.config import ReplicatorConfig
 from bytewax_redis_state.recovery.replicator.connection import ReplicatorConnection
 from bytewax_redis_state.recovery.replicator.renewal import Renewal
@@ -77,13 +79,9 @@ class Shipper:
         """Go on where Redis stands: that covers a replicator that was killed and restarted."""
         key = self._config.keys.progress(self._config.partition, self._config.generation)
         with translated(self._connection.address):
-            row, part = self._connection.client.hmget(key, "row", "part")
-        if row is None:
-            raise StateLostError(
-                f"the progress of partition {self._config.partition} is missing in Redis",
-                "Redis was emptied while the flow ran; start the flow again",
-            )
-        return Place(int(row), int(part or 0))
+            found = cast("dict[bytes, bytes]", self._connection.client.hgetall(key))
+        progress = Progress.parse(self._config.keys, key, found, self._config.incarnation)
+        return Place(progress.row, progress.part)
 
     def _find_answers(self) -> None:
         """Find the cells that had answered before this replicator was started."""

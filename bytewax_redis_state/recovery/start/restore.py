@@ -24,6 +24,7 @@ from bytewax_redis_state.keys import FlowKeys
 from bytewax_redis_state.recovery.records.cells import Cell, CellMark
 from bytewax_redis_state.recovery.records.manifest import Manifest
 from bytewax_redis_state.recovery.records.state_scan import scan_states
+from bytewax_redis_state.recovery.records.way_out import way_out
 from bytewax_redis_state.recovery.start.expiry import read_marks
 from bytewax_redis_state.server.client import server_time
 
@@ -31,8 +32,6 @@ __all__ = ["RestoredRow", "Restorer"]
 
 RestoredRow = tuple[str, str, bytes]
 """``(engine step ID, engine state key, bytes)``."""
-
-_LOST_HINT = "Redis lost or evicted keys; restore it from a backup"
 
 
 @dataclass
@@ -125,7 +124,7 @@ class Restorer:
             raise StateLostError(
                 f"shard {cell.shard} of step {cell.step!r} has {found} keys in Redis, "
                 f"{mark.count} were written and {sum(gone.values())} have expired",
-                _LOST_HINT,
+                way_out(self.keys),
             )
         return gone
 
