@@ -324,8 +324,7 @@ def _cluster_member(args: argparse.Namespace) -> _ClusterMember:
     if addresses is None:
         return _ClusterMember(None, None)
     listed = tuple(part.strip() for part in addresses.split(";") if part.strip())
-    if process_id is None:
-        raise ConfigError("-a is given without -i", "give the number of this process with -i")
+    process_id = process_id or 0  # as in Bytewax
     if not 0 <= process_id < len(listed):
         raise ConfigError(
             f"-i is {process_id}, and -a lists {len(listed)} addresses",

@@ -244,7 +244,6 @@ def test_a_flow_that_is_not_there(run, dump, flow, said):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("-a", "localhost:1"), "-a is given without -i"),
         (("-i", "0"), "-i 0 is given without -a"),
         (("-i", "2", "-a", "localhost:1;localhost:2"), "-i is 2"),
         (("-w", "0"), "0 workers"),

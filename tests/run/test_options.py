@@ -205,3 +205,11 @@ def test_the_module_is_what_is_run(tmp_path):
     )
     assert done.returncode == 2
     assert "FLOW" in done.stderr
+
+
+def test_addresses_without_a_number_are_of_process_0_as_in_stock(run, sums, two_addresses):
+    """The only one of a cluster of one."""
+    address, _ = two_addresses.split(";")
+    done = run("-s", "0.1", "-a", address, ITEMS="5")
+    assert done.returncode == 0, done.stderr
+    assert sums.state() == expected(5)
