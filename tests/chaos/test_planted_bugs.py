@@ -40,8 +40,6 @@ SCHEDULES = [
     ("stderr-insisted", "close-stderr", "1-worker", 4),
     ("progress-too-high", "remove-scratch", "2-processes", 4),
     ("progress-too-high", "limits", "2-processes", 4),
-    ("server-left-down", "kill-keeper", "1-worker", 1),
-    ("margin-ignored", "older-dump", "1-worker", 1),
     ("margin-ignored", "node-back", "1-worker", 1),
     *[("errors-unnamed", kind, "1-worker", 1) for kind in REFUSED],
 ]

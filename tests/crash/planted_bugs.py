@@ -26,7 +26,6 @@ bug                     what it takes away
 ``counts-unheeded``     a start does not compare the keys that it finds with those that were written
 ``sums-unheeded``       nobody looks at check sums of values
 ``errors-unnamed``      an error that ends a flow does not name what is wrong
-``server-left-down``    an embedded server that has ended under its flow is not started again
 ``stderr-insisted``     what can't be written to standard error is written again, for ever
 ``tuples-as-lists``     a tuple comes back as a list
 ``one-start-id``        every start takes the same ID, so those that Redis gave the same number are
@@ -50,7 +49,6 @@ from bytewax_redis_state.recovery.records import journal
 from bytewax_redis_state.recovery.records.fold import JournalFold
 from bytewax_redis_state.recovery.records.lease import LeaseHolder
 from bytewax_redis_state.recovery.replicator.checkpointer import Checkpointer
-from bytewax_redis_state.recovery.replicator.embedded_watch import EmbeddedWatch
 from bytewax_redis_state.recovery.replicator.shipper import Shipper
 from bytewax_redis_state.recovery.start import restore, takeover
 from bytewax_redis_state.scripts import scripts
@@ -172,10 +170,6 @@ def errors_unnamed() -> None:
     run.print_error = lambda error: print_error(StateError("something is wrong", "try again"))
 
 
-def server_left_down() -> None:
-    EmbeddedWatch._run = lambda self: None  # type: ignore[method-assign]
-
-
 def stderr_insisted() -> None:
     stderr = sys.stderr
 
@@ -211,7 +205,6 @@ _BUGS: dict[str, Callable[[], None]] = {
     "counts-unheeded": counts_unheeded,
     "sums-unheeded": sums_unheeded,
     "errors-unnamed": errors_unnamed,
-    "server-left-down": server_left_down,
     "stderr-insisted": stderr_insisted,
     "tuples-as-lists": tuples_as_lists,
     "one-start-id": one_start_id,
