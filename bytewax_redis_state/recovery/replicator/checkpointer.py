@@ -126,12 +126,12 @@ class Checkpointer:
         with translated(self._connection.address):
             self._guard.look(self._connection.client)
             run_id = self._run_id()
-            if self._config.partition == 0:
-                self._hold_flow()
             found = [self._progress(partition) for partition in range(self._config.partitions)]
             # What was deleted from the journal is missed before the fold, not by the next start.
             own = found[self._config.partition] = self._foldable(self._journal.look())
             target = min(part.foldable for part in found)
+            if self._config.partition == 0:  # only beside partitions that are whole
+                self._hold_flow()
             # Asked each time: a server that has lost its last writes has lost folds, too.
             folded = own.trimmed - 1
             self.applied = max(self.applied, folded) if self._guard.is_on else folded

@@ -315,7 +315,7 @@ def test_a_redis_that_lost_the_manifest_and_not_all_is_not_written_over(
     assert set(left(client)) == set(before)
     with pytest.raises(StateLostError, match="the flow has no manifest in Redis, but a key"):
         Job(recovery).run(lambda _job: None)
-    assert "delete the flow's keys and start from the beginning" in str(stopped.value)
+    assert "or delete its keys first: redis-cli --scan" in str(stopped.value)
     for key in client.scan_iter(KEYS.pattern):
         client.delete(key)
     job = Job(recovery)
