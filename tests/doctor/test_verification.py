@@ -295,7 +295,7 @@ def test_the_document_names_every_field_and_the_number_of_findings_that_are_list
     killed, redis_url
 ):
     told = DOCUMENT.read_text().partition("## A flow in Redis")[2]
-    assert f"the first {KEPT_PER_KIND} are listed" in told
+    assert f"At most {KEPT_PER_KIND} findings of a kind are listed" in told
     named = set(re.findall(r"`([a-z_]+)`", told.partition("| field of the JSON object")[2]))
     lose_a_state(killed)
     report = json.loads(command("--verify", "visitors", "--redis", redis_url, "--json").stdout)

@@ -179,7 +179,7 @@ def test_the_lease_is_given_back_and_the_scratch_left_empty(recovery, client, tm
     """Rule 2: the folder goes with its execution."""
     run(recovery, sums(TestingSource(range(50)), []))
     assert leases(client) == []
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.rglob("bytewax-outbox-*")) == []
 
 
 def test_what_was_committed_before_a_mistake_is_shipped(recovery, client):

@@ -123,7 +123,8 @@ class Restorer:
         if not right or mark.count - found != sum(gone.values()):
             raise StateLostError(
                 f"shard {cell.shard} of step {cell.step!r} has {found} keys in Redis, "
-                f"{mark.count} were written and {sum(gone.values())} have expired",
+                f"{mark.count} were written and {sum(gone.values())} have expired: Redis lost or "
+                "evicted keys",
                 way_out(self.keys),
             )
         return gone
