@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import planted_bugs
 import replicator_pauses
@@ -37,16 +35,9 @@ def strike_at(strike: signal.Signals, at_step: str) -> None:
     steps.reached = reached
 
 
-class _Subprocess:
-    """Stands for ``subprocess`` in the watchdog, and starts this file as its replicator."""
-
-    PIPE = subprocess.PIPE
-    TimeoutExpired = subprocess.TimeoutExpired
-
-    @staticmethod
-    def Popen(command: list[str], **settings: Any) -> subprocess.Popen[bytes]:  # noqa: N802
-        assert command[-1] == _REPLICATOR
-        return subprocess.Popen([command[0], str(Path(__file__)), _REPLICATOR], **settings)
+def _command() -> list[str]:
+    """Stand for the watchdog's, and start this file as its replicator."""
+    return [sys.executable, str(Path(__file__)), _REPLICATOR]
 
 
 def main() -> int:
@@ -56,7 +47,8 @@ def main() -> int:
         if who == "replicator":
             replicator_pauses.pause_at(step)
         return process.main()
-    watchdog.subprocess = _Subprocess  # type: ignore[assignment]
+    assert watchdog._command()[-1] == _REPLICATOR
+    watchdog._command = _command
     if who in _SIGNALS:
         strike_at(_SIGNALS[who], step)
     return run.main()
