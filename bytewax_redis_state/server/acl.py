@@ -20,7 +20,7 @@ __all__ = ["COMMANDS", "ROLES", "Role", "acl_rules"]
 Role = Literal["runner", "doctor", "reader"]
 
 _CONNECTION = ("client|setname", "info", "ping", "select", "time")
-_READING = ("exists", "get", "hgetall", "mget", "scan", "xrange")
+_READING = ("exists", "get", "hgetall", "mget", "pttl", "scan", "xlen", "xrange", "xrevrange")
 
 COMMANDS: Mapping[Role, tuple[str, ...]] = MappingProxyType(
     {
@@ -29,9 +29,9 @@ COMMANDS: Mapping[Role, tuple[str, ...]] = MappingProxyType(
             *_READING,
             *("evalsha", "script|exists", "script|load"),
             *("del", "getrange", "hdel", "hget", "hincrby", "hkeys", "hmget", "hset"),
-            *("mset", "pexpireat", "set", "unlink", "xadd", "xdel", "xtrim"),
+            *("mset", "pexpire", "pexpireat", "set", "unlink", "xadd", "xdel", "xtrim"),
         ),
-        "doctor": (*_CONNECTION, *_READING, "dbsize", "hget", "pttl", "xinfo|stream"),
+        "doctor": (*_CONNECTION, *_READING, "dbsize", "hget"),
         "reader": (*_CONNECTION, "get", "hgetall", "mget", "scan"),
     }
 )
